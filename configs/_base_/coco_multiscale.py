@@ -1,0 +1,24 @@
+# COCO instance segmentation with the multi-scale training of DETR: half of the images are cropped at random between
+# two resizes.
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+
+scales = [(short, 1333) for short in range(480, 801, 32)]
+multiscale = dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [multiscale],
+            [
+                dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333), (600, 1333)], keep_ratio=True),
+                dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600), allow_negative_crop=True),
+                multiscale,
+            ],
+        ],
+    ),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

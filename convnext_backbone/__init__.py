@@ -1,0 +1,45 @@
+"""ConvNeXt for the MM libraries. Importing this package registers everything in it.
+
+It needs torch and mmengine; mmcv, mmdet, mmsegmentation and timm only where a config uses them.
+"""
+
+__version__ = '0.1.0'
+
+try:
+    import mmengine as _mmengine  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != 'mmengine':
+        raise
+    raise ImportError(
+        "convnext_backbone needs mmengine, which is not installed: run `pip install 'convnext-backbone[openmmlab]'` for "
+        "the OpenMMLab packages, or `pip install 'convnext-backbone[onedl]'` for their maintained fork (never both)."
+    ) from None
+
+from .checkpoint import LoadReport, load_backbone, read_checkpoint
+from .convnext import ARCHS, ConvNeXt, ConvNeXtBlock
+from .errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
+from .hooks import CurvesHook, FiniteCheckHook
+from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
+from .runner import ResumableRunner
+from .saving import AtomicCheckpointHook, AtomicLocalBackend
+
+__all__ = [
+    'ARCHS',
+    'ArgumentError',
+    'AtomicCheckpointHook',
+    'AtomicLocalBackend',
+    'CheckpointError',
+    'CheckpointMismatch',
+    'ConvNeXt',
+    'ConvNeXtBlock',
+    'CurvesHook',
+    'FiniteCheckHook',
+    'LayerDecayOptimWrapperConstructor',
+    'LoadReport',
+    'NonFiniteError',
+    'ResumableRunner',
+    'UserError',
+    'load_backbone',
+    'lr_scale',
+    'read_checkpoint',
+]

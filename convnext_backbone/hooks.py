@@ -1,0 +1,132 @@
+"""Hooks: stop before a loss that is not finite does harm, and draw the curves of a run."""
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from .errors import NonFiniteError
+from .saving import write_atomically
+
+
+@HOOKS.register_module()
+class FiniteCheckHook(Hook):
+    """Stops a run at the first loss or gradient that is not finite, before it reaches the weights.
+
+    The state before that iteration is saved and named in the error. It costs one look at the losses of each iteration
+    and one norm of the gradients. Under fp16 the loss scaler skips steps with infinite gradients by itself, and those
+    are not an error.
+    """
+
+    def before_train(self, runner: object) -> None:
+        """Hangs the checks into the model and the optimizer."""
+        self._runner = runner
+        self._model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model.register_forward_hook(self._check_losses)
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self._check_gradients)
+
+    def before_train_iter(self, runner: object, batch_idx: int, data_batch: object = None) -> None:
+        """Remembers the buffers: a forward pass that fails has already spoilt the running statistics of its norms."""
+        self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+
+    def _check_losses(self, model: nn.Module, inputs: tuple, output: object) -> None:
+        if not isinstance(output, dict):  # predictions
+            return
+        losses = {name: _total(loss) for name, loss in output.items() if 'loss' in name}
+        if losses and not torch.stack([*losses.values()]).sum().isfinite():
+            bad = {name: float(loss) for name, loss in losses.items() if not loss.isfinite()}
+            what = ', '.join(f'{name} = {value}' for name, value in bad.items()) or 'the sum of the losses overflows'
+            self._stop(f'The loss is not finite at iteration {self._runner.iter + 1} ({what})')
+
+    def _check_gradients(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        # The norm of finite gradients can overflow too, hence the second look.
+        if torch.nn.utils.get_total_norm(gradients).isfinite() or all(g.isfinite().all() for g in gradients):
+            return
+        self._stop(f'A gradient is not finite at iteration {self._runner.iter + 1}')
+
+    def _stop(self, what: str) -> None:
+        runner = self._runner
+        for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
+        advice = 'Lower the learning rate, use bf16 or fp32 in the place of fp16, or look at the images of that batch'
+        if not all(tensor.isfinite().all() for tensor in self._model.state_dict().values()):
+            raise NonFiniteError(f'{what}: stopped, and nothing was saved, as the weights are not finite. {advice}.')
+        name = f'last_good_iter_{runner.iter}.pth'
+        runner.save_checkpoint(
+            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False
+        )
+        path = Path(runner.work_dir) / name
+        if is_main_process():
+            write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
+        raise NonFiniteError(
+            f'{what}: stopped; the state after iteration {runner.iter} is in {path}. {advice}, then go on with --resume.'
+        )
+
+
+def _total(loss: Tensor | list[Tensor]) -> Tensor:
+    parts = loss if isinstance(loss, (list, tuple)) else [loss]
+    return torch.stack([part.detach().float().mean() for part in parts]).sum()
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Draws loss and scores over the whole run, resumed parts included, to ``<work_dir>/curves.png``."""
+
+    priority = 'VERY_LOW'
+
+    def after_train(self, runner: object) -> None:
+        """Draws the picture at the end of a run."""
+        if is_main_process():
+            path = draw_curves(runner.work_dir)
+            if path is not None:
+                runner.logger.info(f'Curves: {path}')
+
+
+def read_scalars(work_dir: str | Path) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Training and validation records by step, from the json lines that mmengine writes; a resumed step counts once."""
+    training, validation = {}, {}
+    for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        for line in file.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a run that was killed
+                continue
+            (training if 'loss' in record else validation)[record.get('step', 0)] = record
+    return training, validation
+
+
+def draw_curves(work_dir: str | Path) -> Path | None:
+    """Draws the curves of a work_dir; returns the path of the picture, or None where nothing was logged."""
+    from matplotlib.figure import Figure  # only where a picture is wanted
+
+    training, validation = read_scalars(work_dir)
+    if not training:
+        return None
+    steps = sorted(training)
+    figure = Figure(figsize=(11, 4), layout='constrained')
+    loss_axes, score_axes = figure.subplots(1, 2)
+    loss_axes.plot(steps, [training[step]['loss'] for step in steps], color='tab:blue')
+    loss_axes.set(title='Training loss', xlabel='iteration', ylabel='loss')
+    scores = defaultdict(list)
+    for step in sorted(validation):
+        for name, value in validation[step].items():
+            if name.endswith(('mAP', 'mAP_50', 'mIoU', 'top1')) and isinstance(value, float) and not math.isnan(value):
+                scores[name].append((step, value))
+    for name, points in scores.items():
+        score_axes.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
+    score_axes.set(title='Validation', xlabel='epoch or iteration', ylabel='score')
+    if scores:
+        score_axes.legend(fontsize='small')
+    for axes in (loss_axes, score_axes):
+        axes.grid(alpha=0.3)
+    path = Path(work_dir) / 'curves.png'
+    figure.savefig(path, dpi=110)
+    return path

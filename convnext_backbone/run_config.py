@@ -1,0 +1,188 @@
+"""From a config file and command-line flags to a config that runs here: data found, machine considered."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+from .errors import UserError
+
+_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
+
+
+def load_config(
+    path: str | os.PathLike,
+    work_dir: str | None = None,
+    data_root: str | None = None,
+    cfg_options: dict | None = None,
+) -> Config:
+    """Reads a config and applies the flags that all tools share.
+
+    Args:
+        path: The config file.
+        work_dir: Where the run is written; by default what the config says, or ``work_dirs/<name of the config>``.
+        data_root: Takes the place of the config's data folder, in its data sets and evaluators.
+        cfg_options: Further settings by dotted name; they win over all else.
+
+    Raises:
+        UserError: The file is missing, or it is not a config.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'The config {path} does not exist: check the path; `ls configs` shows what there is.')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is Python: anything can be raised
+        raise UserError(f'The config {path} cannot be read: {type(error).__name__}: {error}') from error
+    if data_root is not None:
+        replace_data_root(cfg, data_root)
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError, AssertionError) as error:
+        raise UserError(f'--cfg-options {cfg_options} does not fit {path}: {error}') from error
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    # Everything that the package registers must be there, whatever the config imports.
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    if 'convnext_backbone' not in imports['imports']:
+        imports['imports'] = [*imports['imports'], 'convnext_backbone']
+    cfg.custom_imports = imports
+    return cfg
+
+
+def _datasets(node: object) -> Iterator[dict]:
+    """All data set configs that name files, below wrappers such as RepeatDataset too."""
+    if isinstance(node, dict):
+        if 'data_root' in node or 'ann_file' in node:
+            yield node
+        for key in ('dataset', 'datasets'):
+            yield from _datasets(node.get(key))
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _datasets(item)
+
+
+def replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
+    """Points all data sets and evaluators of a config at another folder, in place."""
+    new = str(data_root).rstrip('/') + '/'
+    old = {ds['data_root'] for loader in _DATALOADERS for ds in _datasets(cfg.get(loader)) if ds.get('data_root')}
+
+    def moved(node: object) -> object:
+        if isinstance(node, dict):
+            for key in list(node):
+                node[key] = moved(node[key])
+        elif isinstance(node, (list, tuple)):
+            return type(node)(moved(item) for item in node)
+        elif isinstance(node, str):
+            root = next((root for root in old if node.rstrip('/') == root.rstrip('/') or node.startswith(root)), None)
+            return new + node[len(root) :].lstrip('/') if root is not None else node
+        return node
+
+    for part in (*_DATALOADERS, *_EVALUATORS, 'data_root'):
+        if part in cfg:
+            cfg[part] = moved(cfg[part])
+
+
+def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
+    """Makes sure that the data of a run is there before anything is built.
+
+    Raises:
+        UserError: Something is missing: the text names the folder, the files expected in it and the flag.
+    """
+    for split in splits:
+        for dataset in _datasets(cfg.get(f'{split}_dataloader')):
+            root = Path(dataset.get('data_root') or '.')
+            prefix = dataset.get('data_prefix') or {}
+            folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+            wanted = [part for part in (dataset.get('ann_file'), *folders) if part]
+            missing = [str(part) for part in wanted if not (root / part).exists()]
+            if missing:
+                raise UserError(
+                    f'The {split} data is missing: looked in {root.absolute()} for {", ".join(map(str, wanted))}, and '
+                    f'did not find {", ".join(missing)}; put the data there or point elsewhere with --data-root.'
+                )
+
+
+def explain_failure(error: BaseException, cfg: Config) -> str | None:
+    """One sentence on a failure that bad data explains; None for any other failure.
+
+    Data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
+    """
+    text = str(error)
+    image = re.search(r'failed to load image: (.+)', text) or re.search(r"No such file or directory: '(.+?)'", text)
+    if image and 'DataLoader' in text or image and isinstance(error, AssertionError):
+        return f'The image {image[1].strip()} cannot be decoded or is missing: replace it or take it out of the data.'
+    for loader in _DATALOADERS:
+        for dataset in _datasets(cfg.get(loader)):
+            if str(dataset.get('ann_file', '')).endswith('.json'):
+                problem = coco_problem(Path(dataset.get('data_root') or '.') / dataset['ann_file'])
+                if problem:
+                    return problem
+    return None
+
+
+def coco_problem(path: Path) -> str | None:
+    """What keeps a file from being COCO annotations, in one sentence; None if nothing does."""
+    expected = 'a COCO annotation file is a json object with the lists images, annotations and categories'
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        return f'The annotation file {path} is not json ({error}): {expected}; point elsewhere with --data-root.'
+    keys = ('images', 'annotations', 'categories')
+    lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if lacking:
+        return f'The annotation file {path} is not COCO json, it has no list {", ".join(lacking)}: {expected}.'
+    return None
+
+
+def check_work_dir(work_dir: str | os.PathLike) -> None:
+    """Makes the folder of a run and tries to write into it.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=work_dir).close()
+    except OSError as error:
+        raise UserError(
+            f'The work_dir {work_dir} cannot be written: {error.strerror}; choose another with --work-dir.'
+        ) from error
+
+
+def adapt_to_machine(cfg: Config) -> None:
+    """On a machine with no GPU: fp16 becomes fp32 and SyncBN becomes BN, each with one warning, in place."""
+    if torch.cuda.is_available() or get_device() != 'cpu':
+        return
+    wrapper = cfg.get('optim_wrapper') or {}
+    if str(wrapper.get('type')).endswith('AmpOptimWrapper') and wrapper.get('dtype') != 'bfloat16':
+        wrapper['type'] = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        _warn('No GPU: the fp16 of the config falls back to fp32.')
+    if _replace_type(cfg.get('model'), 'SyncBN', 'BN'):
+        _warn('No GPU: the SyncBN of the config falls back to BN, with the statistics of each process alone.')
+    if (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('backend') == 'nccl':
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
+
+
+def _warn(text: str) -> None:
+    print_log(f'warning: {text}', logger=None)
+
+
+def _replace_type(node: object, old: str, new: str) -> bool:
+    """Replaces ``type=old`` everywhere below a config node; returns whether there was one."""
+    if isinstance(node, (list, tuple)):
+        return any([_replace_type(item, old, new) for item in node])
+    if not isinstance(node, dict):
+        return False
+    found = node.get('type') == old
+    if found:
+        node['type'] = new
+    return any([found, *(_replace_type(value, old, new) for value in node.values())])

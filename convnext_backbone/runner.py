@@ -1,0 +1,66 @@
+"""mmengine's Runner, with a resume that continues exactly where a run was cut off."""
+
+from itertools import chain, repeat
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.registry import RUNNERS
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from torch import nn
+
+from .replay import IterationSeedHook, ReplayLoader
+
+
+@RUNNERS.register_module()
+class ResumableRunner(Runner):
+    """``runner_type='ResumableRunner'``: the Runner, safe to kill at any moment.
+
+    A run that is stopped and resumed gives the weights of an undisturbed one, bit for bit on the CPU, from checkpoints
+    in the middle of an epoch too. (mmengine starts the epoch over, forgets every generator's state, and an
+    iteration-based loop loads all the images again that it has already seen.)
+    """
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Builds the training loop around a repeatable data loader."""
+        if not isinstance(loop, BaseLoop):
+            loader = self.build_dataloader(
+                self._train_dataloader,
+                seed=self.seed,
+                diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
+            )
+            # Iterable datasets have no positions to seed by.
+            self._train_dataloader = ReplayLoader.wrap(loader, self.seed) if loader.batch_sampler is not None else loader
+        return super().build_train_loop(loop)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """Registers the default hooks, with checkpoints that a kill cannot damage."""
+        hooks = dict(hooks or {})
+        checkpoint = dict(hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1))
+        if checkpoint['type'] == 'CheckpointHook':
+            checkpoint['type'] = 'AtomicCheckpointHook'
+        super().register_default_hooks({**hooks, 'checkpoint': checkpoint})
+
+    def train(self) -> nn.Module:
+        """Trains, each iteration seeded by its number."""
+        self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
+        return super().train()
+
+    def resume(self, filename: str, *args: object, **kwargs: object) -> None:
+        """Resumes from a checkpoint and tells the data loader where to go on."""
+        super().resume(filename, *args, **kwargs)
+        loader = self.train_dataloader
+        if not isinstance(loader, ReplayLoader):
+            return
+        batches = loader.batch_sampler
+        batches.seed = self.seed  # of the checkpoint, where the config names none
+        if hasattr(batches.sampler, 'seed'):
+            batches.sampler.seed = self.seed
+        if not isinstance(self.train_loop, IterBasedTrainLoop):
+            batches.skip = self.iter - self.epoch * len(loader)
+            return
+        batches.skip = self.iter
+        if not isinstance(batches.sampler, InfiniteSampler):
+            epoch, batches.skip = divmod(self.iter, len(loader))
+            self.train_loop.dataloader_iterator._epoch = epoch
+            batches.sampler.set_epoch(epoch)
+        # The loop itself takes as many batches as were trained before it starts: give it empty ones.
+        self.train_loop.dataloader_iterator = chain(repeat(None, self.iter), self.train_loop.dataloader_iterator)

@@ -1,0 +1,103 @@
+"""Exact: outputs and gradients equal those of timm's ConvNeXt and ConvNeXt V2, for every arch, to 1e-5 relative.
+
+The weights are random and shared between the two models; timm's features have no norm of their own, ours get it on top.
+"""
+
+import pytest
+import timm.models.convnext
+import torch
+from torch import Tensor, nn
+
+from convnext_backbone import ARCHS, ConvNeXt
+
+TOLERANCE = 1e-5
+IN_TIMM = [
+    ('downsample_layers.0.', 'stem.'),
+    ('downsample_layers.', 'stages.'),
+    ('dwconv', 'conv_dw'),
+    ('pwconv1', 'mlp.fc1'),
+    ('pwconv2', 'mlp.fc2'),
+    ('grn.gamma', 'mlp.grn.weight'),
+    ('grn.beta', 'mlp.grn.bias'),
+]
+
+
+def timm_name(name: str) -> str:
+    """The name in timm's classifier of a parameter of ours."""
+    parts = name.split('.')
+    if parts[0] == 'stages':
+        parts.insert(2, 'blocks')
+    elif parts[1] != '0':
+        parts.insert(2, 'downsample')
+    name = '.'.join(parts)
+    for ours, theirs in IN_TIMM:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def random_state(model: nn.Module) -> dict[str, Tensor]:
+    """Random weights in which every part of a block matters: layer scale and norms are of order one."""
+    torch.manual_seed(0)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        value = torch.empty(tensor.shape).normal_(std=0.02)
+        if tensor.ndim == 1 and not name.endswith('bias'):
+            value = value * 10 + 0.5
+        state[name] = value
+    return state
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
+@pytest.mark.parametrize('arch', ARCHS)
+def test_outputs_and_gradients_equal_timm(arch: str, use_grn: bool):
+    depths, channels = ARCHS[arch]
+    with torch.device('meta'):
+        ours = ConvNeXt(arch, use_grn=use_grn, out_norm=False)
+        theirs = timm.models.convnext.ConvNeXt(
+            depths=depths, dims=channels, use_grn=use_grn, ls_init_value=None if use_grn else 1e-6, num_classes=0
+        )
+    state = random_state(ours)
+    assert not ours.load_state_dict(state, assign=True).missing_keys
+    state = {timm_name(name): tensor for name, tensor in state.items()}
+    assert set(theirs.load_state_dict(state, strict=False, assign=True).missing_keys) <= {
+        'head.norm.weight',
+        'head.norm.bias',
+    }
+
+    images = torch.randn(2, 3, 64, 64)
+    maps = ours.train()(images)
+    features = theirs.train().forward_intermediates(images, intermediates_only=True)
+    weights = [torch.randn_like(feature) for feature in features]
+    for map_, feature in zip(maps, features, strict=True):
+        assert relative_error(map_, feature) < TOLERANCE
+    our_loss = sum((w * m).sum() for w, m in zip(weights, maps, strict=True))
+    their_loss = sum((w * f).sum() for w, f in zip(weights, features, strict=True))
+    our_gradients = dict(zip(dict(ours.named_parameters()), torch.autograd.grad(our_loss, [*ours.parameters()])))
+    names = [timm_name(name) for name in our_gradients]
+    parameters = dict(theirs.named_parameters())
+    their_gradients = torch.autograd.grad(their_loss, [parameters[name] for name in names])
+    errors = {
+        name: relative_error(ours, theirs)
+        for (name, ours), theirs in zip(our_gradients.items(), their_gradients, strict=True)
+    }
+    assert max(errors.values()) < TOLERANCE, max(errors, key=errors.get)
+
+
+def test_output_norms_are_layer_norms_over_the_channels():
+    torch.manual_seed(0)
+    backbone = ConvNeXt('atto').double()
+    for i in range(4):
+        nn.init.normal_(getattr(backbone, f'norm{i}').weight)
+        nn.init.normal_(getattr(backbone, f'norm{i}').bias)
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    normed = backbone(images)
+    backbone.out_norm = False
+    for i, (out, raw) in enumerate(zip(normed, backbone(images), strict=True)):
+        norm = getattr(backbone, f'norm{i}')
+        mean, variance = raw.mean(1, keepdim=True), raw.var(1, keepdim=True, unbiased=False)
+        expected = (raw - mean) / (variance + 1e-6).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+        torch.testing.assert_close(out, expected)
