@@ -28,11 +28,20 @@ _URL = ('http://', 'https://')
 _REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 
 
+def _statistic(owner: object, name: str) -> object:
+    """Stands in for ``getattr``, by which a pickled HistoryBuffer names its statistics (min, max, ...), and for no
+    other use of it.
+    """
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'GLOBAL getattr({getattr(owner, "__name__", "?")}.{name})')
+    return getattr(HistoryBuffer, name)
+
+
 def _safe_types() -> list:
     """What a training state holds beside tensors: mmengine's message hub, with numpy arrays and scalars in it."""
     reconstruct = np.empty(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
-    types: list = [HistoryBuffer, np.ndarray, np.dtype]
+    types: list = [HistoryBuffer, (_statistic, 'builtins.getattr'), np.ndarray, np.dtype]
     types += [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name.endswith('DType')]
     for function in (reconstruct, scalar):  # the module is called numpy.core before numpy 2, numpy._core after
         types += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
@@ -109,6 +118,15 @@ def _load_from_safe(source: str, map_location: Any = None) -> Any:
 
 CheckpointLoader.register_scheme(prefixes=('', 'file://', *_URL), loader=_load_from_safe, force=True)
 CheckpointLoader.register_scheme(prefixes=_REFUSED_SCHEMES, loader=_refuse, force=True)
+
+
+def mismatch_sentence(checkpoint: str, error: Exception) -> str:
+    """One sentence on what torch or mmengine says of a state dict that does not fit."""
+    details = ' '.join(line.strip() for line in str(error).splitlines()[1:])
+    return (
+        f'The checkpoint {checkpoint} does not fit the model of the config ({details[:300]}): use the config that it '
+        f'was trained with.'
+    )
 
 
 @dataclass

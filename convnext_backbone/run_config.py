@@ -172,6 +172,13 @@ def adapt_to_machine(cfg: Config) -> None:
         cfg.env_cfg.dist_cfg.backend = 'gloo'
 
 
+def drop_pretrained(cfg: Config) -> None:
+    """Takes ``init_cfg`` out of a model that a checkpoint fills anyway, so that what it names need not be there."""
+    for part in (cfg.model, cfg.model.get('backbone')):
+        if part is not None:
+            part['init_cfg'] = None
+
+
 def _warn(text: str) -> None:
     print_log(f'warning: {text}', logger=None)
 

@@ -7,7 +7,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
+from .checkpoint import mismatch_sentence
+from .errors import CheckpointMismatch
 from .replay import IterationSeedHook, ReplayLoader
+
+_REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
 
 
 @RUNNERS.register_module()
@@ -43,6 +47,22 @@ class ResumableRunner(Runner):
         """Trains, each iteration seeded by its number."""
         self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
         return super().train()
+
+    def load_checkpoint(
+        self, filename: str, map_location: object = 'cpu', strict: bool = False, revise_keys: list = _REVISE_KEYS
+    ) -> dict:
+        """Loads the model's weights; for a test or a resume they must fit it to the last tensor.
+
+        Raises:
+            CheckpointMismatch: They do not. (``load_from`` of a training run may take a part of a checkpoint.)
+        """
+        strict = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
+        try:
+            return super().load_checkpoint(filename, map_location, strict, revise_keys)
+        except RuntimeError as error:
+            if not strict:
+                raise
+            raise CheckpointMismatch(mismatch_sentence(filename, error)) from error
 
     def resume(self, filename: str, *args: object, **kwargs: object) -> None:
         """Resumes from a checkpoint and tells the data loader where to go on."""

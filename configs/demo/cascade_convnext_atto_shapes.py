@@ -7,7 +7,58 @@ _base_ = ['../_base_/cascade_small.py']
 classes = ('circle', 'square', 'triangle', 'star', 'cross')
 model = dict(
     roi_head=dict(
-        bbox_head=[dict(num_classes=len(classes), **head) for head in _base_.model.roi_head.bbox_head],
+        bbox_head=[{**head, 'num_classes': len(classes)} for head in {{_base_.model.roi_head.bbox_head}}],
         mask_head=dict(num_classes=len(classes)),
     )
 )
+
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
+resize = dict(type='Resize', scale=(256, 192), keep_ratio=True)
+train_pipeline = [
+    *load,
+    resize,
+    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    *load,
+    resize,
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+data_root = 'data/shapes/'
+drawings = dict(type='CocoDataset', data_root=data_root, metainfo=dict(classes=classes))
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+        pipeline=train_pipeline,
+        **drawings,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        ann_file='annotations/instances_val2017.json',
+        data_prefix=dict(img='val2017/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+        **drawings,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric=['bbox', 'segm']
+)
+test_evaluator = val_evaluator
+
+max_epochs = 12
+train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', begin=0, T_max=max_epochs, by_epoch=True, convert_to_iter_based=True, eta_min=1e-5),
+]

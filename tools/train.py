@@ -1,0 +1,82 @@
+"""Trains a detector, a segmentor or a classifier from a config.
+
+    tools/train.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco
+    tools/train.py configs/cascade_convnext_t_coco.py --resume          # goes on from the last checkpoint
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+
+from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
+from convnext_backbone.errors import UserError
+from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explain_failure, load_config
+from convnext_backbone.saving import find_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = common_parser('Train a model from a config.')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='go on from a checkpoint, by default from the last one of the work_dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    add_launcher(parser)
+    return parser.parse_args()
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Points the config at the checkpoint to go on from, or makes sure that no earlier run is overwritten."""
+    last = find_checkpoint(cfg.work_dir)
+    if resume is None:
+        if last is not None and not cfg.get('resume'):
+            raise UserError(
+                f'The work_dir {cfg.work_dir} holds a run already ({last.name}): go on with --resume, or choose '
+                f'another folder with --work-dir.'
+            )
+        return
+    if resume == 'auto' and last is None:
+        raise UserError(f'There is no checkpoint in {cfg.work_dir} to resume from: check --work-dir, or name one.')
+    cfg.resume = True
+    cfg.load_from = str(last) if resume == 'auto' else resume
+
+
+@user_errors
+def main() -> None:
+    """Trains."""
+    args = parse_args()
+    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
+    set_launcher(cfg, args)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UserError(f'{args.config} has no auto_scale_lr.base_batch_size: set it, or leave --auto-scale-lr out.')
+        cfg.auto_scale_lr.enable = True
+    check_data(cfg)
+    check_work_dir(cfg.work_dir)
+    set_resume(cfg, args.resume)
+    adapt_to_machine(cfg)
+    cfg.setdefault('runner_type', 'ResumableRunner')
+    try:
+        RUNNERS.build(cfg).train()
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = explain_failure(error, cfg)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+    print(f'Done: checkpoints, logs and curves.png are in {Path(cfg.work_dir).absolute()}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
