@@ -11,8 +11,6 @@ _base_ = [
 model = dict(
     backbone=dict(
         # The final weights, not the EMA ones, as in the official detection results.
-        init_cfg=dict(
-            type='Pretrained', checkpoint='https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224.pth'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224.pth'),
     )
 )

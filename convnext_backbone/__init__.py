@@ -11,8 +11,9 @@ except ModuleNotFoundError as error:
     if error.name != 'mmengine':
         raise
     raise ImportError(
-        "convnext_backbone needs mmengine, which is not installed: run `pip install 'convnext-backbone[openmmlab]'` for "
-        "the OpenMMLab packages, or `pip install 'convnext-backbone[onedl]'` for their maintained fork (never both)."
+        'convnext_backbone needs mmengine, which is not installed: run '
+        "`pip install 'convnext-backbone[openmmlab]'` for the OpenMMLab packages, or "
+        "`pip install 'convnext-backbone[onedl]'` for their maintained fork; never both."
     ) from None
 
 from .checkpoint import LoadReport, load_backbone, read_checkpoint

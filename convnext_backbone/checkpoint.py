@@ -213,7 +213,9 @@ def _unused(name: str, stages: int) -> bool:
 def _peel(checkpoint: Any, prefix: str | None) -> tuple[dict[str, Tensor], list[str]]:
     """Takes off the wrappers around a state dict and around its names; also returns the names outside the backbone."""
     while isinstance(checkpoint, dict):
-        inner = next((checkpoint[key] for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), dict)), None)
+        inner = next(
+            (checkpoint[key] for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), dict)), None
+        )
         if inner is None:
             break
         checkpoint = inner

@@ -218,7 +218,7 @@ def parse_arch(arch: str | Mapping[str, Sequence[int]]) -> tuple[tuple[int, ...]
     """The depths and the channels of an architecture.
 
     Raises:
-        ArgumentError: An unknown name (the text gives the nearest), or a dict that is not four depths and four channels.
+        ArgumentError: An unknown name (the text gives the nearest), or a dict that is not four depths and channels.
     """
     if isinstance(arch, str):
         name = ALIASES.get(arch.lower(), arch.lower())
@@ -235,7 +235,9 @@ def parse_arch(arch: str | Mapping[str, Sequence[int]]) -> tuple[tuple[int, ...]
     depths, channels = (tuple(arch[key]) for key in ('depths', 'channels'))
     for key, numbers in (('depths', depths), ('channels', channels)):
         if len(numbers) != 4 or not all(isinstance(n, int) and n > 0 for n in numbers):
-            raise ArgumentError(f'arch[{key!r}]={arch[key]!r} is wrong: it takes four positive integers, one per stage.')
+            raise ArgumentError(
+                f'arch[{key!r}]={arch[key]!r} is wrong: it takes four positive integers, one per stage.'
+            )
     return depths, channels
 
 

@@ -60,14 +60,13 @@ class FiniteCheckHook(Hook):
         if not all(tensor.isfinite().all() for tensor in self._model.state_dict().values()):
             raise NonFiniteError(f'{what}: stopped, and nothing was saved, as the weights are not finite. {advice}.')
         name = f'last_good_iter_{runner.iter}.pth'
-        runner.save_checkpoint(
-            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False
-        )
+        runner.save_checkpoint(runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False)
         path = Path(runner.work_dir) / name
         if is_main_process():
             write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
         raise NonFiniteError(
-            f'{what}: stopped; the state after iteration {runner.iter} is in {path}. {advice}, then go on with --resume.'
+            f'{what}: stopped; the state after iteration {runner.iter} is in {path}. '
+            f'{advice}, then go on with --resume.'
         )
 
 

@@ -14,9 +14,8 @@ from torch import nn
 
 from .checkpoint import mismatch_sentence, read_checkpoint
 from .errors import CheckpointMismatch, UserError
+from .run_config import IMAGE_SUFFIXES
 from .saving import write_atomically
-
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -55,7 +54,9 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
     except RuntimeError as error:
         raise CheckpointMismatch(mismatch_sentence(checkpoint, error)) from error
     meta = (state.get('meta') or {}).get('dataset_meta') or {}
-    classes = meta.get('classes') or DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo['classes']
+    classes = (
+        meta.get('classes') or DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo['classes']
+    )
     model.dataset_meta = {'palette': 'random', **meta, 'classes': classes}
     model.cfg = cfg  # where mmdet's inference looks for the pipeline
     return model.to(get_device()).eval()
@@ -91,9 +92,7 @@ def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: floa
         )
         write_picture(cv2.cvtColor(visualizer.get_image(), cv2.COLOR_RGB2BGR), picture)
         detections = coco_detections(sample.pred_instances.cpu().numpy(), score_thr)
-        yield dict(
-            image=path, picture=picture, height=image.shape[0], width=image.shape[1], detections=detections
-        )
+        yield dict(image=path, picture=picture, height=image.shape[0], width=image.shape[1], detections=detections)
 
 
 def write_picture(image: np.ndarray, path: Path) -> None:

@@ -47,9 +47,7 @@ def num_layers(depths: Sequence[int]) -> int:
     return 3 + math.ceil(depths[2] / 3)
 
 
-def lr_scale(
-    name: str | None, depths: Sequence[int], decay_rate: float, decay_type: str = 'layer_wise'
-) -> float:
+def lr_scale(name: str | None, depths: Sequence[int], decay_rate: float, decay_type: str = 'layer_wise') -> float:
     """The factor on the learning rate of a parameter: 1 at the head, smaller towards the stem, never above 1.
 
     Args:
@@ -66,8 +64,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Builds parameter groups with a learning rate that decays from the head to the stem.
 
     ``paramwise_cfg`` takes ``decay_rate``, ``decay_type`` (of :data:`DECAY_TYPES`, ``'layer_wise'`` by default) and
-    mmengine's ``custom_keys`` (``lr_mult`` and ``decay_mult`` by a part of the parameter's name). Biases, 1-D parameters
-    and GRN's have no weight decay.
+    mmengine's ``custom_keys`` (``lr_mult`` and ``decay_mult`` by a part of the parameter's name). Biases, 1-D
+    parameters and GRN's have no weight decay.
 
     Raises:
         ArgumentError: A setting is unknown or out of range.
@@ -79,7 +77,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ArgumentError('paramwise_cfg has num_layers, but layer ids come from the model itself: remove it.')
         unknown = set(self.paramwise_cfg) - {'decay_rate', 'decay_type', 'custom_keys'}
         if unknown:
-            raise ArgumentError(f'paramwise_cfg has {sorted(unknown)}, but takes decay_rate, decay_type and custom_keys.')
+            raise ArgumentError(
+                f'paramwise_cfg has {sorted(unknown)}, but takes decay_rate, decay_type and custom_keys.'
+            )
         rate = self.paramwise_cfg.get('decay_rate')
         if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise ArgumentError(f'paramwise_cfg has decay_rate={rate!r}: set it to a number above 0 and up to 1.')
@@ -141,7 +141,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 def group_table(groups: list[dict]) -> str:
     """A table for people: one line for each parameter group."""
-    lines = [f'{"group":<20}{"lr scale":>10}{"lr":>12}{"weight decay":>14}{"tensors":>9}{"parameters":>13}  first tensor']
+    lines = [
+        f'{"group":<20}{"lr scale":>10}{"lr":>12}{"weight decay":>14}{"tensors":>9}{"parameters":>13}  first tensor'
+    ]
     for group in groups:
         count = sum(p.numel() for p in group['params'])
         lines.append(

@@ -16,6 +16,7 @@ class LayerNorm2d(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises (N, C, H, W)."""
         normed = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         # The native kernel works on NHWC. An NCHW input gets an NCHW map back: custom detection ops (mmcv's RoIAlign)
         # read the memory as NCHW and would silently compute on permuted values otherwise.
@@ -35,6 +36,7 @@ class GRN(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises (N, H, W, C)."""
         # A sum of squares over a whole map leaves the range of fp16 at once, hence fp32 for the statistics alone.
         response = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)  # (N, 1, 1, C)
         relative = response / (response.mean(dim=-1, keepdim=True) + self.eps)
@@ -60,6 +62,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drops samples of (N, ...) in training; the identity otherwise."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -67,6 +70,7 @@ class DropPath(nn.Module):
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
+        """What stands in the brackets when the module is printed."""
         return f'rate={self.rate:.3f}'
 
 
@@ -76,5 +80,3 @@ def init_truncated_normal(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-

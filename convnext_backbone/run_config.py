@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 
 from .errors import UserError
 
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 
@@ -116,7 +117,7 @@ def explain_failure(error: BaseException, cfg: Config) -> str | None:
     """
     text = str(error)
     image = re.search(r'failed to load image: (.+)', text) or re.search(r"No such file or directory: '(.+?)'", text)
-    if image and 'DataLoader' in text or image and isinstance(error, AssertionError):
+    if image and Path(image[1].strip()).suffix.lower() in IMAGE_SUFFIXES:
         return f'The image {image[1].strip()} cannot be decoded or is missing: replace it or take it out of the data.'
     for loader in _DATALOADERS:
         for dataset in _datasets(cfg.get(loader)):

@@ -32,7 +32,9 @@ class ResumableRunner(Runner):
                 diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
             )
             # Iterable datasets have no positions to seed by.
-            self._train_dataloader = ReplayLoader.wrap(loader, self.seed) if loader.batch_sampler is not None else loader
+            self._train_dataloader = (
+                ReplayLoader.wrap(loader, self.seed) if loader.batch_sampler is not None else loader
+            )
         return super().build_train_loop(loop)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:

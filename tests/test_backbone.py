@@ -41,11 +41,17 @@ def test_every_arch_keeps_the_contract(arch):
 @pytest.mark.parametrize('arch', MILLIONS)
 def test_parameter_counts_are_the_papers(arch):
     with torch.device('meta'):
-        count = classifier_parameters(ConvNeXt(arch, use_grn=MILLIONS[arch] in (3.7, 5.2, 9.1, 15.6, 660), out_norm=False))
-    assert count / 1e6 == pytest.approx(MILLIONS[arch], abs=0.005 if arch in ('tiny', 'small', 'base', 'large', 'xlarge') else 0.5)
+        count = classifier_parameters(
+            ConvNeXt(arch, use_grn=MILLIONS[arch] in (3.7, 5.2, 9.1, 15.6, 660), out_norm=False)
+        )
+    assert count / 1e6 == pytest.approx(
+        MILLIONS[arch], abs=0.005 if arch in ('tiny', 'small', 'base', 'large', 'xlarge') else 0.5
+    )
 
 
-@pytest.mark.parametrize(('short', 'name'), [('t', 'tiny'), ('s', 'small'), ('b', 'base'), ('l', 'large'), ('xl', 'xlarge')])
+@pytest.mark.parametrize(
+    ('short', 'name'), [('t', 'tiny'), ('s', 'small'), ('b', 'base'), ('l', 'large'), ('xl', 'xlarge')]
+)
 def test_short_names(short, name):
     with torch.device('meta'):
         assert ConvNeXt(short).channels == ARCHS[name][1]
@@ -53,8 +59,13 @@ def test_short_names(short, name):
 
 def test_parameter_names_are_the_official_ones():
     names = set(ConvNeXt('atto').state_dict())
-    block = {f'stages.2.5.{part}.{kind}' for part in ('dwconv', 'norm', 'pwconv1', 'pwconv2') for kind in ('weight', 'bias')}
-    assert block | {'stages.2.5.gamma', 'norm3.weight', 'downsample_layers.0.0.weight', 'downsample_layers.3.1.bias'} <= names
+    block = {
+        f'stages.2.5.{part}.{kind}' for part in ('dwconv', 'norm', 'pwconv1', 'pwconv2') for kind in ('weight', 'bias')
+    }
+    assert (
+        block | {'stages.2.5.gamma', 'norm3.weight', 'downsample_layers.0.0.weight', 'downsample_layers.3.1.bias'}
+        <= names
+    )
     v2 = set(ConvNeXt('atto', use_grn=True).state_dict())
     assert {'stages.2.5.grn.gamma', 'stages.2.5.grn.beta'} <= v2
     assert not any(name.count('.') == 3 and name.endswith('.gamma') for name in v2)
@@ -281,7 +292,11 @@ def test_wrong_arguments_name_the_argument_the_value_and_the_remedy(arguments, n
 
 @pytest.mark.parametrize(
     ('shape', 'named'),
-    [((1, 4, 64, 64), ['(1, 4, 64, 64)', '3', 'in_channels']), ((1, 3, 31, 64), ['31x64', '32']), ((3, 64, 64), ['(3, 64, 64)'])],
+    [
+        ((1, 4, 64, 64), ['(1, 4, 64, 64)', '3', 'in_channels']),
+        ((1, 3, 31, 64), ['31x64', '32']),
+        ((3, 64, 64), ['(3, 64, 64)']),
+    ],
 )
 def test_wrong_inputs_are_named(shape, named):
     with pytest.raises(ValueError) as raised:

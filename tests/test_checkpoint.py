@@ -220,5 +220,3 @@ def test_find_checkpoint_trusts_the_files_more_than_the_note(tmp_path):
     assert find_checkpoint(tmp_path).name == 'iter_9.pth'
     (tmp_path / 'last_checkpoint').write_text('')  # a kill between open and write
     assert find_checkpoint(tmp_path).name == 'iter_10.pth'
-
-

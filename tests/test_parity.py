@@ -76,7 +76,9 @@ def test_outputs_and_gradients_equal_timm(arch: str, use_grn: bool):
         assert relative_error(map_, feature) < TOLERANCE
     our_loss = sum((w * m).sum() for w, m in zip(weights, maps, strict=True))
     their_loss = sum((w * f).sum() for w, f in zip(weights, features, strict=True))
-    our_gradients = dict(zip(dict(ours.named_parameters()), torch.autograd.grad(our_loss, [*ours.parameters()])))
+    our_gradients = dict(
+        zip(dict(ours.named_parameters()), torch.autograd.grad(our_loss, [*ours.parameters()]), strict=True)
+    )
     names = [timm_name(name) for name in our_gradients]
     parameters = dict(theirs.named_parameters())
     their_gradients = torch.autograd.grad(their_loss, [parameters[name] for name in names])

@@ -27,8 +27,9 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
@@ -242,7 +243,7 @@ def write_scene(out: Path, split: str, stem: str, scene: Scene, annotations: lis
         shutil.copyfile(picture, ade_picture.with_suffix('.jpg'))
     ids = np.array([0, *(label + 1 for label in scene.labels)], np.uint8)
     write_image(ade_mask.with_suffix('.png'), ids[scene.seen])
-    for k, (label, annotation) in enumerate(zip(scene.labels, annotations), start=1):
+    for k, (label, annotation) in enumerate(zip(scene.labels, annotations, strict=True), start=1):
         crop = square_crop(scene.picture, annotation['bbox'])
         write_image(out / 'imagenet' / split / CLASSES[label] / f'{stem}_{k}.JPEG', crop)
 

@@ -1,6 +1,6 @@
 """Detects objects in photographs: pictures for people, COCO json for programs.
 
-    tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
+tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Evaluates a trained model on the test data of its config.
 
-    tools/test.py configs/cascade_convnext_t_coco.py work_dirs/cascade_convnext_t_coco/epoch_36.pth
+tools/test.py configs/cascade_convnext_t_coco.py work_dirs/cascade_convnext_t_coco/epoch_36.pth
 """
 
 import contextlib
@@ -12,7 +12,14 @@ from mmengine.registry import RUNNERS
 
 from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
 from convnext_backbone.errors import UserError
-from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, drop_pretrained, explain_failure, load_config
+from convnext_backbone.run_config import (
+    adapt_to_machine,
+    check_data,
+    check_work_dir,
+    drop_pretrained,
+    explain_failure,
+    load_config,
+)
 from convnext_backbone.saving import write_atomically
 
 
@@ -44,7 +51,12 @@ def main() -> None:
     report = json.dumps({name: float(score) for name, score in scores.items()}, indent=2)
     path = Path(cfg.work_dir) / 'scores.json'
     write_atomically(report.encode(), path)
-    print(report if args.json else f'Scores: {path}')
+    if args.json:
+        print(report)
+        return
+    for name in sorted(scores):
+        print(f'{name:<24}{scores[name]:8.4f}')
+    print(f'All of it as json: {path}')
 
 
 if __name__ == '__main__':

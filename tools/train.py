@@ -1,7 +1,7 @@
 """Trains a detector, a segmentor or a classifier from a config.
 
-    tools/train.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco
-    tools/train.py configs/cascade_convnext_t_coco.py --resume          # goes on from the last checkpoint
+tools/train.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco
+tools/train.py configs/cascade_convnext_t_coco.py --resume          # goes on from the last checkpoint
 """
 
 import argparse
@@ -59,7 +59,9 @@ def main() -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UserError(f'{args.config} has no auto_scale_lr.base_batch_size: set it, or leave --auto-scale-lr out.')
+            raise UserError(
+                f'{args.config} has no auto_scale_lr.base_batch_size: set it, or leave --auto-scale-lr out.'
+            )
         cfg.auto_scale_lr.enable = True
     check_data(cfg)
     check_work_dir(cfg.work_dir)

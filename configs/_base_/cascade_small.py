@@ -20,9 +20,7 @@ model = dict(
                 fc_out_channels=256,
                 roi_feat_size=7,
                 num_classes=num_classes,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=target_stds
-                ),
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=target_stds),
                 reg_class_agnostic=True,
                 reg_decoded_bbox=True,
                 loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),

@@ -1,5 +1,5 @@
-# Overfits ConvNeXt-atto from random weights to 8 photographs of COCO and evaluates on the same 8: whether a set-up learns
-# at all shows in minutes on 2 CPU cores, before days of GPU time go into it.
+# Overfits ConvNeXt-atto from random weights to 8 photographs of COCO and evaluates on the same 8: whether a set-up
+# learns at all shows in minutes on 2 CPU cores, before days of GPU time go into it.
 #
 #   python tools/train.py configs/demo/cascade_convnext_atto_coco8.py --data-root data/coco
 _base_ = ['../_base_/cascade_small.py']

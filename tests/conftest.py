@@ -1,0 +1,44 @@
+"""What several test modules share: running a tool as a user would, small drawn data, and the real data's place."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def run_tool(tool: str, *arguments: object, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+    """Runs a tool of this repository from another working directory."""
+    command = [sys.executable, str(REPOSITORY / 'tools' / tool), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def refusal(result: subprocess.CompletedProcess) -> str:
+    """The one sentence of a tool that refused; fails unless it did so properly: exit code 2 and no traceback."""
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert 'Traceback' not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and result.stderr.rstrip().endswith(lines[0]), result.stderr[-2000:]
+    return lines[0]
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    """A small drawn data set in COCO's layout."""
+    root = tmp_path_factory.mktemp('shapes') / 'data'
+    command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', root, '--train', '6', '--val', '3']
+    subprocess.run([*map(str, command), '--size', '128', '96', '--max-objects', '3'], check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """The folder of real photographs; skips where it is not named, fails where it is and is not there."""
+    if 'CONVNEXT_REAL_DATA' not in os.environ:
+        pytest.skip('CONVNEXT_REAL_DATA is not set: it names the folder of real photographs')
+    root = Path(os.environ['CONVNEXT_REAL_DATA'])
+    assert (root / 'coco/annotations/instances_train2017.json').is_file(), f'{root} lacks coco/'
+    return root

@@ -1,0 +1,281 @@
+"""The tools, run as a user types them, from another working directory; real training on drawn data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, refusal, run_tool
+from pycocotools.coco import COCO
+
+DEMO = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
+ITERATIONS = 6  # 2 epochs of 6 images in batches of 2
+# Everything random that a recipe has: stochastic depth, flips, worker processes. A checkpoint every second iteration
+# falls into the middle of an epoch.
+SMALL = [
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=2',
+    'train_dataloader.persistent_workers=True',
+    'train_cfg.max_epochs=2',
+    'train_cfg.val_interval=2',
+    'model.backbone.drop_path_rate=0.5',
+    'default_hooks.checkpoint.by_epoch=False',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
+]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    from convnext_backbone import read_checkpoint
+
+    return read_checkpoint(path)['state_dict']
+
+
+def train(shapes, work_dir, *arguments, options=(), cwd):
+    return run_tool(
+        'train.py', DEMO, '--data-root', shapes, '--work-dir', work_dir, *arguments,
+        '--cfg-options', *SMALL, 'randomness.seed=3', *options, cwd=cwd,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def run(shapes, tmp_path_factory):
+    """One undisturbed run: its work_dir and what it printed."""
+    cwd = tmp_path_factory.mktemp('run')
+    result = train(shapes, 'out', cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return cwd / 'out', result.stdout
+
+
+def test_train_shows_progress_scores_and_curves(run):
+    work_dir, output = run
+    assert 'eta: 0:00:' in output and 'coco/bbox_mAP:' in output and 'coco/segm_mAP:' in output
+    assert 'Layer decay: layer_wise' in output
+    assert str(work_dir) in output.splitlines()[-1]
+    assert (work_dir / 'curves.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_fallbacks_of_a_machine_without_gpu_warn_once(run, shapes, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip('this machine has a GPU: nothing falls back')
+    result = train(shapes, 'out', '--amp', options=['train_cfg.max_epochs=0', 'param_scheduler=None'], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    warnings = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith('warning: ')]
+    assert len(warnings) == 2 and 'fp16' in warnings[0] and 'SyncBN' in warnings[1]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path):
+    """Exact: SIGKILL in the middle of an epoch, then --resume, gives the undisturbed run's weights to the last bit."""
+    command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', shapes, '--work-dir', 'out']
+    command += ['--cfg-options', *SMALL, 'randomness.seed=3']
+    process = subprocess.Popen(
+        [*map(str, command)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / 'out/last_checkpoint').is_file() or process.poll() is not None:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / f'out/iter_{ITERATIONS}.pth').exists()  # it was stopped before its end
+    result = train(shapes, 'out', '--resume', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'resumed epoch: 0, iter: 2' in result.stdout
+    expected, resumed = weights(run[0] / 'iter_6.pth'), weights(tmp_path / 'out/iter_6.pth')
+    assert expected.keys() == resumed.keys()
+    assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
+
+
+def test_another_seed_gives_other_weights(run, shapes, tmp_path):
+    """So that the test above can fail."""
+    result = train(shapes, 'out', options=['randomness.seed=4', 'train_cfg.max_epochs=1'], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, other = weights(run[0] / 'iter_2.pth'), weights(tmp_path / 'out/iter_2.pth')
+    assert not torch.equal(one['backbone.stages.0.0.pwconv1.weight'], other['backbone.stages.0.0.pwconv1.weight'])
+
+
+def test_no_run_is_overwritten(run, shapes):
+    before = {path: path.stat().st_mtime_ns for path in run[0].glob('*.pth')}
+    sentence = refusal(train(shapes, run[0], cwd=run[0].parent))
+    assert '--resume' in sentence and '--work-dir' in sentence and str(run[0]) in sentence
+    assert before == {path: path.stat().st_mtime_ns for path in run[0].glob('*.pth')}
+
+
+def test_test_gives_the_scores_of_the_run(run, shapes, tmp_path):
+    result = run_tool(
+        'test.py', DEMO, run[0] / 'iter_6.pth', '--data-root', shapes, '--work-dir', 'out', '--json', cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    scores = json.loads(result.stdout)
+    logged = next(line for line in run[1].splitlines() if 'Epoch(val)' in line and 'bbox_mAP' in line)
+    for name in ('coco/bbox_mAP', 'coco/segm_mAP'):
+        assert f'{name}: {scores[name]:.4f}' in logged
+    assert json.loads((tmp_path / 'out/scores.json').read_text()) == scores
+
+
+def test_predict_writes_pictures_and_coco_json(run, shapes, tmp_path):
+    images = sorted((shapes / 'val2017').glob('*.jpg'))
+    result = run_tool(
+        'predict.py', DEMO, run[0] / 'iter_6.pth', images[0], shapes / 'val2017', '--work-dir', 'out',
+        '--score-thr', '0.0', cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    out = tmp_path / 'out/predictions'
+    pictures = sorted(path.name for path in out.glob('*.jpg'))
+    assert pictures == sorted([*(path.name for path in images), f'{images[0].stem}_2.jpg'])
+    assert str(Path('out/predictions/overview.png')) in result.stdout and (out / 'overview.png').is_file()
+    coco = COCO(out / 'predictions.json')
+    assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == ['circle', 'square', 'triangle', 'star', 'cross']
+    assert len(coco.imgs) == 4 and coco.anns
+    for annotation in coco.anns.values():
+        image = coco.imgs[annotation['image_id']]
+        assert coco.annToMask(annotation).shape == (image['height'], image['width'])
+        assert 0 <= annotation['score'] <= 1 and len(annotation['bbox']) == 4
+
+
+def test_nan_loss_stops_after_saving_the_last_good_state(shapes, tmp_path):
+    """The learning rate ruins the weights at the first iteration; what is saved is finite and resumes."""
+    result = train(shapes, 'out', options=['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None'], cwd=tmp_path)
+    sentence = refusal(result)
+    assert 'iteration 2' in sentence and 'loss' in sentence and 'last_good_iter_1.pth' in sentence
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / 'out/last_good_iter_1.pth').values())
+    assert (tmp_path / 'out/last_checkpoint').read_text().endswith('last_good_iter_1.pth')
+
+
+class Code:
+    """Unpickles to the making of a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize('door', ['train --resume', 'train load_from', 'train init_cfg', 'test', 'predict'])
+def test_a_crafted_checkpoint_is_refused_at_every_door(door, run, shapes, tmp_path):
+    state = torch.load(run[0] / 'iter_6.pth', weights_only=False)
+    torch.save(dict(state, hidden=Code(tmp_path / 'harm')), tmp_path / 'crafted.pth')
+    crafted = tmp_path / 'crafted.pth'
+    if door.startswith('train'):
+        arguments = ['--resume', crafted] if door == 'train --resume' else []
+        options = {
+            'train load_from': [f'load_from={crafted}'],
+            'train init_cfg': [
+                'model.backbone.init_cfg.type=Pretrained',
+                f'model.backbone.init_cfg.checkpoint={crafted}',
+            ],
+        }
+        result = train(shapes, 'out', *arguments, options=options.get(door, ()), cwd=tmp_path)
+    elif door == 'test':
+        result = run_tool('test.py', DEMO, crafted, '--data-root', shapes, cwd=tmp_path)
+    else:
+        result = run_tool('predict.py', DEMO, crafted, shapes / 'val2017', cwd=tmp_path)
+    sentence = refusal(result)
+    assert 'crafted.pth was refused' in sentence and 'mkdir' in sentence
+    assert not (tmp_path / 'harm').exists()
+
+
+def spoil(shapes: Path, copy: Path, what: str) -> Path:
+    """A copy of the drawn data in which one thing is wrong."""
+    (copy / 'annotations').mkdir(parents=True)
+    for part in ('train2017', 'val2017'):
+        (copy / part).symlink_to(shapes / part)
+    for split in ('train', 'val'):
+        name = f'annotations/instances_{split}2017.json'
+        (copy / name).write_bytes((shapes / name).read_bytes())
+    annotations = copy / 'annotations/instances_train2017.json'
+    if what == 'no annotations':
+        annotations.unlink()
+    elif what == 'not json':
+        annotations.write_text(annotations.read_text()[:500])
+    elif what == 'not COCO':
+        annotations.write_text('{"labels": [1, 2]}')
+    else:
+        (copy / 'train2017').unlink()
+        (copy / 'train2017').mkdir()
+        for image in (shapes / 'train2017').iterdir():
+            (copy / 'train2017' / image.name).write_bytes(b'no image' if what == 'broken image' else image.read_bytes())
+        if what == 'missing image':
+            next((copy / 'train2017').iterdir()).unlink()
+    return copy
+
+
+@pytest.mark.parametrize(
+    ('what', 'named'),
+    [
+        ('no annotations', ['annotations/instances_train2017.json', '--data-root']),
+        ('not json', ['annotations/instances_train2017.json', 'not json', 'COCO']),
+        ('not COCO', ['annotations/instances_train2017.json', 'images', 'categories']),
+        ('broken image', ['train2017/0000000000', '.jpg', 'decoded']),
+        ('missing image', ['train2017/0000000000', '.jpg', 'missing']),
+    ],
+)
+def test_bad_data_is_named(what, named, shapes, tmp_path):
+    data = spoil(shapes, tmp_path / 'data', what)
+    sentence = refusal(train(data, 'out', cwd=tmp_path))
+    assert all(word in sentence for word in named)
+    assert not list(tmp_path.glob('out/*.pth'))
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        (['model.backbone.arch=atoo'], ["'atoo'", "'atto'"]),
+        (['model.backbone.out_indices=[0,1,2,7]'], ['out_indices', '7']),
+        (['model.backbone.in_channels=4'], ['(2, 3, 96, 128)', '4', 'in_channels']),
+        (['optim_wrapper.paramwise_cfg.num_layers=6'], ['num_layers']),
+    ],
+)
+def test_bad_settings_are_named(options, named, shapes, tmp_path):
+    sentence = refusal(train(shapes, 'out', options=options, cwd=tmp_path))
+    assert all(word in sentence for word in named)
+
+
+def test_small_images_are_named(shapes, tmp_path):
+    small = 'train_dataloader.dataset.pipeline.2.scale=(24,24)'
+    sentence = refusal(
+        train(shapes, 'out', options=[small, 'model.data_preprocessor.pad_size_divisor=1'], cwd=tmp_path)
+    )
+    assert '32' in sentence and '24' in sentence
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'named'),
+    [
+        ('train.py', ['nowhere.py'], ['nowhere.py']),
+        (
+            'train.py',
+            [DEMO, '--data-root', 'nowhere'],
+            ['nowhere', 'annotations/instances_train2017.json', '--data-root'],
+        ),
+        ('train.py', [DEMO, '--work-dir', '/proc/x', '--data-root', 'SHAPES'], ['/proc/x', '--work-dir']),
+        ('train.py', [DEMO, '--resume', '--data-root', 'SHAPES'], ['work_dirs/cascade_convnext_atto_shapes', 'resume']),
+        ('test.py', [DEMO, 'nowhere.pth', '--data-root', 'SHAPES'], ['nowhere.pth', 'does not exist']),
+        ('predict.py', [DEMO, 'nowhere.pth', 'nowhere.jpg'], ['nowhere.jpg', 'does not exist']),
+    ],
+)
+def test_what_is_not_there_is_named(tool, arguments, named, shapes, tmp_path):
+    sentence = refusal(run_tool(tool, *(shapes if a == 'SHAPES' else a for a in arguments), cwd=tmp_path))
+    assert all(word in sentence for word in named)
+
+
+def test_a_checkpoint_that_is_cut_off_or_of_another_model_is_refused(run, shapes, tmp_path):
+    data = (run[0] / 'iter_6.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(data[: len(data) // 2])
+    sentence = refusal(run_tool('test.py', DEMO, 'cut.pth', '--data-root', shapes, cwd=tmp_path))
+    assert 'cut.pth' in sentence and 'cut off' in sentence
+    other = ['--cfg-options', 'model.backbone.arch=femto', 'model.neck.in_channels=[48,96,192,384]']
+    sentence = refusal(run_tool('predict.py', DEMO, run[0] / 'iter_6.pth', shapes / 'val2017', *other, cwd=tmp_path))
+    assert 'iter_6.pth does not fit' in sentence and 'backbone' in sentence
+
+
+def test_an_image_that_cannot_be_decoded_is_named(run, tmp_path):
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    sentence = refusal(run_tool('predict.py', DEMO, run[0] / 'iter_6.pth', 'broken.jpg', cwd=tmp_path))
+    assert 'broken.jpg cannot be decoded' in sentence
