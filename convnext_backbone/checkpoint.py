@@ -29,9 +29,7 @@ _REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 
 
 def _statistic(owner: object, name: str) -> object:
-    """Stands in for ``getattr``, by which a pickled HistoryBuffer names its statistics (min, max, ...), and for no
-    other use of it.
-    """
+    """Stands in for ``getattr``, by which a pickled HistoryBuffer names its statistics; refuses any other use."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError(f'GLOBAL getattr({getattr(owner, "__name__", "?")}.{name})')
     return getattr(HistoryBuffer, name)

@@ -21,8 +21,7 @@ DECAY_TYPES = ('layer_wise', 'stage_wise')
 
 
 def layer_id(name: str | None, depths: Sequence[int], decay_type: str = 'layer_wise') -> int:
-    """The layer of a parameter: 0 for the stem, ``num_layers(depths) + 1`` for all that is not stem, stage or
-    downsampling (heads and the output norms too).
+    """The layer of a parameter, from 0 for the stem to ``num_layers(depths) + 1`` for heads and output norms.
 
     Args:
         name: The parameter's name within the backbone; None for one outside of it.

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Detects objects in photographs: pictures for people, COCO json for programs.
 
 tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Evaluates a trained model on the test data of its config.
 
 tools/test.py configs/cascade_convnext_t_coco.py work_dirs/cascade_convnext_t_coco/epoch_36.pth

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Trains a detector, a segmentor or a classifier from a config.
 
 tools/train.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco

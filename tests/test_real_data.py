@@ -1,0 +1,68 @@
+"""Real photographs of COCO, from the folder that CONVNEXT_REAL_DATA names; the trainings are marked slow.
+
+CONVNEXT_REAL_DATA=<folder> python -m pytest -m slow tests/test_real_data.py
+"""
+
+import json
+
+import pytest
+from conftest import REPOSITORY, run_tool
+from mmengine.registry import init_default_scope
+
+from convnext_backbone import ResumableRunner
+from convnext_backbone.replay import ReplayLoader
+from convnext_backbone.run_config import check_data, load_config
+
+CASCADE_T = REPOSITORY / 'configs/cascade_convnext_t_coco.py'
+COCO8 = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'
+
+
+def test_the_recipe_finds_and_augments_real_photographs(real_data):
+    cfg = load_config(CASCADE_T, data_root=str(real_data / 'coco'))
+    check_data(cfg)
+    init_default_scope('mmdet')
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    loader = ReplayLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=0)
+    batch = next(iter(loader))
+    for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
+        height, width = image.shape[1:]
+        assert max(height, width) <= 1333 and min(height, width) <= 800
+        assert sample.gt_instances.masks.masks.shape == (len(sample.gt_instances.labels), height, width)
+        assert sample.img_path.startswith(str(real_data))
+
+
+def test_augmentation_depends_on_the_seed_alone(real_data):
+    cfg = load_config(CASCADE_T, data_root=str(real_data / 'coco'))
+    init_default_scope('mmdet')
+    shapes = []
+    for workers, seed in ((0, 0), (2, 0), (0, 1)):
+        cfg.train_dataloader.update(num_workers=workers, persistent_workers=False)
+        loader = ReplayLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=seed)
+        batches = iter(loader)
+        shapes.append([image.shape for _ in range(4) for image in next(batches)['inputs']])
+    assert shapes[0] == shapes[1] != shapes[2]
+
+
+@pytest.mark.slow
+def test_the_full_recipe_trains_validates_and_resumes_on_real_photographs(real_data, tmp_path):
+    options = ['model.backbone.init_cfg=None', 'default_hooks.logger.interval=1', 'train_cfg.max_epochs=1']
+    options += ['train_dataloader.dataset.indices=10', 'val_dataloader.dataset.indices=4']
+    options += ['default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=3']
+    arguments = [CASCADE_T, '--data-root', real_data / 'coco', '--work-dir', 'out']
+    result = run_tool('train.py', *arguments, '--cfg-options', *options, cwd=tmp_path, timeout=1800)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'Epoch(train) [1][5/5]' in result.stdout and 'coco/segm_mAP:' in result.stdout
+    last = tmp_path / 'out/iter_3.pth'
+    more = run_tool('train.py', *arguments, '--resume', last, '--cfg-options', *options, cwd=tmp_path, timeout=1800)
+    assert more.returncode == 0 and 'resumed epoch: 0, iter: 3' in more.stdout, more.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_eight_photographs_are_learnt(real_data, tmp_path):
+    """Behavioural: box AP >= 0.70 and mask AP >= 0.55 on the photographs that were trained on."""
+    data = ['--data-root', real_data / 'coco']
+    result = run_tool('train.py', COCO8, *data, '--work-dir', 'out', cwd=tmp_path, timeout=3600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    last = (tmp_path / 'out/last_checkpoint').read_text()
+    scores = json.loads(run_tool('test.py', COCO8, last, *data, '--json', cwd=tmp_path).stdout)
+    assert scores['coco/bbox_mAP'] >= 0.70 and scores['coco/segm_mAP'] >= 0.55, scores
