@@ -116,9 +116,10 @@ def explain_failure(error: BaseException, cfg: Config) -> str | None:
     Data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
     """
     text = str(error)
-    image = re.search(r'failed to load image: (.+)', text) or re.search(r"No such file or directory: '(.+?)'", text)
-    if image and Path(image[1].strip()).suffix.lower() in IMAGE_SUFFIXES:
-        return f'The image {image[1].strip()} cannot be decoded or is missing: replace it or take it out of the data.'
+    # The last match: a worker's message quotes the line of source that raised it first.
+    named = re.findall(r"(?:failed to load image: |No such file or directory: ')([^'\n]+)", text)
+    if named and Path(named[-1].strip()).suffix.lower() in IMAGE_SUFFIXES:
+        return f'The image {named[-1].strip()} cannot be decoded or is missing: replace it or take it out of the data.'
     for loader in _DATALOADERS:
         for dataset in _datasets(cfg.get(loader)):
             if str(dataset.get('ann_file', '')).endswith('.json'):

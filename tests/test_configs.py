@@ -9,6 +9,8 @@ from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from convnext_backbone.run_config import adapt_to_machine, load_config
+
 CONFIGS = sorted(
     path.relative_to(REPOSITORY) for path in REPOSITORY.glob('configs/**/*.py') if '_base_' not in path.parts
 )
@@ -69,6 +71,16 @@ def test_cascade_t_has_86_million_parameters(cascade_t):
     with torch.device('meta'):
         model = MODELS.build(cascade_t.model)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(86, abs=0.5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU: nothing falls back')
+def test_without_a_gpu_fp16_and_syncbn_fall_back_with_one_warning_each(capsys):
+    cfg = load_config(REPOSITORY / 'configs/cascade_convnext_t_coco.py')
+    adapt_to_machine(cfg)
+    fp32, bn = capsys.readouterr().out.splitlines()
+    assert fp32.startswith('warning: ') and 'fp16' in fp32 and bn.startswith('warning: ') and 'SyncBN' in bn
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert {head.norm_cfg.type for head in cfg.model.roi_head.bbox_head} == {'BN'}
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=str)

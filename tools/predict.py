@@ -36,8 +36,10 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         model = build_detector(cfg, args.checkpoint)
         found = predict(model, images, out_dir, args.score_thr)
-        predictions = [*track_iter_progress((found, len(images)), file=sys.stderr)]
-        print(file=sys.stderr)
+        try:
+            predictions = [*track_iter_progress((found, len(images)), file=sys.stderr)]
+        finally:
+            print(file=sys.stderr)  # ends the line of the progress bar
     result = coco_json(predictions, model.dataset_meta['classes'])
     write_atomically(result.encode(), out_dir / 'predictions.json')
     contact_sheet([prediction['picture'] for prediction in predictions], out_dir / 'overview.png')
