@@ -218,7 +218,7 @@ def print_table(result: dict) -> None:
         cells.append((each['package'], each['installed'] or '-', each['tested'] or '-', each['status'], remedy))
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     for line in cells:
-        print('  '.join([text.ljust(width) for text, width in zip(line, widths)] + [line[4]]).rstrip())
+        print('  '.join([line[column].ljust(widths[column]) for column in range(4)] + [line[4]]).rstrip())
     if not result['ok']:
         print('\nSome packages are missing or broken: run what their rows say, from the top.')
         for folder in ('.venv', '.venv-onedl'):

@@ -1,0 +1,40 @@
+# The environment of each stack has a folder of its own: the stacks overwrite each other's files, and switching costs nothing.
+STACK ?= openmmlab
+PYTHON ?= python3
+VENV ?= $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
+BIN = $(VENV)/bin
+
+DEMO_CONFIG = configs/demo/cascade_convnext_atto_shapes.py
+DEMO_DIR = work_dirs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint clean
+
+help:  ## this list
+	@echo 'make TARGET [STACK=openmmlab|onedl] [PYTHON=python3] [VENV=folder]'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+setup:  ## everything installed into .venv (STACK=onedl: into .venv-onedl); the others do this first
+	@$(PYTHON) tools/setup_env.py --stack '$(STACK)' --venv '$(VENV)'
+
+demo: setup  ## draw a data set, train a detector on it, and show what it finds
+	$(BIN)/python tools/make_shapes.py data/shapes
+	rm -rf $(DEMO_DIR)
+	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
+	$(BIN)/python tools/predict.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" data/shapes/val2017 --work-dir $(DEMO_DIR)
+
+test: setup  ## the tests
+	$(BIN)/python -m pytest
+
+test-all: setup  ## the tests, those that take minutes too
+	$(BIN)/python -m pytest -m ''
+
+lint: setup  ## check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:  ## remove environments, caches and what the demo wrote; your data and runs stay
+	rm -rf .venv .venv-onedl $(DEMO_DIR) data/shapes build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Built wheels of mmcv stay in $${CONVNEXT_WHEEL_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/convnext-backbone/wheels}:"
+	@echo 'remove that folder by hand if you want them built again.'
