@@ -54,10 +54,17 @@ class ReplayBatchSampler:
         self.batch_sampler = batch_sampler
         self.sampler = getattr(batch_sampler, 'sampler', None)
         self.seed = seed
-        self.skip = 0
+        self._skip, self._epoch = 0, None
+
+    def start_at(self, batch: int, epoch: int | None = None) -> None:
+        """Makes the next pass start at a batch, and in an epoch where nothing else sets it."""
+        self._skip, self._epoch = batch, epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        skip, self.skip = self.skip, 0
+        skip, self._skip = self._skip, 0
+        if self._epoch is not None:
+            self.sampler.set_epoch(self._epoch)
+            self._epoch = None
         epoch, rank = getattr(self.sampler, 'epoch', 0), get_rank()
         for number, batch in enumerate(self.batch_sampler):
             if number >= skip:

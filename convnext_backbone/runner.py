@@ -77,12 +77,13 @@ class ResumableRunner(Runner):
         if hasattr(batches.sampler, 'seed'):
             batches.sampler.seed = self.seed
         if not isinstance(self.train_loop, IterBasedTrainLoop):
-            batches.skip = self.iter - self.epoch * len(loader)
+            batches.start_at(self.iter - self.epoch * len(loader))
             return
-        batches.skip = self.iter
-        if not isinstance(batches.sampler, InfiniteSampler):
-            epoch, batches.skip = divmod(self.iter, len(loader))
+        if isinstance(batches.sampler, InfiniteSampler):
+            batches.start_at(self.iter)
+        else:
+            epoch, batch = divmod(self.iter, len(loader))
+            batches.start_at(batch, epoch)
             self.train_loop.dataloader_iterator._epoch = epoch
-            batches.sampler.set_epoch(epoch)
         # The loop itself takes as many batches as were trained before it starts: give it empty ones.
         self.train_loop.dataloader_iterator = chain(repeat(None, self.iter), self.train_loop.dataloader_iterator)

@@ -72,8 +72,8 @@ class AtomicCheckpointHook(CheckpointHook):
         keep = self.max_keep_ckpts
         outdated = []
         if keep > 0 and step not in self.keep_ckpt_ids:
+            outdated = [self.keep_ckpt_ids.popleft()] if len(self.keep_ckpt_ids) == keep else []
             self.keep_ckpt_ids.append(step)
-            outdated = [self.keep_ckpt_ids.popleft() for _ in range(len(self.keep_ckpt_ids) - keep)]
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         self.max_keep_ckpts = -1  # the parent saves and deletes nothing
         try:

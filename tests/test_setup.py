@@ -1,4 +1,4 @@
-"""Set-up and the check of an environment. Behavioural: the programs are run as a user would, in environments made here."""
+"""Set-up, and the check of an environment. Behavioural: run as a user would, in environments that are made here."""
 
 import json
 import os
@@ -113,6 +113,8 @@ class TestRefusals:
     def test_full_disk_and_unknown_failures(self, tmp_path, capsys):
         full = commands.failure('x\nOSError: [Errno 28] No space left on device\n', 'installing torch', tmp_path)
         assert isinstance(full, commands.DiskFullError)
+        absent = 'ERROR: No matching distribution found for torch===2.13.0'
+        assert 'finds no torch===2.13.0' in str(commands.failure(absent, 'installing torch', tmp_path))
         other = commands.failure('g++: internal compiler error', 'building mmcv', tmp_path / 'build.log')
         assert str(other).startswith('Building mmcv failed') and str(other).endswith('build.log.')
         assert 'internal compiler error' in capsys.readouterr().err
@@ -124,7 +126,7 @@ def test_interrupted_set_up_begins_anew_and_no_network_is_said(tmp_path, wheel_c
     setup_env.note(venv, made_here=True, unfinished='installing torch', stamp='old')
     (venv / 'half').mkdir()
     (venv / 'half/written').touch()
-    no_network = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='https://127.0.0.1:1/simple', PIP_RETRIES=0)
+    no_network = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='https://127.0.0.1:1/simple', PIP_RETRIES=1)
     no_network |= dict(PIP_NO_CACHE_DIR=1, PIP_EXTRA_INDEX_URL='', PIP_FIND_LINKS='', NO_PROXY='*')
     result = set_up('--venv', venv, cwd=tmp_path, CONVNEXT_WHEEL_CACHE=wheel_cache, **no_network)
     assert 'The package index could not be reached while installing torch' in refusal(result)

@@ -16,6 +16,7 @@ from pathlib import Path
 HEARTBEAT_S = 15
 
 DISK_FULL = re.compile(r'No space left on device|Disk quota exceeded')
+NOT_FOUND = re.compile(r'No matching distribution found for (\S+)')
 NO_NETWORK = re.compile(
     r'NewConnectionError|NameResolutionError|[Nn]ame resolution|Name or service not known|nodename nor servname|'
     r'Network is unreachable|No route to host|Connection (refused|reset|aborted)|ConnectTimeout|ReadTimeout|'
@@ -109,6 +110,12 @@ def failure(output: str, what: str, log: Path) -> SetupError:
         return SetupError(
             f'The package index could not be reached while {what}: check the network, proxy and certificates '
             f'(pip config list), then run the same command again; {log} has the details.'
+        )
+    not_found = NOT_FOUND.search(text)
+    if not_found:
+        return SetupError(
+            f'pip finds no {not_found[1]} for this Python and system: check which index it looks in (pip config list) '
+            f'and whether it can be reached, or try another Python; {log} has the details.'
         )
     print('\n'.join(f'    | {line}' for line in last[-15:]), file=sys.stderr)
     return SetupError(f'{what[0].upper()}{what[1:]} failed: its last lines are above, all of them in {log}.')

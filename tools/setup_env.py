@@ -217,7 +217,8 @@ def main() -> int:
     """Sets up; returns the exit code."""
     start = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # like Ctrl-C: what was begun is ended and cleared away
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)  # like Ctrl-C: what was begun is ended and cleared away
     try:
         args = parse_args()
         venv = Path(args.venv).absolute()
