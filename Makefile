@@ -18,7 +18,7 @@ setup:  ## everything installed into .venv (STACK=onedl: into .venv-onedl); the 
 	@$(PYTHON) tools/setup_env.py --stack '$(STACK)' --venv '$(VENV)'
 
 demo: setup  ## draw a data set, train a detector on it, and show what it finds
-	$(BIN)/python tools/make_shapes.py data/shapes
+	$(BIN)/python tools/make_shapes.py data/shapes --train 400
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(BIN)/python tools/predict.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" data/shapes/val2017 --work-dir $(DEMO_DIR)

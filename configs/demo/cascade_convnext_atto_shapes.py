@@ -1,7 +1,7 @@
 # Cascade Mask R-CNN with ConvNeXt-atto from random weights on the drawn shapes of tools/make_shapes.py: what
 # `make demo` trains, in some minutes on 2 CPU cores.
 #
-#   python tools/make_shapes.py data/shapes && python tools/train.py configs/demo/cascade_convnext_atto_shapes.py
+#   python tools/make_shapes.py data/shapes --train 400 && python tools/train.py configs/demo/cascade_convnext_atto_shapes.py
 _base_ = ['../_base_/cascade_small.py']
 
 classes = ('circle', 'square', 'triangle', 'star', 'cross')
@@ -9,7 +9,11 @@ model = dict(
     roi_head=dict(
         bbox_head=[{**head, 'num_classes': len(classes)} for head in _base_.model.roi_head.bbox_head],
         mask_head=dict(num_classes=len(classes)),
-    )
+    ),
+    # At most six shapes in a picture: half of the regions are enough to learn from.
+    train_cfg=dict(
+        rcnn=[{**stage, 'sampler': {**stage.sampler, 'num': 32}} for stage in _base_.model.train_cfg.rcnn],
+    ),
 )
 
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
@@ -56,8 +60,8 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+max_epochs = 4
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, T_max=max_epochs, by_epoch=True, convert_to_iter_based=True, eta_min=1e-5),
