@@ -1,6 +1,6 @@
 """Exact: a run that is cut off and resumed ends with the weights of an undisturbed one, bit for bit, in every loop.
 
-A toy model with dropout on a data set with random augmentation, in the engine's loops; `test_tools.py` kills a detector.
+A toy model with dropout and random augmentation, in the engine's own loops; `test_tools.py` kills a detector.
 """
 
 import itertools
