@@ -15,6 +15,10 @@ from pathlib import Path
 
 HEARTBEAT_S = 15
 
+COMPILER_ERROR = re.compile(r'\b(fatal )?error: (?!subprocess-exited)')
+COMPILER_KILLED = re.compile(
+    r'error: Killed signal|virtual memory exhausted|cannot allocate memory|out of memory', re.I
+)
 DISK_FULL = re.compile(r'No space left on device|Disk quota exceeded')
 NOT_FOUND = re.compile(r'No matching distribution found for (\S+)')
 NO_NETWORK = re.compile(
@@ -102,8 +106,14 @@ def run(
 
 def failure(output: str, what: str, log: Path) -> SetupError:
     """The error to raise for a command that failed, by what it printed last."""
-    last = output.rstrip().splitlines()[-30:]
-    text = '\n'.join(last)
+    lines = output.rstrip().splitlines()
+    errors = [line for line in lines if COMPILER_ERROR.search(line)][:5]
+    text = '\n'.join(errors + lines[-30:])
+    if COMPILER_KILLED.search(text):
+        return SetupError(
+            f'The compiler was killed while {what}, most likely for want of memory: run the same command again with '
+            f'MAX_JOBS=1 before it, or with more memory; {log} has the details.'
+        )
     if DISK_FULL.search(text):
         return DiskFullError(f'The disk filled up while {what}: free some space and run the same command again.')
     if NO_NETWORK.search(text):
@@ -117,8 +127,9 @@ def failure(output: str, what: str, log: Path) -> SetupError:
             f'pip finds no {not_found[1]} for this Python and system: check which index it looks in (pip config list) '
             f'and whether it can be reached, or try another Python; {log} has the details.'
         )
-    print('\n'.join(f'    | {line}' for line in last[-15:]), file=sys.stderr)
-    return SetupError(f'{what[0].upper()}{what[1:]} failed: its last lines are above, all of them in {log}.')
+    before_pip = output.split('error: subprocess-exited-with-error')[0].rstrip().splitlines()  # pip's words come last
+    print('\n'.join(f'    | {line}' for line in [*errors, *before_pip[-10:]]), file=sys.stderr)
+    return SetupError(f'{what[0].upper()}{what[1:]} failed: what it said is above, and all of it in {log}.')
 
 
 def check_disk(folder: Path, need_gb: float, what: str, remedy: str) -> None:
