@@ -1,6 +1,6 @@
 """mmengine's Runner, with a resume that continues exactly where a run was cut off."""
 
-from itertools import chain, repeat
+from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import RUNNERS
@@ -85,5 +85,23 @@ class ResumableRunner(Runner):
             epoch, batch = divmod(self.iter, len(loader))
             batches.start_at(batch, epoch)
             self.train_loop.dataloader_iterator._epoch = epoch
-        # The loop itself takes as many batches as were trained before it starts: give it empty ones.
-        self.train_loop.dataloader_iterator = chain(repeat(None, self.iter), self.train_loop.dataloader_iterator)
+        self.train_loop.dataloader_iterator = _Advanced(self.train_loop.dataloader_iterator, self.iter)
+
+
+class _Advanced:
+    """The iterator of an iteration-based loop, at the place already to which the loop will advance it.
+
+    mmengine advances it by taking batches, onedl-mmengine by ``skip_iter``.
+    """
+
+    def __init__(self, iterator: Iterator, steps: int) -> None:
+        self._iterator, self._idle = iterator, steps
+
+    def __next__(self) -> object:
+        if self._idle:
+            self._idle -= 1
+            return None
+        return next(self._iterator)
+
+    def skip_iter(self, steps: int) -> None:
+        self._idle -= steps
