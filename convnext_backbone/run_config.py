@@ -1,5 +1,6 @@
 """From a config file and command-line flags to a config that runs here: data found, machine considered."""
 
+import contextlib
 import json
 import os
 import re
@@ -108,6 +109,20 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
                     f'The {split} data is missing: looked in {root.absolute()} for {", ".join(map(str, wanted))}, and '
                     f'did not find {", ".join(missing)}; put the data there or point elsewhere with --data-root.'
                 )
+
+
+@contextlib.contextmanager
+def explained_failures(cfg: Config) -> Iterator[None]:
+    """Turns a failure of a run that bad data explains into a :class:`UserError`; any other one passes as it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = explain_failure(error, cfg)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
 
 
 def explain_failure(error: BaseException, cfg: Config) -> str | None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from mmengine.registry import RUNNERS
 
 from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
-from convnext_backbone.errors import UserError
 from convnext_backbone.run_config import (
     adapt_to_machine,
     check_data,
     check_work_dir,
     drop_pretrained,
-    explain_failure,
+    explained_failures,
     load_config,
 )
 from convnext_backbone.saving import write_atomically
@@ -39,16 +38,8 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     cfg.setdefault('runner_type', 'ResumableRunner')
     drop_pretrained(cfg)
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        try:
-            scores = RUNNERS.build(cfg).test()
-        except UserError:
-            raise
-        except Exception as error:
-            sentence = explain_failure(error, cfg)
-            if sentence is None:
-                raise
-            raise UserError(sentence) from error
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout), explained_failures(cfg):
+        scores = RUNNERS.build(cfg).test()
     report = json.dumps({name: float(score) for name, score in scores.items()}, indent=2)
     path = Path(cfg.work_dir) / 'scores.json'
     write_atomically(report.encode(), path)

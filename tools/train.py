@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 
 from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
 from convnext_backbone.errors import UserError
-from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explain_failure, load_config
+from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
 from convnext_backbone.saving import find_checkpoint
 
 
@@ -69,15 +69,8 @@ def main() -> None:
     set_resume(cfg, args.resume)
     adapt_to_machine(cfg)
     cfg.setdefault('runner_type', 'ResumableRunner')
-    try:
+    with explained_failures(cfg):
         RUNNERS.build(cfg).train()
-    except UserError:
-        raise
-    except Exception as error:
-        sentence = explain_failure(error, cfg)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
     print(f'Done: checkpoints, logs and curves.png are in {Path(cfg.work_dir).absolute()}')
 
 
