@@ -26,8 +26,9 @@ demo: setup  ## draw a data set, train a detector on it, and show what it finds
 	@echo 'Box AP is coco/bbox_mAP, mask AP coco/segm_mAP, on images that it was not trained on.'
 	@echo 'Picture of what it finds: $(CURDIR)/$(DEMO_DIR)/predictions/overview.png'
 
+# Two at a time: most tests wait for a tool to start, and more would run short of memory with the largest backbones.
 test: setup  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: setup  ## the tests, those that take minutes too
 	$(BIN)/python -m pytest -m ''

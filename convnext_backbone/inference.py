@@ -80,7 +80,8 @@ def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: floa
     """
     from mmdet.apis import inference_detector
 
-    visualizer = VISUALIZERS.build(dict(model.cfg.visualizer, vis_backends=None, save_dir=None))
+    # mmdet's own opacity of masks, 0.8, hides what lies under them.
+    visualizer = VISUALIZERS.build({'alpha': 0.4, **model.cfg.visualizer, 'vis_backends': None, 'save_dir': None})
     visualizer.dataset_meta = model.dataset_meta
     for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+if 'PYTEST_XDIST_WORKER' in os.environ:  # tests in parallel: threads of their own would only wait for each other
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 REPOSITORY = Path(__file__).parents[1]
 
 

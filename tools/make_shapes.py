@@ -33,12 +33,11 @@ from typing import Any, NoReturn
 
 import cv2
 import numpy as np
-from shapes import CLASSES, SPLITS, Scene, draw, trace
+from shapes import CLASSES, SPLITS, Scene, draw, square_crop, trace
 
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}  # our name -> ADE20K's
 VERSION = 1  # of the drawings: raise it when the same arguments draw something else
 MARKER = 'make_shapes.json'
-CROP_SIZE = 96
 PREVIEW_TILES = 12
 OWN_FILES = re.compile(
     r'(train|val)2017/\d{12}\.jpg|annotations/instances_(train|val)2017\.json|classes\.txt|preview\.png|make_shapes\.json'
@@ -57,16 +56,6 @@ class Refusal(Exception):
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes an image; unlike `cv2.imwrite` it raises where the disk is full, and takes every path."""
     path.write_bytes(cv2.imencode(path.suffix.lower(), image)[1].tobytes())
-
-
-def square_crop(picture: np.ndarray, bbox: list[float]) -> np.ndarray:
-    """Crops a square around a box (x, y, w, h) with some context, moved inside the picture where it would stick out."""
-    height, width = picture.shape[:2]
-    x, y, w, h = bbox
-    side = min(round(1.3 * max(w, h)), width, height)
-    left, top = (int(np.clip(c - side / 2, 0, room - side)) for c, room in ((x + w / 2, width), (y + h / 2, height)))
-    method = cv2.INTER_AREA if side > CROP_SIZE else cv2.INTER_CUBIC
-    return cv2.resize(picture[top : top + side, left : left + side], (CROP_SIZE, CROP_SIZE), interpolation=method)
 
 
 def annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:

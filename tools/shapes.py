@@ -14,6 +14,7 @@ MIN_RADIUS = 20  # pixels: the narrowest shape, a square, is then 28 wide
 MIN_VISIBLE = 0.6  # of a shape's whole area, after occlusion and the picture's border
 MIN_PIXELS = 40  # of each visible part
 SUPERSAMPLING = 4
+CROP_SIZE = 96  # pixels
 
 
 class Shape(NamedTuple):
@@ -158,3 +159,13 @@ def draw(seed: int, split: str, index: int, size: tuple[int, int], max_objects: 
     picture += rng.normal(0, 3, picture.shape)
     picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     return Scene(picture, [shape.label for shape in shapes], seen)
+
+
+def square_crop(picture: np.ndarray, bbox: list[float]) -> np.ndarray:
+    """Crops a square around a box (x, y, w, h) with some context, moved inside the picture where it would stick out."""
+    height, width = picture.shape[:2]
+    x, y, w, h = bbox
+    side = min(round(1.3 * max(w, h)), width, height)
+    left, top = (int(np.clip(c - side / 2, 0, room - side)) for c, room in ((x + w / 2, width), (y + h / 2, height)))
+    method = cv2.INTER_AREA if side > CROP_SIZE else cv2.INTER_CUBIC
+    return cv2.resize(picture[top : top + side, left : left + side], (CROP_SIZE, CROP_SIZE), interpolation=method)
