@@ -177,7 +177,7 @@ def build(python: Path, requirement: str, folder: Path, machine: dict) -> Path:
     compiler = find_compiler()
     check_headers()
     check_cuda(machine)
-    print(f"    Building {requirement}'s operators once, for {folder.name}: about 9 minutes on 2 cores", flush=True)
+    print(f"    Building {requirement}'s operators once, for {folder.name}: 9 to 13 minutes on 2 cores", flush=True)
     log = folder / 'build.log'
     log.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.build-', ignore_cleanup_errors=True) as name:

@@ -1,0 +1,42 @@
+"""Two processes with gloo on the CPU: every parameter that is not frozen gets a gradient. Exact."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from convnext_backbone import ConvNeXt
+
+SMALL = dict(arch=dict(depths=[1, 1, 1, 1], channels=[8, 16, 24, 32]), drop_path_rate=0.5, layer_scale_init_value=1.0)
+
+
+def train_two_steps(rank: int, folder: str, arguments: dict) -> None:
+    """One process; DistributedDataParallel itself raises at the second step where a gradient was missing."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/meeting', rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = DistributedDataParallel(ConvNeXt(**SMALL, **arguments).train())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    torch.manual_seed(rank)  # each process drops and sees something else
+    for _ in range(2):
+        sum((out * torch.randn_like(out)).mean() for out in model(torch.randn(2, 3, 64, 64))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save(model.module.state_dict(), f'{folder}/{rank}.pth')
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [{}, dict(frozen_stages=2), dict(frozen_stages=4), dict(out_indices=(1, 2)), dict(out_indices=(-1,), use_grn=True)],
+    ids=str,
+)
+def test_no_unused_parameters(arguments, tmp_path):
+    """Without `find_unused_parameters`, whichever stages are frozen or put out."""
+    torch.multiprocessing.spawn(train_two_steps, (str(tmp_path), arguments), nprocs=2)
+    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    torch.manual_seed(0)
+    before = ConvNeXt(**SMALL, **arguments)
+    still = {name for name, value in before.state_dict().items() if torch.equal(value, first[name])}
+    frozen = {name for name, parameter in before.named_parameters() if not parameter.requires_grad}
+    assert still == frozen
