@@ -49,7 +49,7 @@ setup(
             'onedl-mmdetection==3.5.1',
             'onedl-mmsegmentation==1.4.2',
         ],
-        'dev': ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'ruff==0.17.5', 'timm==1.0.29'],
+        'dev': ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'ruff==0.17.5', 'timm==1.0.29', 'transformers'],
     },
     classifiers=[
         'Intended Audience :: Science/Research',

@@ -14,7 +14,6 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .checkpoint import load_backbone
 from .errors import ArgumentError
 from .layers import GRN, DropPath, LayerNorm2d, init_truncated_normal
 
@@ -161,7 +160,11 @@ class ConvNeXt(BaseModule):
             CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
         """
         if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
-            load_backbone(self, self.init_cfg['checkpoint'], prefix=self.init_cfg.get('prefix'))
+            from .checkpoint import load_backbone  # which knows the architectures of this file
+
+            load_backbone(
+                self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'), self.init_cfg.get('ema', False)
+            )
             self._is_init = True
         elif self.init_cfg:
             super().init_weights()

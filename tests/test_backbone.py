@@ -211,7 +211,7 @@ def test_initialisation_is_the_papers():
     torch.manual_seed(0)
     backbone = ConvNeXt('atto')
     linear = backbone.stages[3][0].pwconv1
-    assert float(linear.weight.std()) == pytest.approx(0.02, rel=0.02)
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert not linear.bias.any() and not backbone.downsample_layers[0][0].bias.any()
     assert torch.equal(backbone.stages[0][0].gamma.data, torch.full((40,), 1e-6))
 

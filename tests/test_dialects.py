@@ -1,0 +1,277 @@
+"""Every dialect loads whole. Exact: outputs of the four stages equal the other library's to 1e-5, or the weights do.
+
+Where a library is no part of the tested set-up (the official code, mmpretrain, DINOv3's own), its names are written
+here from its source, which each names.
+"""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convnext_backbone import CheckpointMismatch, ConvNeXt, load_backbone
+
+DEPTHS, CHANNELS = (1, 1, 2, 1), (8, 16, 24, 32)
+SMALL = dict(depths=DEPTHS, channels=CHANNELS)
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Every weight random, so that none can be missing without a trace."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def timm_model(**arguments):
+    from timm.models.convnext import ConvNeXt as TimmConvNeXt
+
+    model = randomised(TimmConvNeXt(depths=DEPTHS, dims=CHANNELS, num_classes=5, **arguments))
+    return model, model.forward_intermediates(IMAGES, intermediates_only=True)
+
+
+def torchvision_model():
+    from torchvision.models.convnext import CNBlockConfig
+    from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
+
+    blocks = [CNBlockConfig(*sizes) for sizes in zip(CHANNELS, [*CHANNELS[1:], None], DEPTHS, strict=True)]
+    model = randomised(TorchvisionConvNeXt(blocks, num_classes=5))
+    maps, x = [], IMAGES
+    for i, layer in enumerate(model.features):
+        x = layer(x)
+        if i % 2:
+            maps.append(x)
+    return model, maps
+
+
+def transformers_model(name: str):
+    import transformers
+
+    family = re.match(r'ConvNextV2|ConvNext|DINOv3ConvNext', name)[0]
+    config = getattr(transformers, f'{family}Config')(depths=list(DEPTHS), hidden_sizes=list(CHANNELS))
+    if name.endswith('Backbone'):
+        config.out_features = ['stage1', 'stage2', 'stage3', 'stage4']
+    model = randomised(getattr(transformers, name)(config))
+    return model, model(IMAGES, output_hidden_states=True).hidden_states[1:]
+
+
+FAMILIES = {
+    'timm V1': ('timm', timm_model, {}),
+    'timm V2': ('timm', timm_model, dict(use_grn=True, ls_init_value=None)),
+    'timm conv_mlp': ('timm', timm_model, dict(conv_mlp=True)),
+    'timm norm first': ('timm', timm_model, dict(head_norm_first=True)),
+    'torchvision': ('torchvision', torchvision_model, {}),
+    **{
+        name: ('transformers-dinov3' if 'DINO' in name else 'transformers', transformers_model, dict(name=name))
+        for name in (
+            'ConvNextModel',
+            'ConvNextForImageClassification',
+            'ConvNextBackbone',
+            'ConvNextV2Model',
+            'ConvNextV2ForImageClassification',
+            'DINOv3ConvNextModel',
+        )
+    },
+}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_librarys_own_file_gives_its_own_maps(family, tmp_path):
+    dialect, make, arguments = FAMILIES[family]
+    with torch.no_grad():
+        theirs, maps = make(**arguments)
+    torch.save(theirs.state_dict(), tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False)
+    report = load_backbone(backbone, tmp_path / 'x.pth')
+    assert report.dialect == dialect and report.weights == 'plain'
+    for own, other in zip(backbone.eval()(IMAGES), maps, strict=True):
+        assert (own - other).norm() <= 1e-5 * other.norm()
+
+
+def sparse(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """MinkowskiEngine's form: facebookresearch/ConvNeXt-V2, models/convnextv2_sparse.py, read by its utils.py."""
+    name = re.sub(r'(downsample_layers\.[123]\.0|norm)\.(\w+)$', r'\1.ln.\2', name)
+    name = re.sub(r'(pwconv\d)\.', r'\1.linear.', name)
+    if tensor.ndim == 4 and 'downsample_layers.0' not in name:
+        flat = tensor.transpose(2, 3).flatten(2)  # x before y
+        return name.replace('.weight', '.kernel'), flat[:, 0].t() if 'dwconv' in name else flat.permute(2, 1, 0)
+    convolution = re.search(r'dwconv|downsample_layers\.[123]\.1|grn', name)
+    return name, tensor[None] if convolution else tensor
+
+
+def mmpretrain(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """mmpretrain/models/backbones/convnext.py."""
+    return name.replace('dwconv', 'depthwise_conv').replace('pwconv', 'pointwise_conv'), tensor
+
+
+def official_v2(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """facebookresearch/ConvNeXt-V2, models/utils.py: GRN."""
+    return name, tensor[None, None, None] if '.grn.' in name else tensor
+
+
+WRITTEN = {
+    'official': (lambda name, tensor: (name, tensor), '', 'official'),
+    'official V2': (official_v2, '', 'official'),
+    'fcmae V2': (sparse, 'encoder.', 'fcmae'),
+    'mmpretrain': (mmpretrain, 'backbone.', 'mmpretrain'),
+    'mmpretrain V2': (mmpretrain, 'backbone.', 'mmpretrain'),
+}
+LEFT_OVER = {'head.weight': torch.ones(5, 32), 'norm.weight': torch.ones(32)}
+
+
+def written(family: str) -> tuple[ConvNeXt, dict[str, Tensor]]:
+    """A backbone, and its weights in a dialect, with what else such a file holds."""
+    write, prefix, _ = WRITTEN[family]
+    backbone = randomised(ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False))
+    state = dict(write(name, tensor) for name, tensor in backbone.state_dict().items())
+    return backbone, {prefix + name: tensor.clone() for name, tensor in state.items()} | LEFT_OVER
+
+
+def assert_equal(one: nn.Module, other: nn.Module) -> None:
+    one, other = one.state_dict(), other.state_dict()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.parametrize('family', WRITTEN)
+def test_a_dialect_that_is_written_down(family, tmp_path):
+    source, state = written(family)
+    torch.save(dict(model=state), tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False)
+    report = load_backbone(backbone, tmp_path / 'x.pth')
+    assert report.dialect == WRITTEN[family][2] and set(report.dropped) == set(LEFT_OVER)
+    assert_equal(backbone, source)
+
+
+def test_dinov3_drops_the_alias_of_its_norm(tmp_path):
+    """facebookresearch/dinov3, models/convnext.py: `norms.3` is `norm`."""
+    source, state = written('official')
+    torch.save(state | {'norms.3.weight': torch.ones(32), 'norms.3.bias': torch.ones(32)}, tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, out_norm=False)
+    assert load_backbone(backbone, tmp_path / 'x.pth').dialect == 'dinov3'
+    assert_equal(backbone, source)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda state: {'state_dict': {f'module.backbone.{name}': value for name, value in state.items()}},
+        lambda state: {f'_orig_mod.module.{name}': value for name, value in state.items()},
+        lambda state: {f'module._orig_mod.{name}': value for name, value in state.items()},
+        lambda state: {'epoch': 3, 'model': {'state_dict': {f'student.{name}': v for name, v in state.items()}}},
+        lambda state: {f'visual.trunk.{name}': value for name, value in state.items()},
+        lambda state: {
+            'pytorch-lightning_version': '2',
+            'state_dict': {f'net.encoder.{n}': v for n, v in state.items()},
+        },
+        lambda state: {'ema_state_dict': {f'module.{name}': value for name, value in state.items()}},
+    ],
+)
+def test_wrappers_are_peeled_off_in_any_order(wrap, tmp_path):
+    source, state = written('official')
+    torch.save(wrap(state), tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, out_norm=False)
+    load_backbone(backbone, tmp_path / 'x.pth')
+    assert_equal(backbone, source)
+
+
+def two(plain: str, averaged: str, **others) -> tuple[ConvNeXt, ConvNeXt, dict]:
+    """A file with two sets of weights, at these paths."""
+    sources, checkpoint = [], dict(others)
+    for path, factor in ((plain, 1), (averaged, 2)):
+        source, state = written('official')
+        source.load_state_dict({name: factor * tensor for name, tensor in source.state_dict().items()})
+        key, _, prefix = path.partition('/')
+        checkpoint.setdefault(key, {}).update({prefix + name: factor * tensor for name, tensor in state.items()})
+        sources.append(source)
+    return *sources, checkpoint
+
+
+@pytest.mark.parametrize('ema', [False, True])
+@pytest.mark.parametrize(
+    ('plain', 'averaged'),
+    [
+        ('model/', 'model_ema/'),
+        ('state_dict/', 'state_dict_ema/'),
+        ('model/module.', 'ema/module.'),
+        ('model/student.backbone.', 'model/teacher.backbone.'),
+        # mmengine's EMAHook exchanges the two as it saves: mmengine/hooks/ema_hook.py
+        ('ema_state_dict/module.backbone.', 'state_dict/backbone.'),
+    ],
+)
+def test_a_parameter_chooses_between_plain_and_averaged_weights(plain, averaged, ema, tmp_path):
+    one, other, checkpoint = two(plain, averaged)
+    if 'ema_state_dict' in checkpoint:
+        checkpoint['ema_state_dict']['steps'] = torch.tensor(7)
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, out_norm=False)
+    report = load_backbone(backbone, tmp_path / 'x.pth', ema=ema)
+    assert report.weights == ('averaged' if ema else 'plain')
+    assert_equal(backbone, other if ema else one)
+
+
+def test_init_cfg_chooses_too(tmp_path):
+    _, other, checkpoint = two('model/', 'model_ema/')
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'), ema=True)
+    backbone = ConvNeXt(SMALL, out_norm=False, init_cfg=init_cfg)
+    backbone.init_weights()
+    assert_equal(backbone, other)
+
+
+def test_what_cannot_be_chosen_is_named(tmp_path):
+    _, _, checkpoint = two('model/first.', 'model/second.')
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, out_norm=False)
+    with pytest.raises(CheckpointMismatch, match=r'several backbones.*model\.first\., model\.second\.'):
+        load_backbone(backbone, tmp_path / 'x.pth')
+    load_backbone(backbone, tmp_path / 'x.pth', prefix='second.')
+    with pytest.raises(CheckpointMismatch, match='no averaged weights'):
+        load_backbone(backbone, tmp_path / 'x.pth', ema=True)
+    with pytest.raises(CheckpointMismatch, match=r"under prefix='third'.*known are official"):
+        load_backbone(backbone, tmp_path / 'x.pth', prefix='third')
+
+
+@pytest.mark.parametrize('in_channels', [1, 2, 4, 6])
+def test_the_stem_adapts_as_in_timm(in_channels, tmp_path):
+    from timm.models import adapt_input_conv
+
+    source, state = written('official')
+    torch.save(state, tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, in_channels=in_channels, out_norm=False)
+    report = load_backbone(backbone, tmp_path / 'x.pth')
+    assert report.adapted == [f'downsample_layers.0.0.weight from 3 to {in_channels} input channels']
+    expected = adapt_input_conv(in_channels, source.downsample_layers[0][0].weight.detach())
+    assert torch.equal(backbone.downsample_layers[0][0].weight, expected)
+
+
+@pytest.mark.parametrize('change', ['removed', 'renamed', 'reshaped'])
+@pytest.mark.parametrize('family', WRITTEN)
+def test_any_single_tensor_that_does_not_fit_is_refused(family, change, tmp_path, monkeypatch):
+    """All of them, one after the other; the model is left as it was."""
+    _, state = written(family)
+    backbone = ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False)
+    before = copy.deepcopy(backbone)
+    current = {}
+    monkeypatch.setattr('convnext_backbone.checkpoint.read_checkpoint', lambda source: current)
+    for name in state.keys() - LEFT_OVER.keys():
+        current = dict(state)
+        tensor = current.pop(name)
+        if change == 'renamed':
+            current[f'{name}_'] = tensor
+        elif change == 'reshaped':
+            current[name] = torch.cat([tensor, tensor])
+        with pytest.raises(CheckpointMismatch):
+            load_backbone(backbone, 'x.pth')
+    assert_equal(backbone, before)
+
+
+def test_the_line_that_would_fit_is_named(tmp_path):
+    torch.save(ConvNeXt('femto', use_grn=True).state_dict(), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointMismatch) as raised:
+        load_backbone(ConvNeXt('atto'), tmp_path / 'x.pth')
+    assert "backbone=dict(type='ConvNeXt', arch='femto', use_grn=True)" in str(raised.value)
+    assert len(str(raised.value).splitlines()) < 24
