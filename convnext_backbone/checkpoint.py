@@ -74,14 +74,15 @@ def load_backbone(
         source: As of :func:`read_checkpoint`; a backbone, or what holds one: a classifier, a detector, a wrapper.
         prefix: What stands directly before the backbone's names, ``'backbone.'`` for instance. Found by itself if
             None; needed only where a file holds several backbones.
-        ema: Take the averaged weights of a file that holds both. Of one that holds a single set, that is taken.
+        ema: Take the averaged weights of a file that holds both. If False, they are only taken where nothing else is.
 
     Returns:
         The report, which is also logged.
 
     Raises:
         CheckpointError: The file cannot be read.
-        CheckpointMismatch: Some tensor of the backbone would not be filled; the model is left as it was.
+        CheckpointMismatch: Some tensor of the backbone would not be filled, or the file holds no backbone, several, or
+            no averaged weights; the model is left as it was.
     """
     source = os.fspath(source)
     found = choose_backbone(read_checkpoint(source), source, prefix, ema)
