@@ -101,7 +101,7 @@ def load_backbone(
         else:
             report.mismatched.append(f'{name} {tuple(stored.shape)} for {tuple(tensor.shape)}')
     report.loaded += filled
-    for name in found.tensors.keys() - own.keys():
+    for name in sorted(found.tensors.keys() - own.keys()):
         (report.dropped if _unused(name, len(model.stages)) else report.unexpected).append(name)
     if report.missing or report.mismatched or report.unexpected:
         raise CheckpointMismatch(
