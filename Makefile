@@ -22,7 +22,7 @@ demo: setup  ## draw a data set, train a detector on it, and show what it finds
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(BIN)/python tools/predict.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" data/shapes/val2017 --score-thr 0.5 --work-dir $(DEMO_DIR)
-	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR) | tail -n 13
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR)
 	@echo 'Box AP is coco/bbox_mAP, mask AP coco/segm_mAP, on images that it was not trained on.'
 	@echo 'Picture of what it finds: $(CURDIR)/$(DEMO_DIR)/predictions/overview.png'
 
