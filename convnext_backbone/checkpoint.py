@@ -137,22 +137,33 @@ def _unused(name: str, stages: int) -> bool:
 
 def describe(tensors: dict[str, Tensor]) -> str:
     """Names the architecture of a backbone from its tensors: ``'tiny, V1'``."""
-    blocks = {(int(m[1]), int(m[2])) for name in tensors if (m := re.match(r'stages\.(\d+)\.(\d+)\.', name))}
-    stem = tensors.get(STEM)
-    if not blocks or stem is None:
+    depths, width = _depths_and_width(tensors)
+    if not width or not any(depths):
         return 'not a ConvNeXt of a known dialect'
-    depths = tuple(sum(stage == i for stage, _ in blocks) for i in range(4))
-    version = 'V2' if any('.grn.' in name for name in tensors) else 'V1'
-    for arch, (arch_depths, arch_channels) in ARCHS.items():
-        if depths == arch_depths and stem.shape[0] == arch_channels[0]:
-            return f'{arch}, {version}'
-    return f'depths {depths}, {stem.shape[0]} channels after the stem, {version}'
+    version = 'V2' if _has_grn(tensors) else 'V1'
+    arch = _arch_name(tensors)
+    return f'{arch}, {version}' if arch else f'depths {depths}, {width} channels after the stem, {version}'
 
 
 def _fitting_line(tensors: dict[str, Tensor]) -> str:
     """The line of a config that builds the backbone which a checkpoint holds; empty where its shapes do not tell."""
-    arch, _, version = describe(tensors).rpartition(', ')
-    if arch not in ARCHS:
-        return ''
-    grn = ', use_grn=True' if version == 'V2' else ''
-    return f"\nThe config line that fits: backbone=dict(type='ConvNeXt', arch='{arch}'{grn})"
+    arch = _arch_name(tensors)
+    grn = ', use_grn=True' if _has_grn(tensors) else ''
+    return f"\nThe config line that fits: backbone=dict(type='ConvNeXt', arch='{arch}'{grn})" if arch else ''
+
+
+def _depths_and_width(tensors: dict[str, Tensor]) -> tuple[tuple[int, ...], int]:
+    """Blocks per stage, and channels after the stem, 0 where there is none."""
+    blocks = {(int(m[1]), int(m[2])) for name in tensors if (m := re.match(r'stages\.(\d+)\.(\d+)\.', name))}
+    stem = tensors.get(STEM)
+    width = stem.shape[0] if stem is not None and stem.ndim else 0
+    return tuple(sum(stage == i for stage, _ in blocks) for i in range(4)), width
+
+
+def _arch_name(tensors: dict[str, Tensor]) -> str | None:
+    depths, width = _depths_and_width(tensors)
+    return next((arch for arch, (d, channels) in ARCHS.items() if (d, channels[0]) == (depths, width)), None)
+
+
+def _has_grn(tensors: dict[str, Tensor]) -> bool:
+    return any('.grn.' in name for name in tensors)

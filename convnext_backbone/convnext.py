@@ -89,7 +89,7 @@ class ConvNeXt(BaseModule):
         out_norm: A LayerNorm ``norm{i}`` on each returned map, as for dense prediction in the official code.
         frozen_stages: Freezes the stem and the first k stages; 0 freezes nothing.
         with_cp: Recomputes each block in the backward pass instead of keeping its activations.
-        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`load_backbone`, which
+        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`.load_backbone`, which
             raises unless every backbone tensor was filled.
 
     Attributes:

@@ -40,23 +40,19 @@ class Dialect:
 
     Attributes:
         name: For reports.
-        rows: Pairs of names, the dialect's first; of two rows that could translate a name, the first does.
-        alias: A pattern of the names under which the dialect holds a tensor a second time.
+        rows: Pairs of names, the dialect's first; of two rows that could translate a name, the first does. The second
+            copy of a tensor has the canonical name ``''``.
     """
 
     name: str
     rows: Rows
-    alias: str = '(?!)'
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern, str]]:
         return [_compile(theirs, ours) for theirs, ours in self.rows]
 
     def split(self, name: str) -> tuple[str, str] | None:
-        """Splits a tensor's name into what stands before the backbone's and the canonical name ('' for an alias)."""
-        alias = re.fullmatch(rf'((?:.*\.)?){self.alias}', name)
-        if alias:
-            return alias[1], ''
+        """Splits a tensor's name into what stands before the backbone's names, and the canonical name."""
         for pattern, template in self._patterns:
             match = pattern.fullmatch(name)
             if match:
@@ -87,10 +83,8 @@ CANONICAL = Dialect('canonical', [*_OFFICIAL, ('norm{i}', 'norm{i}'), *_HEAD])
 FCMAE = Dialect(
     'fcmae',
     [
-        *(
-            ('downsample_layers.0.{k}', 'downsample_layers.0.{k}'),
-            ('downsample_layers.{i}.0.ln', 'downsample_layers.{i}.0'),
-        ),
+        ('downsample_layers.0.{k}', 'downsample_layers.0.{k}'),
+        ('downsample_layers.{i}.0.ln', 'downsample_layers.{i}.0'),
         ('downsample_layers.{i}.1.kernel', 'downsample_layers.{i}.1.weight'),
         ('downsample_layers.{i}.1.bias', 'downsample_layers.{i}.1.bias'),
         ('stages.{i}.{j}.dwconv.kernel', 'stages.{i}.{j}.dwconv.weight'),
@@ -144,7 +138,7 @@ MMPRETRAIN = Dialect(
         ('norm{i}', 'norm{i}'),
     ],
 )
-DINOV3 = Dialect('dinov3', _OFFICIAL + _HEAD, alias=r'norms\.\d\.(?:weight|bias)')
+DINOV3 = Dialect('dinov3', [*_OFFICIAL, ('norms.{i}.weight', ''), ('norms.{i}.bias', ''), *_HEAD])
 # Of dialects that know equally many names of a file, the first is meant.
 DIALECTS = (OFFICIAL, CANONICAL, DINOV3, FCMAE, TIMM, TORCHVISION, TRANSFORMERS, TRANSFORMERS_DINOV3, MMPRETRAIN)
 
@@ -182,7 +176,7 @@ def to_canonical(tensors: dict[str, Tensor], prefix: str, dialect: Dialect) -> t
             continue
         hit = dialect.split(name.removeprefix(prefix))
         own = hit[1] if hit and hit[0] == '' else name.removeprefix(prefix)
-        if own:  # an alias says nothing new
+        if own:
             inside[own] = _layout(own, _dense(tensor) if name.endswith('.kernel') else tensor)
     return inside, outside
 
