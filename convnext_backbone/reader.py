@@ -7,23 +7,29 @@ serves ``init_cfg``, ``load_from``, resuming and testing alike. (mmengine 0.10.7
 torch >= 2.6; onedl-mmengine reads a file that the safe reader refuses once more without its protection.)
 """
 
+import argparse
+import hashlib
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
+from safetensors.torch import load_file
 
+from .download import fetch_hub, fetch_url
 from .errors import CheckpointError
 
 _URL = ('http://', 'https://')
+_SHORT_NAMES = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://')
 # Schemes whose loaders in mmengine unpickle by themselves, out of reach of the safe reader.
-_REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
+_REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'mmcls://')
 
 
 def _statistic(owner: object, name: str) -> object:
@@ -34,83 +40,135 @@ def _statistic(owner: object, name: str) -> object:
 
 
 def _safe_types() -> list:
-    """What a training state holds beside tensors: mmengine's message hub, with numpy arrays and scalars in it."""
+    """What a training state holds beside tensors: arguments, and mmengine's message hub with numpy's types in it."""
     reconstruct = np.empty(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
-    types: list = [HistoryBuffer, (_statistic, 'builtins.getattr'), np.ndarray, np.dtype]
+    types: list = [argparse.Namespace, HistoryBuffer, (_statistic, 'builtins.getattr'), np.ndarray, np.dtype]
     types += [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name.endswith('DType')]
     for function in (reconstruct, scalar):  # the module is called numpy.core before numpy 2, numpy._core after
         types += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
     return types
 
 
-def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> Any:
     """Reads a checkpoint without ever running code from it.
 
+    Its tensors are mapped from the file where its format allows (safetensors and torch's of today): they cost memory
+    only once they are used, and must not be kept longer than the file stays as it is.
+
     Args:
-        source: Path, ``file://`` or ``http(s)://`` address of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file.
+        source: Path, ``file://`` or ``http(s)://`` address or ``hf://owner/repository/file`` of a ``.pth``, ``.pt``,
+            ``.bin`` or ``.safetensors`` file. At its end may stand ``#sha256=<64 digits>``, which is checked.
         map_location: As of :func:`torch.load`.
+        trust: Unpickle the file whatever it holds, which may run code in it: only for files of one's own.
 
     Returns:
         What the file holds, a dict as a rule.
 
     Raises:
-        CheckpointError: The file is missing, cut off, not a checkpoint, or holds types that could run code.
+        CheckpointError: The file is missing, cut off, not a checkpoint, not the one of that sha256, or holds types that
+            could run code.
     """
-    source = os.fspath(source)
-    path = _download(source) if source.startswith(_URL) else Path(source.removeprefix('file://')).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f'The checkpoint {source} does not exist: check the path.')
+    return _read(os.fspath(source), map_location, mmap=True, trust=trust)
+
+
+def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> Any:
+    address, _, digest = source.partition('#sha256=')
+    path = _local(address)
+    if digest:
+        _check_digest(path, source, digest)
     try:
         if path.suffix == '.safetensors':
-            from safetensors.torch import load_file
-
             return load_file(path, device=str(map_location or 'cpu'))
+        is_zip = _check_zip(path, source)
         with torch.serialization.safe_globals(_safe_types()):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=not trust, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
         forbidden = re.search(r'GLOBAL (\S+)|(?:function|class|type) (\S+)', str(error))
         if forbidden is None:
             raise CheckpointError(_damaged(source)) from error
         name = (forbidden[1] or forbidden[2]).strip('`\'"')
         raise CheckpointError(
-            f'The checkpoint {source} was refused: it holds {name}, which is neither a tensor nor part of a training '
+            f'The checkpoint {source} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
             f'state and could run code; nothing of it was run. Use a file from a source that you trust.'
         ) from error
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f'The checkpoint {source} cannot be read: {error.strerror or error}.') from error
     except Exception as error:  # what a parser raises on damaged bytes is not limited to a few types
         raise CheckpointError(_damaged(source)) from error
 
 
+def _local(source: str) -> Path:
+    """The file that a source names, downloaded if need be."""
+    if source.startswith(_URL):
+        return fetch_url(source)
+    if source.startswith('hf://'):
+        return fetch_hub(source)
+    path = Path(source.removeprefix('file://')).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f'The checkpoint {source} is a folder: name a file in it.')
+    if not path.is_file():
+        raise CheckpointError(f'The checkpoint {source} does not exist: check the path.')
+    return path
+
+
+def _check_digest(path: Path, source: str, expected: str) -> None:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    if digest.hexdigest() == expected.lower():
+        return
+    if source.startswith(_URL):
+        path.unlink()  # the next try downloads it anew
+    raise CheckpointError(
+        f'The checkpoint {source} was refused: the sha256 of the file is {digest.hexdigest()}; it is another file or '
+        f'damaged: download it again, or correct what stands behind #sha256=.'
+    )
+
+
+def _check_zip(path: Path, source: str) -> bool:
+    """Whether a file has torch's format of today, which is a zip; refuses one that unpacks to more than it holds."""
+    with path.open('rb') as file:
+        if file.read(4) != b'PK\x03\x04':
+            return False
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(
+            f'The checkpoint {source} was refused: it is {path.stat().st_size} bytes and would unpack to more, as no '
+            f'file that torch writes does. Use a file from a source that you trust.'
+        )
+    return True
+
+
 def _damaged(source: str) -> str:
     return f'The checkpoint {source} cannot be read: it is cut off or no checkpoint; copy or download it again.'
-
-
-def _download(url: str) -> Path:
-    """Fetches a file into torch hub's cache, once."""
-    target = Path(torch.hub.get_dir()) / 'checkpoints' / url.rsplit('/', 1)[-1].partition('?')[0]
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        print_log(f'Downloading {url} to {target}', logger='current')
-        try:
-            torch.hub.download_url_to_file(url, str(target))
-        except (URLError, OSError) as error:
-            reason = getattr(error, 'reason', error)
-            raise CheckpointError(
-                f'The checkpoint {url} cannot be downloaded ({reason}): put the file at {target}, or start from '
-                f'random weights with --cfg-options model.backbone.init_cfg=None.'
-            ) from error
-    return target
 
 
 def _refuse(source: str, map_location: Any = None) -> None:
     raise CheckpointError(f'The checkpoint {source} was refused: this scheme has no safe reader; download it first.')
 
 
-def _load_from_safe(source: str, map_location: Any = None) -> Any:
-    return read_checkpoint(source, map_location)
+def _load_for_engine(source: str, map_location: Any = None) -> Any:
+    # Into memory: of a training state the optimizer keeps the tensors, and the file may be overwritten in the meantime.
+    return _read(source, map_location, mmap=False)
 
 
-CheckpointLoader.register_scheme(prefixes=('', 'file://', *_URL), loader=_load_from_safe, force=True)
+def _load_by_short_name(source: str, map_location: Any = None) -> Any:
+    """Reads by a short name of mmengine's for a download, which its own loaders would not read safely in both stacks."""
+    scheme, _, name = source.partition('://')
+    if 'mmlab' in scheme:
+        urls, name = get_external_models(), get_deprecated_model_names().get(name, name)
+    else:
+        urls = get_torchvision_models()
+    if name not in urls:
+        raise CheckpointError(f'The checkpoint {source} is unknown: {scheme}:// has {", ".join(sorted(urls))}.')
+    return _load_for_engine(urls[name], map_location)
+
+
+CheckpointLoader.register_scheme(prefixes=('', 'file://', 'hf://', *_URL), loader=_load_for_engine, force=True)
+CheckpointLoader.register_scheme(prefixes=_SHORT_NAMES, loader=_load_by_short_name, force=True)
 CheckpointLoader.register_scheme(prefixes=_REFUSED_SCHEMES, loader=_refuse, force=True)
