@@ -31,7 +31,7 @@ setup(
     python_requires='>=3.10',
     # mmengine is needed as well, but it exists under two distribution names, which overwrite each other's files:
     # neither may be required here. torch 2.5 is the first with torch.serialization.safe_globals.
-    install_requires=['torch>=2.5'],
+    install_requires=['torch>=2.5', 'safetensors>=0.4', 'huggingface_hub>=0.26', 'filelock', 'tqdm'],
     # The same numbers as in constraints/, which pin everything below them too.
     extras_require={
         'openmmlab': [

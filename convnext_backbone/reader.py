@@ -73,9 +73,9 @@ def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust:
 
 
 def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> Any:
-    address, _, digest = source.partition('#sha256=')
+    address, asked, digest = source.partition('#sha256=')
     path = _local(address)
-    if digest:
+    if asked:
         _check_digest(path, source, digest)
     try:
         if path.suffix == '.safetensors':
@@ -158,7 +158,7 @@ def _load_for_engine(source: str, map_location: Any = None) -> Any:
 
 
 def _load_by_short_name(source: str, map_location: Any = None) -> Any:
-    """Reads by a short name of mmengine's for a download, which its own loaders would not read safely in both stacks."""
+    """Reads by one of mmengine's short names for downloads, which its own loaders read unsafely in one stack."""
     scheme, _, name = source.partition('://')
     if 'mmlab' in scheme:
         urls, name = get_external_models(), get_deprecated_model_names().get(name, name)
