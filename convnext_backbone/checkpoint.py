@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .convnext import ARCHS
-from .dialects import STEM, choose_backbone
+from .architecture import STEM, Architecture
+from .contents import Found, choose_backbone, printable
 from .errors import CheckpointMismatch
 from .reader import read_checkpoint
+
+_STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d+)\.')
 
 
 def mismatch_sentence(checkpoint: str, error: Exception) -> str:
@@ -30,11 +32,14 @@ class LoadReport:
         source: Where they came from.
         dialect: Whose names the file has, such as ``'timm'``.
         arch: What the file is, from its shapes: ``'tiny, V1'``.
+        in_channels: Of the images that the file's stem takes.
+        classes: Of the file's classifier, None if it has none.
         weights: ``'plain'`` or ``'averaged'``, those of an exponential moving average.
         adapted: What was computed from the stored tensors and not only copied.
         loaded: Names of the filled tensors.
         new: Names that the file does not have and may lack: the norms ``norm{i}`` of dense prediction.
-        dropped: Names in the file that a backbone has no use for: classifier heads, or the rest of a detector.
+        dropped: Names in the file that a backbone has no use for: those of a classifier, whatever its number of
+            classes, or of the rest of a detector.
         missing: Names that nothing filled.
         mismatched: Names whose shape differs, with both shapes.
         unexpected: Names in the file that no backbone has.
@@ -43,7 +48,9 @@ class LoadReport:
     source: str
     dialect: str
     arch: str
-    weights: str = 'plain'
+    in_channels: int
+    classes: int | None
+    weights: str
     adapted: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
@@ -53,9 +60,11 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        whose = f'{self.dialect} names, {self.weights} weights'
         verb = 'would fit' if self.missing or self.mismatched or self.unexpected else 'loaded'
-        lines = [f'Checkpoint {self.source} ({self.arch}), {whose}: {len(self.loaded)} tensors {verb}']
+        classes = f', {self.classes} classes' if self.classes else ''
+        what = f'{self.arch}, {self.in_channels} input channels{classes}'
+        whose = f'{self.dialect} names, {self.weights} weights'
+        lines = [f'Checkpoint {self.source} ({what}), {whose}: {len(self.loaded)} tensors {verb}']
         for kind in ('adapted', 'new', 'dropped', 'missing', 'mismatched', 'unexpected'):
             names = getattr(self, kind)
             if names:
@@ -87,7 +96,31 @@ def load_backbone(
     source = os.fspath(source)
     found = choose_backbone(read_checkpoint(source), source, prefix, ema)
     own = model.state_dict()
-    report = LoadReport(source, found.dialect.name, describe(found.tensors), found.weights, dropped=found.outside)
+    report, filled = compare(own, found, source)
+    if report.missing or report.mismatched or report.unexpected:
+        line = Architecture.of(found.tensors).config_line()
+        raise CheckpointMismatch(
+            f'The checkpoint does not fit the backbone, which is {Architecture.of(own)}; nothing was loaded.\n{report}'
+            + (f'\nThe config line that fits: {line}' if line else '')
+        )
+    model.load_state_dict(filled, strict=False)
+    print_log(str(report), logger='current')
+    return report
+
+
+def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Says what becomes of a checkpoint's tensors.
+
+    Args:
+        own: The tensors of a backbone.
+        found: The backbone in the file.
+        source: The file, for the report.
+
+    Returns:
+        The report, and what fills the backbone.
+    """
+    arch = Architecture.of(found.tensors)
+    report = LoadReport(source, found.dialect.name, str(arch), arch.in_channels, arch.classes, found.weights)
     filled = {}
     for name, tensor in own.items():
         stored = found.tensors.get(name)
@@ -101,16 +134,11 @@ def load_backbone(
         else:
             report.mismatched.append(f'{name} {tuple(stored.shape)} for {tuple(tensor.shape)}')
     report.loaded += filled
+    stages = 1 + max((int(match[1]) for match in map(_STAGE.match, own) if match), default=-1)
     for name in sorted(found.tensors.keys() - own.keys()):
-        (report.dropped if _unused(name, len(model.stages)) else report.unexpected).append(name)
-    if report.missing or report.mismatched or report.unexpected:
-        raise CheckpointMismatch(
-            f'The checkpoint does not fit the backbone, which is {describe(own)}; nothing was loaded.\n{report}'
-            f'{_fitting_line(found.tensors)}'
-        )
-    model.load_state_dict(filled, strict=False)
-    print_log(str(report), logger='current')
-    return report
+        (report.dropped if _unused(name, stages) else report.unexpected).append(printable(name))
+    report.dropped += found.outside
+    return report, filled
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
@@ -131,39 +159,5 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
 
 def _unused(name: str, stages: int) -> bool:
     """Whether a backbone of so many stages has no use for a tensor: heads, norms of other maps, later stages."""
-    later = re.match(r'(?:stages|downsample_layers)\.(\d+)\.', name)
+    later = _STAGE.match(name)
     return int(later[1]) >= stages if later else re.match(r'head\.|norm\d?\.', name) is not None
-
-
-def describe(tensors: dict[str, Tensor]) -> str:
-    """Names the architecture of a backbone from its tensors: ``'tiny, V1'``."""
-    depths, width = _depths_and_width(tensors)
-    if not width or not any(depths):
-        return 'not a ConvNeXt of a known dialect'
-    version = 'V2' if _has_grn(tensors) else 'V1'
-    arch = _arch_name(tensors)
-    return f'{arch}, {version}' if arch else f'depths {depths}, {width} channels after the stem, {version}'
-
-
-def _fitting_line(tensors: dict[str, Tensor]) -> str:
-    """The line of a config that builds the backbone which a checkpoint holds; empty where its shapes do not tell."""
-    arch = _arch_name(tensors)
-    grn = ', use_grn=True' if _has_grn(tensors) else ''
-    return f"\nThe config line that fits: backbone=dict(type='ConvNeXt', arch='{arch}'{grn})" if arch else ''
-
-
-def _depths_and_width(tensors: dict[str, Tensor]) -> tuple[tuple[int, ...], int]:
-    """Blocks per stage, and channels after the stem, 0 where there is none."""
-    blocks = {(int(m[1]), int(m[2])) for name in tensors if (m := re.match(r'stages\.(\d+)\.(\d+)\.', name))}
-    stem = tensors.get(STEM)
-    width = stem.shape[0] if stem is not None and stem.ndim else 0
-    return tuple(sum(stage == i for stage, _ in blocks) for i in range(4)), width
-
-
-def _arch_name(tensors: dict[str, Tensor]) -> str | None:
-    depths, width = _depths_and_width(tensors)
-    return next((arch for arch, (d, channels) in ARCHS.items() if (d, channels[0]) == (depths, width)), None)
-
-
-def _has_grn(tensors: dict[str, Tensor]) -> bool:
-    return any('.grn.' in name for name in tensors)

@@ -176,7 +176,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path,
 
 def test_another_arch_is_named(tmp_path):
     torch.save(dict(model=ConvNeXt('femto').state_dict()), tmp_path / 'x.pth')
-    with pytest.raises(CheckpointMismatch, match=r'backbone, which is atto, V1(.|\n)*x.pth \(femto, V1\)'):
+    with pytest.raises(
+        CheckpointMismatch, match=r'backbone, which is atto, V1(.|\n)*x.pth \(femto, V1, 3 input channels\)'
+    ):
         load_backbone(ConvNeXt('atto'), tmp_path / 'x.pth')
 
 

@@ -1,0 +1,103 @@
+"""What kind of ConvNeXt a set of tensors is, from their canonical names and their shapes alone."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .convnext import ARCHS, ConvNeXt
+
+STEM = 'downsample_layers.0.0.weight'
+# Blocks and channels: paper, section 3.3 and table 2; the large one is as wide as its 306M parameters and code say.
+ISOTROPIC = {'isotropic small': (18, 384), 'isotropic base': (18, 768), 'isotropic large': (36, 1024)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The architecture of a ConvNeXt.
+
+    Attributes:
+        depths: Blocks of each of the four stages, or of the only one of an isotropic model.
+        channels: Of the same.
+        use_grn: Whether it is a ConvNeXt V2.
+        layer_scale: Whether its blocks have one.
+        in_channels: Of its images; 0 where the stem is missing.
+        classes: Of its classifier, if it has one.
+    """
+
+    depths: tuple[int, ...]
+    channels: tuple[int, ...]
+    use_grn: bool
+    layer_scale: bool
+    in_channels: int
+    classes: int | None
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> 'Architecture':
+        """Reads it from tensors by their canonical names; what is missing or of an odd shape counts as 0."""
+        isotropic = 'stem.weight' in tensors
+        stems = ['stem.weight'] if isotropic else [STEM, *(f'downsample_layers.{i}.1.weight' for i in (1, 2, 3))]
+        pattern = re.compile(r'()blocks\.(\d+)\.' if isotropic else r'stages\.(\d+)\.(\d+)\.')
+        blocks = {(match[1], match[2]) for match in map(pattern.match, tensors) if match}
+        stages = [''] if isotropic else ['0', '1', '2', '3']
+        return cls(
+            depths=tuple(sum(stage == of for of, _ in blocks) for stage in stages),
+            channels=tuple(_size(tensors.get(stem), 0) for stem in stems),
+            use_grn=any('.grn.' in name for name in tensors),
+            layer_scale=any(re.fullmatch(r'(stages\.\d+|blocks)\.\d+\.gamma', name) for name in tensors),
+            in_channels=_size(tensors.get(stems[0]), 1),
+            classes=_size(tensors.get('head.weight'), 0) or None,
+        )
+
+    @property
+    def name(self) -> str | None:
+        """Its name in the papers, if it has one there."""
+        own = self.depths, self.channels
+        known = {**ARCHS, **{name: ((depth,), (width,)) for name, (depth, width) in ISOTROPIC.items()}}
+        return next((name for name, sizes in known.items() if sizes == own), None)
+
+    @property
+    def version(self) -> str:
+        """``'V1'`` or ``'V2'``."""
+        return 'V2' if self.use_grn else 'V1'
+
+    def __str__(self) -> str:
+        """``'tiny, V1'``."""
+        if not any(self.depths):
+            return 'not a ConvNeXt of a known dialect'
+        sizes = f'depths {list(self.depths)}, channels {list(self.channels)}'
+        return f'{self.name or sizes}, {self.version}'
+
+    def arguments(self) -> dict:
+        """What :class:`.ConvNeXt` takes to be this one, defaults left out; empty if it cannot be."""
+        if len(self.depths) != 4 or not all(self.depths + self.channels) or not self.in_channels:
+            return {}
+        arguments: dict = {'arch': self.name or dict(depths=list(self.depths), channels=list(self.channels))}
+        if self.in_channels != 3:
+            arguments['in_channels'] = self.in_channels
+        if self.use_grn:
+            arguments['use_grn'] = True
+        elif not self.layer_scale:
+            arguments['layer_scale_init_value'] = 0
+        return arguments
+
+    def config_line(self) -> str:
+        """The line of a config that builds it; empty if none does."""
+        arguments = ''.join(f', {name}={value!r}' for name, value in self.arguments().items())
+        return f"backbone=dict(type='ConvNeXt'{arguments})" if arguments else ''
+
+    def skeleton(self) -> dict[str, Tensor]:
+        """The tensors that a backbone of this architecture has, without memory; empty if there is none.
+
+        Stages' norms are left out: a checkpoint may lack them.
+        """
+        if not self.arguments():
+            return {}
+        with torch.device('meta'):
+            return ConvNeXt(**self.arguments(), out_norm=False).state_dict()
+
+
+def _size(tensor: Tensor | None, dim: int) -> int:
+    return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else 0
