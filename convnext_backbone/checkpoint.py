@@ -25,16 +25,37 @@ def mismatch_sentence(checkpoint: str, error: Exception) -> str:
 
 
 @dataclass
-class LoadReport:
+class FileReport:
+    """What a checkpoint file holds.
+
+    Attributes:
+        source: Where it came from.
+        dialect: Whose names it has, such as ``'timm'``.
+        arch: What it is, from its shapes: ``'tiny, V1'``.
+        in_channels: Of the images that its stem takes.
+        classes: Of its classifier, None if it has none.
+        weights: ``'plain'`` or ``'averaged'``, those of an exponential moving average.
+    """
+
+    source: str
+    dialect: str
+    arch: str
+    in_channels: int
+    classes: int | None
+    weights: str
+
+    def headline(self) -> str:
+        """All of it in a line."""
+        classes = f', {self.classes} classes' if self.classes else ''
+        what = f'{self.arch}, {self.in_channels} input channels{classes}'
+        return f'Checkpoint {self.source} ({what}), {self.dialect} names, {self.weights} weights'
+
+
+@dataclass
+class LoadReport(FileReport):
     """What became of a checkpoint's tensors.
 
     Attributes:
-        source: Where they came from.
-        dialect: Whose names the file has, such as ``'timm'``.
-        arch: What the file is, from its shapes: ``'tiny, V1'``.
-        in_channels: Of the images that the file's stem takes.
-        classes: Of the file's classifier, None if it has none.
-        weights: ``'plain'`` or ``'averaged'``, those of an exponential moving average.
         adapted: What was computed from the stored tensors and not only copied.
         loaded: Names of the filled tensors.
         new: Names that the file does not have and may lack: the norms ``norm{i}`` of dense prediction.
@@ -45,12 +66,6 @@ class LoadReport:
         unexpected: Names in the file that no backbone has.
     """
 
-    source: str
-    dialect: str
-    arch: str
-    in_channels: int
-    classes: int | None
-    weights: str
     adapted: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
@@ -61,16 +76,14 @@ class LoadReport:
 
     def __str__(self) -> str:
         verb = 'would fit' if self.missing or self.mismatched or self.unexpected else 'loaded'
-        classes = f', {self.classes} classes' if self.classes else ''
-        what = f'{self.arch}, {self.in_channels} input channels{classes}'
-        whose = f'{self.dialect} names, {self.weights} weights'
-        lines = [f'Checkpoint {self.source} ({what}), {whose}: {len(self.loaded)} tensors {verb}']
-        for kind in ('adapted', 'new', 'dropped', 'missing', 'mismatched', 'unexpected'):
-            names = getattr(self, kind)
-            if names:
-                shown = ', '.join(names[:4]) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
-                lines.append(f'  {kind}: {shown}')
-        return '\n'.join(lines)
+        lines = [f'{self.headline()}: {len(self.loaded)} tensors {verb}']
+        kinds = ('adapted', 'new', 'dropped', 'missing', 'mismatched', 'unexpected')
+        return '\n'.join([*lines, *(f'  {kind}: {shorten(names)}' for kind in kinds if (names := getattr(self, kind)))])
+
+
+def shorten(names: list[str]) -> str:
+    """The first of a list, and how many there are."""
+    return ', '.join(names[:4]) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
 
 
 def load_backbone(

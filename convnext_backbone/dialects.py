@@ -106,7 +106,7 @@ TIMM = Dialect(
             'stages.{i}.blocks.{j}', 'conv_dw', 'norm', 'mlp.fc1', 'mlp.fc2', 'gamma', 'mlp.grn.weight', 'mlp.grn.bias'
         ),
         ('head.norm', 'norm'),
-        ('norm_pre', 'norm'),
+        ('norm_pre', 'norm3'),  # of a model that normalises before it pools
         ('head.fc', 'head'),
     ],
 )

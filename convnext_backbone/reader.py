@@ -90,7 +90,8 @@ def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> An
         name = (forbidden[1] or forbidden[2]).strip('`\'"')
         raise CheckpointError(
             f'The checkpoint {source} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
-            f'state and could run code; nothing of it was run. Use a file from a source that you trust.'
+            f'state and could run code; nothing of it was run. If you made it yourself, take its weights out with '
+            f'tools/convert_checkpoint.py --trust.'
         ) from error
     except CheckpointError:
         raise

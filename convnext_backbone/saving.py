@@ -4,8 +4,10 @@ mmengine writes a checkpoint in place and deletes the oldest before it writes th
 can leave no usable one. Here a file is written under a temporary name and renamed, and the oldest goes last.
 """
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -16,8 +18,9 @@ from mmengine.registry import HOOKS
 from .errors import UserError
 
 
-def write_atomically(data: bytes, path: str | os.PathLike) -> None:
-    """Writes a file so that at every moment either the old one or the new one is there, whole.
+@contextlib.contextmanager
+def replaced_atomically(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary file to write; it takes the place of ``path`` at the end, if nothing was raised.
 
     Raises:
         UserError: The disk is full or the folder cannot be written; what was there before is untouched.
@@ -28,19 +31,29 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp', delete=False) as file:
             temporary = Path(file.name)
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open('rb') as file:  # only now: a writer may have put another file in its place
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f'{path} cannot be written: {error.strerror}; what was saved before is untouched. Free space there or '
-            f'choose another folder with --work-dir.'
+            f'choose another folder.'
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(data: bytes, path: str | os.PathLike) -> None:
+    """Writes a file so that at every moment either the old one or the new one is there, whole.
+
+    Raises:
+        UserError: As of :func:`replaced_atomically`.
+    """
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _umask() -> int:

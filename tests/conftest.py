@@ -13,10 +13,12 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # tests in parallel: threads of their o
 REPOSITORY = Path(__file__).parents[1]
 
 
-def run_tool(tool: str, *arguments: object, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+def run_tool(
+    tool: str, *arguments: object, cwd: Path, timeout: float = 600, **options: object
+) -> subprocess.CompletedProcess:
     """Runs a tool of this repository from another working directory."""
     command = [sys.executable, str(REPOSITORY / 'tools' / tool), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
 
 
 def refusal(result: subprocess.CompletedProcess) -> str:

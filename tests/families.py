@@ -1,0 +1,121 @@
+"""Files of every dialect, of small models: by the libraries themselves, or by names written down from their source.
+
+Where a library is no part of the tested set-up (the official code, mmpretrain, DINOv3's own), its names are written
+here from its source, which each names.
+"""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from convnext_backbone import ConvNeXt
+
+DEPTHS, CHANNELS = (1, 1, 2, 1), (8, 16, 24, 32)
+SMALL = dict(depths=DEPTHS, channels=CHANNELS)
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Every weight random, so that none can be missing without a trace."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def timm_model(**arguments):
+    from timm.models.convnext import ConvNeXt as TimmConvNeXt
+
+    model = randomised(TimmConvNeXt(depths=DEPTHS, dims=CHANNELS, num_classes=5, **arguments))
+    return model, model.forward_intermediates(IMAGES, intermediates_only=True)
+
+
+def torchvision_model():
+    from torchvision.models.convnext import CNBlockConfig
+    from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
+
+    blocks = [CNBlockConfig(*sizes) for sizes in zip(CHANNELS, [*CHANNELS[1:], None], DEPTHS, strict=True)]
+    model = randomised(TorchvisionConvNeXt(blocks, num_classes=5))
+    maps, x = [], IMAGES
+    for i, layer in enumerate(model.features):
+        x = layer(x)
+        if i % 2:
+            maps.append(x)
+    return model, maps
+
+
+def transformers_model(name: str):
+    import transformers
+
+    family = re.match(r'ConvNextV2|ConvNext|DINOv3ConvNext', name)[0]
+    config = getattr(transformers, f'{family}Config')(depths=list(DEPTHS), hidden_sizes=list(CHANNELS))
+    if name.endswith('Backbone'):
+        config.out_features = ['stage1', 'stage2', 'stage3', 'stage4']
+    model = randomised(getattr(transformers, name)(config))
+    return model, model(IMAGES, output_hidden_states=True).hidden_states[1:]
+
+
+FAMILIES = {
+    'timm V1': ('timm', timm_model, {}),
+    'timm V2': ('timm', timm_model, dict(use_grn=True, ls_init_value=None)),
+    'timm conv_mlp': ('timm', timm_model, dict(conv_mlp=True)),
+    'timm norm first': ('timm', timm_model, dict(head_norm_first=True)),
+    'torchvision': ('torchvision', torchvision_model, {}),
+    **{
+        name: ('transformers-dinov3' if 'DINO' in name else 'transformers', transformers_model, dict(name=name))
+        for name in (
+            'ConvNextModel',
+            'ConvNextForImageClassification',
+            'ConvNextBackbone',
+            'ConvNextV2Model',
+            'ConvNextV2ForImageClassification',
+            'DINOv3ConvNextModel',
+        )
+    },
+}
+
+
+def sparse(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """MinkowskiEngine's form: facebookresearch/ConvNeXt-V2, models/convnextv2_sparse.py, read by its utils.py."""
+    name = re.sub(r'(downsample_layers\.[123]\.0|norm)\.(\w+)$', r'\1.ln.\2', name)
+    name = re.sub(r'(pwconv\d)\.', r'\1.linear.', name)
+    if tensor.ndim == 4 and 'downsample_layers.0' not in name:
+        flat = tensor.transpose(2, 3).flatten(2)  # x before y
+        return name.replace('.weight', '.kernel'), flat[:, 0].t() if 'dwconv' in name else flat.permute(2, 1, 0)
+    convolution = re.search(r'dwconv|downsample_layers\.[123]\.1|grn', name)
+    return name, tensor[None] if convolution else tensor
+
+
+def mmpretrain(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """mmpretrain/models/backbones/convnext.py."""
+    return name.replace('dwconv', 'depthwise_conv').replace('pwconv', 'pointwise_conv'), tensor
+
+
+def official_v2(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """facebookresearch/ConvNeXt-V2, models/utils.py: GRN."""
+    return name, tensor[None, None, None] if '.grn.' in name else tensor
+
+
+WRITTEN = {
+    'official': (lambda name, tensor: (name, tensor), '', 'official'),
+    'official V2': (official_v2, '', 'official'),
+    'fcmae V2': (sparse, 'encoder.', 'fcmae'),
+    'mmpretrain': (mmpretrain, 'backbone.', 'mmpretrain'),
+    'mmpretrain V2': (mmpretrain, 'backbone.', 'mmpretrain'),
+}
+LEFT_OVER = {'head.weight': torch.ones(5, 32), 'norm.weight': torch.ones(32)}
+
+
+def written(family: str) -> tuple[ConvNeXt, dict[str, Tensor]]:
+    """A backbone, and its weights in a dialect, with what else such a file holds."""
+    write, prefix, _ = WRITTEN[family]
+    backbone = randomised(ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False))
+    state = dict(write(name, tensor) for name, tensor in backbone.state_dict().items())
+    return backbone, {prefix + name: tensor.clone() for name, tensor in state.items()} | LEFT_OVER
+
+
+def assert_equal(one: nn.Module, other: nn.Module) -> None:
+    one, other = one.state_dict(), other.state_dict()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
