@@ -270,3 +270,27 @@ def test_an_image_that_cannot_be_decoded_is_named(run, tmp_path):
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     sentence = refusal(run_tool('predict.py', DEMO, run[0] / 'iter_6.pth', 'broken.jpg', cwd=tmp_path))
     assert 'broken.jpg cannot be decoded' in sentence
+
+
+def test_the_benchmark_of_loading_has_a_row_for_each_contender(tmp_path):
+    result = run_tool('benchmark.py', 'load', '--arch', 'atto', '--repeat', '1', '--json', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [row['contender'].split(',')[0] for row in report['rows']] == [
+        'torch.load + load_state_dict',
+        *2 * ['load_backbone'],
+    ]
+    assert all(row['seconds'] > 0 for row in report['rows'])
+
+
+def test_a_detector_of_the_wrong_size_never_starts_to_train(shapes, tmp_path):
+    from convnext_backbone import ConvNeXt
+
+    torch.save(ConvNeXt('femto').state_dict(), tmp_path / 'femto.pth')
+    pretrained = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={tmp_path}/femto.pth']
+    result = train(shapes, 'out', options=pretrained, cwd=tmp_path)
+    assert result.returncode == 2 and 'Traceback' not in result.stderr
+    error = result.stderr[result.stderr.index('error: ') :].splitlines()
+    assert 'which is atto, V1; nothing was loaded' in error[0] and len(error) < 24
+    assert error[-1] == "The config line that fits: backbone=dict(type='ConvNeXt', arch='femto')"
+    assert 'Epoch(train)' not in result.stdout and not [*(tmp_path / 'out').glob('**/*.pth')]
