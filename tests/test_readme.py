@@ -4,6 +4,7 @@ import ast
 import re
 
 import pytest
+import torch
 from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -11,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from convnext_backbone import ConvNeXt
 
 README = (REPOSITORY / 'README.md').read_text()
-CONFIG, USE = re.findall(r'```python\n(.*?)```', README, re.S)
+CONFIG, WEIGHTS, USE = re.findall(r'```python\n(.*?)```', README, re.S)
 TREE = README[README.index('\nconvnext_backbone/\n') : README.index('## Licence')]
 
 
@@ -36,6 +37,18 @@ def test_the_lines_of_use_give_what_their_comments_say():
         assert eval(code, names) == ast.literal_eval(said)
         checked += 1
     assert checked == 2
+
+
+def test_each_source_of_weights_has_its_line():
+    """The names in an address are those of the arguments beside it."""
+    rows = re.findall(r"^\| .+? \| `(arch='(\w+)'.*?)` \| `((?:https|hf)://\S+)`", README, re.M)
+    assert len(rows) == 10
+    for arguments, arch, address in rows:
+        backbone = eval(f'dict({arguments})')
+        assert re.search(rf'convnext(v2)?[_-]{arch}[_.-]', address) and ('v2' in address) == ('use_grn' in backbone)
+        with torch.device('meta'):
+            assert ConvNeXt(**backbone).state_dict()
+    assert rows[0][2] in WEIGHTS and re.search(r"arch='(\w+)'", WEIGHTS)[1] == rows[0][1]
 
 
 def test_links_lead_somewhere():
