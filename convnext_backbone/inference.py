@@ -12,8 +12,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from torch import nn
 
-from .checkpoint import mismatch_sentence, read_checkpoint
+from .checkpoint import mismatch_sentence
 from .errors import CheckpointMismatch, UserError
+from .reader import read_state
 from .run_config import IMAGE_SUFFIXES
 from .saving import write_atomically
 
@@ -45,8 +46,7 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
         CheckpointError: The file cannot be read.
         CheckpointMismatch: The file does not fill the model.
     """
-    state = read_checkpoint(checkpoint)
-    state = state if isinstance(state, dict) else {}
+    state = read_state(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     try:

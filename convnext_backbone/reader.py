@@ -153,9 +153,28 @@ def _refuse(source: str, map_location: Any = None) -> None:
     raise CheckpointError(f'The checkpoint {source} was refused: this scheme has no safe reader; download it first.')
 
 
-def _load_for_engine(source: str, map_location: Any = None) -> Any:
-    # Into memory: of a training state the optimizer keeps the tensors, and the file may be overwritten in the meantime.
-    return _read(source, map_location, mmap=False)
+def read_state(source: str, map_location: Any = None) -> dict:
+    """Reads what an engine takes: a dict of weights, or one with ``state_dict`` and maybe ``meta`` and ``message_hub``.
+
+    Into memory: of a training state the optimizer keeps the tensors, and the file may be overwritten in the meantime.
+
+    Raises:
+        CheckpointError: As of :func:`read_checkpoint`, or it is no such dict.
+    """
+    state = _read(source, map_location, mmap=False)
+    parts = [state, *(state.get(key) or {} for key in ('state_dict', 'meta', 'message_hub'))] if _is_dict(state) else []
+    if not parts or not all(map(_is_dict, parts)):
+        raise CheckpointError(f'The checkpoint {source} holds no weights by name: use one that a training run wrote.')
+    # mmengine runs the configs that a file brings as Python: on a resume, or where an inferencer is given none.
+    _, _, meta, hub = parts
+    for part, key in ((meta, 'config'), (meta, 'cfg'), (hub.get('runtime_info'), 'cfg')):
+        if isinstance(part, dict):
+            part.pop(key, None)
+    return state
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
 
 def _load_by_short_name(source: str, map_location: Any = None) -> Any:
@@ -167,9 +186,9 @@ def _load_by_short_name(source: str, map_location: Any = None) -> Any:
         urls = get_torchvision_models()
     if name not in urls:
         raise CheckpointError(f'The checkpoint {source} is unknown: {scheme}:// has {", ".join(sorted(urls))}.')
-    return _load_for_engine(urls[name], map_location)
+    return read_state(urls[name], map_location)
 
 
-CheckpointLoader.register_scheme(prefixes=('', 'file://', 'hf://', *_URL), loader=_load_for_engine, force=True)
+CheckpointLoader.register_scheme(prefixes=('', 'file://', 'hf://', *_URL), loader=read_state, force=True)
 CheckpointLoader.register_scheme(prefixes=_SHORT_NAMES, loader=_load_by_short_name, force=True)
 CheckpointLoader.register_scheme(prefixes=_REFUSED_SCHEMES, loader=_refuse, force=True)

@@ -1,14 +1,17 @@
 """mmengine's Runner, with a resume that continues exactly where a run was cut off."""
 
+import re
 from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from .checkpoint import mismatch_sentence
-from .errors import CheckpointMismatch
+from .convnext import ConvNeXt
+from .errors import CheckpointError, CheckpointMismatch
 from .replay import IterationSeedHook, ReplayLoader
 
 _REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
@@ -53,18 +56,50 @@ class ResumableRunner(Runner):
     def load_checkpoint(
         self, filename: str, map_location: object = 'cpu', strict: bool = False, revise_keys: list = _REVISE_KEYS
     ) -> dict:
-        """Loads the model's weights; for a test or a resume they must fit it to the last tensor.
+        """Loads the model's weights.
+
+        For a test or a resume they must fit it to the last tensor. ``load_from`` of a training run may take a part of a
+        checkpoint, the other heads of another data set for instance, but never a part of a backbone.
 
         Raises:
-            CheckpointMismatch: They do not. (``load_from`` of a training run may take a part of a checkpoint.)
+            CheckpointMismatch: They do not fit.
+            CheckpointError: There is nothing in it to resume.
         """
         strict = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
         try:
-            return super().load_checkpoint(filename, map_location, strict, revise_keys)
+            checkpoint = super().load_checkpoint(filename, map_location, strict, revise_keys)
         except RuntimeError as error:
             if not strict:
                 raise
             raise CheckpointMismatch(mismatch_sentence(filename, error)) from error
+        if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
+            raise CheckpointError(
+                f'The checkpoint {filename} holds weights and no training state to resume: start a new run from them '
+                f'with --cfg-options load_from={filename}.'
+            )
+        if not strict:
+            self._check_backbones(checkpoint.get('state_dict', checkpoint), filename, revise_keys)
+        return checkpoint
+
+    def _check_backbones(self, state: dict, filename: str, revise_keys: list) -> None:
+        """Makes sure that a checkpoint holds the backbones of the model whole."""
+        shapes = {}
+        for name, value in state.items():
+            for pattern, replacement in revise_keys:
+                name = re.sub(pattern, replacement, name)
+            shapes[name] = getattr(value, 'shape', None)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        for where, backbone in model.named_modules():
+            if not isinstance(backbone, ConvNeXt):
+                continue
+            own = backbone.state_dict(prefix=f'{where}.' if where else '')
+            lacking = [name for name, tensor in own.items() if shapes.get(name) != tensor.shape]
+            if lacking:
+                raise CheckpointMismatch(
+                    f'The checkpoint {filename} does not fill the backbone of the config, {len(lacking)} of its '
+                    f'{len(own)} tensors are missing or of another shape ({", ".join(lacking[:3])}, ...): use the '
+                    f'config that it was trained with, or name it in init_cfg of the backbone, which knows all names.'
+                )
 
     def resume(self, filename: str, *args: object, **kwargs: object) -> None:
         """Resumes from a checkpoint and tells the data loader where to go on."""

@@ -283,6 +283,30 @@ def test_the_benchmark_of_loading_has_a_row_for_each_contender(tmp_path):
     assert all(row['seconds'] > 0 for row in report['rows'])
 
 
+@pytest.mark.parametrize('case', ['other size', 'other dialect', 'weights alone'])
+def test_a_detector_that_would_lack_weights_never_starts_to_train(case, run, shapes, tmp_path):
+    """Through the doors that the engine would pass with a list of warnings, or a KeyError."""
+    whole = weights(run[0] / f'iter_{ITERATIONS}.pth')
+    if case == 'other dialect':
+        whole = {name.replace('dwconv', 'depthwise_conv'): tensor for name, tensor in whole.items()}
+    torch.save(dict(state_dict=whole), tmp_path / 'x.pth')
+    options = ['model.backbone.arch=femto', 'model.neck.in_channels=[48,96,192,384]'] if case == 'other size' else []
+    if case == 'weights alone':
+        result = train(shapes, 'out', '--resume', tmp_path / 'x.pth', cwd=tmp_path)
+        assert 'no training state to resume' in refusal(result)
+        return
+    result = train(shapes, 'out', options=[f'load_from={tmp_path}/x.pth', *options], cwd=tmp_path)
+    assert 'does not fill the backbone of the config' in refusal(result)
+    assert 'Epoch(train)' not in result.stdout and not [*(tmp_path / 'out').glob('**/*.pth')]
+
+
+def test_a_run_starts_from_the_weights_of_another_with_other_heads(run, shapes, tmp_path):
+    whole = weights(run[0] / f'iter_{ITERATIONS}.pth')
+    torch.save({name: tensor for name, tensor in whole.items() if 'fc_cls' not in name}, tmp_path / 'x.pth')
+    result = train(shapes, 'out', options=[f'load_from={tmp_path}/x.pth', 'train_cfg.max_epochs=1'], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
 def test_a_detector_of_the_wrong_size_never_starts_to_train(shapes, tmp_path):
     from convnext_backbone import ConvNeXt
 
