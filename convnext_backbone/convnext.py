@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit, initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -154,20 +154,25 @@ class ConvNeXt(BaseModule):
         return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), nn.Conv2d(before, after, 2, stride=2))
 
     def init_weights(self) -> None:
-        """Loads what ``init_cfg`` names. Without one, the weights stay as the constructor drew them.
+        """Does what ``init_cfg`` says, a pretrained checkpoint last. Without one, the constructor's weights stay.
 
         Raises:
+            ArgumentError: An entry for a checkpoint has a key that it does not take.
             CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
         """
-        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
-            from .checkpoint import load_backbone  # which knows the architectures of this file
+        from .checkpoint import load_backbone  # which knows the architectures of this file
 
-            load_backbone(
-                self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'), self.init_cfg.get('ema', False)
-            )
-            self._is_init = True
-        elif self.init_cfg:
-            super().init_weights()
+        entries = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or [])
+        pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
+        initialize(self, [entry for entry in entries if entry not in pretrained])
+        for entry in pretrained:
+            unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
+            if unknown or 'checkpoint' not in entry:
+                raise ArgumentError(
+                    f'init_cfg={dict(entry)!r} is wrong: it takes checkpoint, and maybe prefix and ema.'
+                )
+            load_backbone(self, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
+        self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the maps of the chosen stages.

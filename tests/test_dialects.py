@@ -7,10 +7,13 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, IMAGES, LEFT_OVER, SMALL, WRITTEN, assert_equal, written
+from families import CHANNELS, FAMILIES, IMAGES, LEFT_OVER, SMALL, WRITTEN, assert_equal, written
+from mmengine.config import Config
+from mmengine.model import PretrainedInit
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from convnext_backbone import CheckpointMismatch, ConvNeXt, load_backbone
+from convnext_backbone import ArgumentError, CheckpointMismatch, ConvNeXt, load_backbone
 from convnext_backbone.contents import find_backbones, to_canonical
 
 
@@ -104,13 +107,54 @@ def test_a_parameter_chooses_between_plain_and_averaged_weights(plain, averaged,
     assert_equal(backbone, other if ema else one)
 
 
-def test_init_cfg_chooses_too(tmp_path):
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+@pytest.mark.parametrize('in_list', [False, True])
+def test_init_cfg_goes_the_same_way(kind, in_list, tmp_path):
     _, other, checkpoint = two('model/', 'model_ema/')
     torch.save(checkpoint, tmp_path / 'x.pth')
-    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'), ema=True)
-    backbone = ConvNeXt(SMALL, out_norm=False, init_cfg=init_cfg)
+    init_cfg = dict(type=kind, checkpoint=str(tmp_path / 'x.pth'), ema=True)
+    constant = dict(type='Constant', layer='Conv2d', val=7.0)
+    backbone = ConvNeXt(SMALL, out_norm=False, init_cfg=[init_cfg, constant] if in_list else init_cfg)
     backbone.init_weights()
     assert_equal(backbone, other)
+    backbone = ConvNeXt('atto', init_cfg=[init_cfg] if in_list else init_cfg)
+    with pytest.raises(CheckpointMismatch):
+        backbone.init_weights()
+
+
+def test_other_initialisations_are_the_engines():
+    backbone = ConvNeXt(SMALL, init_cfg=dict(type='Constant', layer='Conv2d', val=7.0))
+    backbone.init_weights()
+    assert (backbone.stages[0][0].dwconv.weight == 7).all() and backbone.stages[0][0].pwconv1.weight.std() > 0
+
+
+@pytest.mark.parametrize('init_cfg', [dict(type='Pretrained'), dict(type='Pretrained', checkpoint='x.pth', emma=True)])
+def test_a_wrong_key_of_init_cfg_is_named(init_cfg):
+    with pytest.raises(ArgumentError, match='takes checkpoint, and maybe prefix and ema'):
+        ConvNeXt(SMALL, init_cfg=init_cfg).init_weights()
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_nothing_initialises_again_inside_of_a_detector_or_a_segmentor(scope, tmp_path):
+    """Both a whole model's own initialisation and a second call leave the loaded weights alone."""
+    source, state = written('mmpretrain')
+    torch.save(state, tmp_path / 'x.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))
+    backbone = dict(type='ConvNeXt', _delete_=True, arch=dict(SMALL), out_norm=False, init_cfg=init_cfg)
+    base = {'mmdet': 'mmdet::_base_/models/retinanet_r50_fpn.py', 'mmseg': 'mmseg::_base_/models/fcn_unet_s5-d16.py'}
+    (tmp_path / 'config.py').write_text(f'_base_ = {base[scope]!r}\nmodel = dict(backbone={backbone!r})')
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    if scope == 'mmdet':
+        cfg.model.neck.in_channels = list(CHANNELS)
+    else:
+        cfg.model.update(pretrained=None, auxiliary_head=None)
+        cfg.model.decode_head.update(in_channels=CHANNELS[3], in_index=3)
+    cfg.model.init_cfg = dict(type='Normal', layer=['Conv2d', 'Linear', 'LayerNorm'], std=3.0)
+    init_default_scope(scope)
+    model = MODELS.build(cfg.model)
+    for _ in range(2):
+        model.init_weights()
+        assert_equal(model.backbone, source)
 
 
 def test_what_cannot_be_chosen_is_named(tmp_path):
