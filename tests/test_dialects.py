@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from families import CHANNELS, FAMILIES, IMAGES, LEFT_OVER, SMALL, WRITTEN, assert_equal, written
 from mmengine.config import Config
 from mmengine.model import PretrainedInit
@@ -140,18 +141,16 @@ def test_nothing_initialises_again_inside_of_a_detector_or_a_segmentor(scope, tm
     source, state = written('mmpretrain')
     torch.save(state, tmp_path / 'x.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))
-    backbone = dict(type='ConvNeXt', _delete_=True, arch=dict(SMALL), out_norm=False, init_cfg=init_cfg)
-    base = {'mmdet': 'mmdet::_base_/models/retinanet_r50_fpn.py', 'mmseg': 'mmseg::_base_/models/fcn_unet_s5-d16.py'}
-    (tmp_path / 'config.py').write_text(f'_base_ = {base[scope]!r}\nmodel = dict(backbone={backbone!r})')
-    cfg = Config.fromfile(tmp_path / 'config.py')
+    backbone = dict(type='ConvNeXt', arch=SMALL, out_norm=False, init_cfg=init_cfg)
     if scope == 'mmdet':
-        cfg.model.neck.in_channels = list(CHANNELS)
+        model = Config.fromfile(REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py').model
+        model.neck.in_channels = list(CHANNELS)
     else:
-        cfg.model.update(pretrained=None, auxiliary_head=None)
-        cfg.model.decode_head.update(in_channels=CHANNELS[3], in_index=3)
-    cfg.model.init_cfg = dict(type='Normal', layer=['Conv2d', 'Linear', 'LayerNorm'], std=3.0)
+        head = dict(type='FCNHead', in_channels=CHANNELS[3], in_index=3, channels=8, num_classes=2)
+        model = dict(type='EncoderDecoder', decode_head=head, test_cfg=dict(mode='whole'))
+    model.update(backbone=backbone, init_cfg=dict(type='Normal', layer=['Conv2d', 'Linear', 'LayerNorm'], std=3.0))
     init_default_scope(scope)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(model)
     for _ in range(2):
         model.init_weights()
         assert_equal(model.backbone, source)
