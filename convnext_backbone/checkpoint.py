@@ -8,19 +8,19 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .architecture import STEM, Architecture
-from .contents import Found, choose_backbone, printable
-from .errors import CheckpointMismatch
+from .contents import Found, choose_backbone
+from .errors import CheckpointMismatch, printable, shorten
 from .reader import read_checkpoint
 
-_STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d+)\.')
+_STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d)\.')
 
 
 def mismatch_sentence(checkpoint: str, error: Exception) -> str:
     """One sentence on what torch or mmengine says of a state dict that does not fit."""
-    details = ' '.join(line.strip() for line in str(error).splitlines()[1:])
+    details = printable(' '.join(line.strip() for line in str(error).splitlines()[1:]))
     return (
-        f'The checkpoint {checkpoint} does not fit the model of the config ({details[:300]}): use the config that it '
-        f'was trained with.'
+        f'The checkpoint {printable(checkpoint)} does not fit the model of the config ({details}): use the config that '
+        f'it was trained with.'
     )
 
 
@@ -48,7 +48,7 @@ class FileReport:
         """All of it in a line."""
         classes = f', {self.classes} classes' if self.classes else ''
         what = f'{self.arch}, {self.in_channels} input channels{classes}'
-        return f'Checkpoint {self.source} ({what}), {self.dialect} names, {self.weights} weights'
+        return f'Checkpoint {printable(self.source)} ({what}), {self.dialect} names, {self.weights} weights'
 
 
 @dataclass
@@ -79,11 +79,6 @@ class LoadReport(FileReport):
         lines = [f'{self.headline()}: {len(self.loaded)} tensors {verb}']
         kinds = ('adapted', 'new', 'dropped', 'missing', 'mismatched', 'unexpected')
         return '\n'.join([*lines, *(f'  {kind}: {shorten(names)}' for kind in kinds if (names := getattr(self, kind)))])
-
-
-def shorten(names: list[str]) -> str:
-    """The first of a list, and how many there are."""
-    return ', '.join(names[:4]) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
 
 
 def load_backbone(
@@ -149,7 +144,7 @@ def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadRepo
     report.loaded += filled
     stages = 1 + max((int(match[1]) for match in map(_STAGE.match, own) if match), default=-1)
     for name in sorted(found.tensors.keys() - own.keys()):
-        (report.dropped if _unused(name, stages) else report.unexpected).append(printable(name))
+        (report.dropped if _unused(name, stages) else report.unexpected).append(name)
     report.dropped += found.outside
     return report, filled
 

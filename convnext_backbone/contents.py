@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .dialects import DIALECTS, Dialect
-from .errors import CheckpointMismatch
+from .errors import CheckpointMismatch, printable, shorten
 
 _AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
+_LONGEST = 300  # characters of a name; no library comes near it
 _BLOCKS = ('stages.', 'blocks.')
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _AFTER = ('norm.', 'head.')  # what may stand in a module around the backbone: the classifier's
 
 
@@ -42,17 +44,22 @@ def find_backbones(names: Iterable[str]) -> dict[str, Dialect]:
         For each, what stands before its tensors' names (``'module.backbone.'``, often ``''``), and its dialect.
     """
     names = list(names)
-    hits = {dialect: [hit for hit in map(dialect.split, names) if hit] for dialect in DIALECTS}
+    inside: dict[Dialect, Counter] = {}  # how many names with a prefix a dialect knows
+    around: dict[Dialect, Counter] = {}  # of those, a classifier's
     blocks: Counter = Counter()
-    for found in hits.values():
-        for prefix, count in Counter(prefix for prefix, own in found if own.startswith(_BLOCKS)).items():
+    for dialect in DIALECTS:
+        hits = [hit for hit in map(dialect.split, names) if hit]
+        inside[dialect] = Counter(prefix for prefix, _ in hits)
+        around[dialect] = Counter(prefix for prefix, own in hits if own.startswith(_AFTER))
+        for prefix, count in Counter(prefix for prefix, own in hits if own.startswith(_BLOCKS)).items():
             blocks[prefix] = max(blocks[prefix], count)
     most = max(blocks.values(), default=0)
-    return {
-        prefix: max(DIALECTS, key=lambda dialect: sum(_belongs(hit, prefix) for hit in hits[dialect]))  # noqa: B023
-        for prefix, count in blocks.items()
-        if count > most / 2
-    }
+
+    def best(prefix: str) -> Dialect:
+        parents = [prefix[:end] for end in range(len(prefix)) if not end or prefix[end - 1] == '.']
+        return max(DIALECTS, key=lambda of: inside[of][prefix] + sum(around[of][parent] for parent in parents))
+
+    return {prefix: best(prefix) for prefix, count in blocks.items() if count > most / 2}
 
 
 def _belongs(hit: tuple[str, str] | None, prefix: str) -> bool:
@@ -92,11 +99,17 @@ def to_canonical(
 
 def _check_plain(name: str, tensor: Tensor, source: str) -> None:
     """Makes sure that a tensor is numbers that the file really has; what a crafted one claims may fill any memory."""
-    ordinary = tensor.layout == torch.strided and tensor.device.type != 'meta' and tensor.is_floating_point()
-    if not ordinary or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    plain = tensor.dtype in _DTYPES and tensor.layout == torch.strided and tensor.device.type != 'meta'
+    plain = plain and not tensor.is_nested
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointMismatch(
             f'The checkpoint {source} holds {printable(name)} not as plain floating-point numbers but as '
-            f'{tensor.dtype} of shape {tuple(tensor.shape)}, {tensor.layout}: save the plain weights.'
+            f'{tensor.dtype}, {tensor.layout}: save the plain weights.'
+        )
+    if not tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).isfinite():
+        raise CheckpointMismatch(
+            f'The checkpoint {source} holds numbers in {printable(name)} that are not finite: it was saved '
+            f'from a run that failed, or is damaged; take an earlier one.'
         )
 
 
@@ -127,8 +140,9 @@ def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
         if not isinstance(node, Mapping) or depth == 0 or id(node) in seen:
             return
         seen.add(id(node))  # one dict may stand in many places of a file, and be part of itself
-        items = [(name, value) for name, value in node.items() if isinstance(name, str)]
-        own = {path + name: value for name, value in items if isinstance(value, Tensor)}
+        items = [(name, value) for name, value in node.items() if isinstance(name, str) and len(name) <= _LONGEST]
+        # A fresh view: an attribute that a file gives to a tensor may stand in the place of a method.
+        own = {path + name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}
         if own:
             found[path] = own
         for name, value in items:
@@ -145,6 +159,7 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     Raises:
         CheckpointMismatch: There is none, there are several, there are no averaged weights, or they are no weights.
     """
+    source = printable(source)
     found = state_dicts(checkpoint)
     tensors = {name: tensor for own in found.values() for name, tensor in own.items()}
     backbones = find_backbones(tensors)
@@ -160,24 +175,18 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     chosen = chosen or averaged
     if not chosen:
         under = '' if prefix is None else f' under prefix={prefix!r}'
-        shown = ', '.join(map(printable, sorted(tensors)[:3])) or 'no tensors'
+        shown = shorten(sorted(tensors)) or 'no tensors'
         known = dict.fromkeys(dialect.name for dialect in DIALECTS)
         raise CheckpointMismatch(
-            f'The checkpoint {source} is not a ConvNeXt of a known dialect{under}: it holds {shown}, ...; '
+            f'The checkpoint {source} is not a ConvNeXt of a known dialect{under}: it holds {shown}; '
             f'known are {", ".join(known)}.'
         )
     if len(chosen) > 1:
         raise CheckpointMismatch(
-            f'The checkpoint {source} holds several backbones: choose one with prefix=, out of '
-            f'{", ".join(map(printable, chosen))}.'
+            f'The checkpoint {source} holds several backbones: choose one with prefix=, out of {shorten(chosen)}.'
         )
     (where,) = chosen
     home = max((path for path in found if where.startswith(path)), key=len)
     inside, outside = to_canonical(found[home], where, backbones[where], source)
     weights = 'averaged' if where in averaged else 'plain'
-    return Found(backbones[where], weights, inside, [printable(name.removeprefix(home)) for name in outside])
-
-
-def printable(name: str) -> str:
-    """A name from a file, fit to print: without what would move the cursor or begin a line."""
-    return name if name.isprintable() else ascii(name)
+    return Found(backbones[where], weights, inside, [name.removeprefix(home) for name in outside])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .architecture import Architecture
-from .checkpoint import FileReport, compare, shorten
+from .checkpoint import FileReport, compare
 from .contents import choose_backbone
 from .dialects import (
     CANONICAL,
@@ -25,7 +25,7 @@ from .dialects import (
     TORCHVISION,
     TRANSFORMERS,
 )
-from .errors import ArgumentError, CheckpointMismatch, UserError
+from .errors import ArgumentError, CheckpointMismatch, UserError, shorten
 from .reader import read_checkpoint
 from .saving import replaced_atomically
 

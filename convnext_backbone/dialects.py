@@ -66,7 +66,7 @@ class Dialect:
 
 def _compile(given: str, wanted: str) -> tuple[re.Pattern, str]:
     """A row as a pattern of names and the template of their translations."""
-    module = _PLACEHOLDER.sub(r'(?P<\1>\\d+)', given.replace('.', r'\.'))
+    module = _PLACEHOLDER.sub(r'(?P<\1>\\d{1,3})', given.replace('.', r'\.'))
     tail = '' if given.endswith(('.kernel', '.weight', '.bias')) else r'(?:\.(?:weight|bias))?'
     template = _PLACEHOLDER.sub(r'\\g<\1>', wanted) + r'\g<tail>'
     return re.compile(rf'(?P<prefix>(?:.*\.)?){module}(?P<tail>{tail})'), template

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from .errors import CheckpointError
+from .errors import CheckpointError, printable
 
 _HUB = re.compile(r'hf://(?P<repo_id>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?/(?P<filename>[^/].*)')
 _CHUNK = 2**20
@@ -35,18 +35,21 @@ def fetch_url(url: str) -> Path:
     Raises:
         CheckpointError: It cannot be had. What has arrived is kept, and the next try goes on from there.
     """
-    target = cached_path(url)
-    part = target.with_name(f'{target.name}.part')
     try:
+        target = cached_path(url)
+        part = target.with_name(f'{target.name}.part')
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{target}.lock'):
             if not target.is_file():
                 _transfer_until_whole(url, part)
                 os.replace(part, target)
-    except (OSError, HTTPException, ValueError) as error:
+    except ValueError as error:
+        raise CheckpointError(f'The checkpoint {printable(url)} is no address: {printable(str(error))}.') from error
+    except (OSError, HTTPException) as error:
+        reason = printable(str(getattr(error, 'reason', None) or error))
         raise CheckpointError(
-            f'The checkpoint {url} cannot be downloaded ({getattr(error, "reason", None) or error}): try again, put '
-            f'the file at {target}, or start from random weights with --cfg-options model.backbone.init_cfg=None.'
+            f'The checkpoint {printable(url)} cannot be downloaded ({reason}): try again, put the file at {target}, or '
+            f'start from random weights with --cfg-options model.backbone.init_cfg=None.'
         ) from error
     return target
 
@@ -100,8 +103,10 @@ def fetch_hub(source: str) -> Path:
         CheckpointError: It is no such address, or the file cannot be had.
     """
     match = _HUB.fullmatch(source)
-    if match is None or '..' in match['filename'].split('/'):
-        raise CheckpointError(f'The checkpoint {source} is no address of a file: write hf://owner/repository/file.')
+    if match is None or '..' in re.split('[/@]', source):
+        raise CheckpointError(
+            f'The checkpoint {printable(source)} is no address of a file: write hf://owner/repository/file.'
+        )
     from huggingface_hub import hf_hub_download  # which takes a second to import
     from huggingface_hub.errors import GatedRepoError
 
@@ -113,7 +118,7 @@ def fetch_hub(source: str) -> Path:
             f'then log in with `hf auth login`.'
         ) from error
     except Exception as error:  # those of several network libraries
-        reason = str(error).strip().partition('\n')[0]
+        reason = printable(str(error).strip().partition('\n')[0])
         raise CheckpointError(
             f'The checkpoint {source} cannot be downloaded ({reason}): check its name and the network, or download it '
             f'by hand and name the file.'

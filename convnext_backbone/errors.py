@@ -1,6 +1,17 @@
 """The errors that a user can mend: each is one sentence that names the thing, its value and the remedy."""
 
 
+def printable(text: str) -> str:
+    """Text from outside, fit for a sentence: of bounded length, and without what moves the cursor or begins a line."""
+    text = text if len(text) <= 300 else f'{text[:200]}...{text[-60:]}'
+    return text if text.isprintable() else ascii(text)
+
+
+def shorten(names: list[str]) -> str:
+    """The first of a list, and how many there are."""
+    return ', '.join(map(printable, names[:4])) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
+
+
 class UserError(Exception):
     """Something outside the code is wrong: data, a file, a folder or a setting. The tools end with exit code 2."""
 

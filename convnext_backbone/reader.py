@@ -7,7 +7,6 @@ serves ``init_cfg``, ``load_from``, resuming and testing alike. (mmengine 0.10.7
 torch >= 2.6; onedl-mmengine reads a file that the safe reader refuses once more without its protection.)
 """
 
-import argparse
 import hashlib
 import os
 import pickle
@@ -16,38 +15,20 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
 from safetensors.torch import load_file
+from torch import Tensor
 
 from .download import fetch_hub, fetch_url
-from .errors import CheckpointError
+from .errors import CheckpointError, printable
+from .safe_types import safe_types
 
 _URL = ('http://', 'https://')
 _SHORT_NAMES = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://')
 # Schemes whose loaders in mmengine unpickle by themselves, out of reach of the safe reader.
 _REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'mmcls://')
-
-
-def _statistic(owner: object, name: str) -> object:
-    """Stands in for ``getattr``, by which a pickled HistoryBuffer names its statistics; refuses any other use."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'GLOBAL getattr({getattr(owner, "__name__", "?")}.{name})')
-    return getattr(HistoryBuffer, name)
-
-
-def _safe_types() -> list:
-    """What a training state holds beside tensors: arguments, and mmengine's message hub with numpy's types in it."""
-    reconstruct = np.empty(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    types: list = [argparse.Namespace, HistoryBuffer, (_statistic, 'builtins.getattr'), np.ndarray, np.dtype]
-    types += [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name.endswith('DType')]
-    for function in (reconstruct, scalar):  # the module is called numpy.core before numpy 2, numpy._core after
-        types += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
-    return types
 
 
 def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> Any:
@@ -73,32 +54,33 @@ def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust:
 
 
 def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> Any:
-    address, asked, digest = source.partition('#sha256=')
-    path = _local(address)
-    if asked:
-        _check_digest(path, source, digest)
+    shown = printable(source)
     try:
+        address, asked, digest = source.partition('#sha256=')
+        path = _local(address)
+        if asked:
+            _check_digest(path, source, digest)
         if path.suffix == '.safetensors':
             return load_file(path, device=str(map_location or 'cpu'))
         is_zip = _check_zip(path, source)
-        with torch.serialization.safe_globals(_safe_types()):
+        with torch.serialization.safe_globals(safe_types()):
             return torch.load(path, map_location=map_location, weights_only=not trust, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
         forbidden = re.search(r'GLOBAL (\S+)|(?:function|class|type) (\S+)', str(error))
         if forbidden is None:
-            raise CheckpointError(_damaged(source)) from error
+            raise CheckpointError(_damaged(shown)) from error
         name = (forbidden[1] or forbidden[2]).strip('`\'"')
         raise CheckpointError(
-            f'The checkpoint {source} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
+            f'The checkpoint {shown} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
             f'state and could run code; nothing of it was run. If you made it yourself, take its weights out with '
             f'tools/convert_checkpoint.py --trust.'
         ) from error
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f'The checkpoint {source} cannot be read: {error.strerror or error}.') from error
+        raise CheckpointError(f'The checkpoint {shown} cannot be read: {error.strerror or error}.') from error
     except Exception as error:  # what a parser raises on damaged bytes is not limited to a few types
-        raise CheckpointError(_damaged(source)) from error
+        raise CheckpointError(_damaged(shown)) from error
 
 
 def _local(source: str) -> Path:
@@ -109,9 +91,9 @@ def _local(source: str) -> Path:
         return fetch_hub(source)
     path = Path(source.removeprefix('file://')).expanduser()
     if path.is_dir():
-        raise CheckpointError(f'The checkpoint {source} is a folder: name a file in it.')
+        raise CheckpointError(f'The checkpoint {printable(source)} is a folder: name a file in it.')
     if not path.is_file():
-        raise CheckpointError(f'The checkpoint {source} does not exist: check the path.')
+        raise CheckpointError(f'The checkpoint {printable(source)} does not exist: check the path.')
     return path
 
 
@@ -125,23 +107,27 @@ def _check_digest(path: Path, source: str, expected: str) -> None:
     if source.startswith(_URL):
         path.unlink()  # the next try downloads it anew
     raise CheckpointError(
-        f'The checkpoint {source} was refused: the sha256 of the file is {digest.hexdigest()}; it is another file or '
-        f'damaged: download it again, or correct what stands behind #sha256=.'
+        f'The checkpoint {printable(source)} was refused: the sha256 of the file is {digest.hexdigest()}; it is '
+        f'another file or damaged: download it again, or correct what stands behind #sha256=.'
     )
 
 
 def _check_zip(path: Path, source: str) -> bool:
-    """Whether a file has torch's format of today, which is a zip; refuses one that unpacks to more than it holds."""
+    """Whether a file has torch's format of today, which is a zip; refuses one such as torch never writes."""
     with path.open('rb') as file:
         if file.read(4) != b'PK\x03\x04':
             return False
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+    wrong = None
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(
-            f'The checkpoint {source} was refused: it is {path.stat().st_size} bytes and would unpack to more, as no '
-            f'file that torch writes does. Use a file from a source that you trust.'
-        )
+        wrong = 'it would unpack to more than the file holds'
+    elif any(entry.filename.startswith('/') or '..' in entry.filename.split('/') for entry in entries):
+        wrong = 'paths in it lead out of it'
+    elif any(entry.filename.endswith('/constants.pkl') for entry in entries):
+        wrong = 'it is a TorchScript program and not weights; save the state_dict of the model'
+    if wrong:
+        raise CheckpointError(f'The checkpoint {printable(source)} was refused: {wrong}.')
     return True
 
 
@@ -164,7 +150,13 @@ def read_state(source: str, map_location: Any = None) -> dict:
     state = _read(source, map_location, mmap=False)
     parts = [state, *(state.get(key) or {} for key in ('state_dict', 'meta', 'message_hub'))] if _is_dict(state) else []
     if not parts or not all(map(_is_dict, parts)):
-        raise CheckpointError(f'The checkpoint {source} holds no weights by name: use one that a training run wrote.')
+        raise CheckpointError(
+            f'The checkpoint {printable(source)} holds no weights by name: use one that a training run wrote.'
+        )
+    weights = state.get('state_dict') or state
+    for name, value in weights.items():
+        if isinstance(value, Tensor):
+            weights[name] = Tensor.detach(value)  # without attributes of the file, which may stand in for methods
     # mmengine runs the configs that a file brings as Python: on a resume, or where an inferencer is given none.
     _, _, meta, hub = parts
     for part, key in ((meta, 'config'), (meta, 'cfg'), (hub.get('runtime_info'), 'cfg')):

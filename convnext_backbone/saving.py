@@ -79,7 +79,26 @@ register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, which deletes an outdated checkpoint only once the new one is in place."""
+    """mmengine's ``CheckpointHook``, which deletes an outdated checkpoint only once the new one is in place.
+
+    It deletes nothing but checkpoints of its own folder, whatever a checkpoint that is resumed says of those before it.
+    """
+
+    def before_train(self, runner: object) -> None:
+        """Takes over from a resumed run which checkpoints there are."""
+        steps = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
+        if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
+            runner.message_hub.pop_info('keep_ckpt_ids')
+        super().before_train(runner)
+        if not self._is_own(getattr(self, 'best_ckpt_path', None)):
+            self.best_ckpt_path = None
+        for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            if not self._is_own(path):
+                self.best_ckpt_path_dict[key] = None
+
+    def _is_own(self, best: object) -> bool:
+        path = Path(str(best))
+        return path.parent == Path(self.out_dir) and path.name.startswith('best_')
 
     def _save_checkpoint_with_step(self, runner: object, step: int, meta: dict) -> None:
         keep = self.max_keep_ckpts

@@ -16,6 +16,15 @@ SMALL = dict(depths=DEPTHS, channels=CHANNELS)
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+TINY = dict(depths=(1, 1, 1, 1), channels=(4, 4, 4, 4))
+
+
+def tiny() -> dict[str, Tensor]:
+    """The weights of the smallest backbone."""
+    torch.manual_seed(0)
+    return ConvNeXt(TINY).state_dict()
+
+
 def randomised(model: nn.Module) -> nn.Module:
     """Every weight random, so that none can be missing without a trace."""
     torch.manual_seed(0)

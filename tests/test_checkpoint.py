@@ -55,6 +55,34 @@ def test_the_engines_own_loader_reads_a_training_state(tmp_path):
     assert state['meta']['dataset_meta']['classes'] == ('a', 'b')
 
 
+def test_arrays_and_scalars_of_numpy_come_back_and_can_be_saved_again(tmp_path):
+    """Every kind of number and text, orders in memory and of bytes; objects, records and dates are refused."""
+    given = dict(
+        floats=np.arange(6.0).reshape(2, 3),
+        by_column=np.asfortranarray(np.arange(6).reshape(2, 3)),
+        big_endian=np.arange(3, dtype='>i4'),
+        empty=np.zeros((0, 3)),
+        text=np.array(['ab', 'c']),
+        truth=np.array([True, False]),
+        scalar=np.float32(2),
+        no=np.bool_(False),
+        word=np.str_('x'),
+    )
+    state = given
+    for _ in range(2):
+        torch.save(state, tmp_path / 'x.pth')
+        state = read_checkpoint(tmp_path / 'x.pth')
+        for name, value in given.items():
+            assert (
+                np.array_equal(state[name], value)
+                and np.asarray(state[name]).dtype.kind == np.asarray(value).dtype.kind
+            )
+    for refused in (np.array([None]), np.zeros(2, dtype=[('a', 'O')]), np.array(['2020-01-01'], dtype='M8[D]')):
+        torch.save(dict(a=refused), tmp_path / 'x.pth')
+        with pytest.raises(CheckpointError, match='numpy.dtype'):
+            read_checkpoint(tmp_path / 'x.pth')
+
+
 @pytest.mark.parametrize('door', [read_checkpoint, CheckpointLoader.load_checkpoint])
 def test_a_crafted_file_is_refused_and_nothing_of_it_runs(door, crafted):
     path, harm = crafted
