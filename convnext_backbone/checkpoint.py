@@ -129,11 +129,13 @@ def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadRepo
     """
     arch = Architecture.of(found.tensors)
     report = LoadReport(source, found.dialect.name, str(arch), arch.in_channels, arch.classes, found.weights)
+    modules = {name.rpartition('.')[0] for name in found.tensors}
     filled = {}
     for name, tensor in own.items():
         stored = found.tensors.get(name)
         if stored is None:
-            (report.new if re.match(r'norm\d\.', name) else report.missing).append(name)
+            may_be_new = re.match(r'norm\d\.', name) and name.rpartition('.')[0] not in modules
+            (report.new if may_be_new else report.missing).append(name)
         elif stored.shape == tensor.shape:
             filled[name] = stored
         elif name == STEM and stored.shape == (tensor.shape[0], 3, *tensor.shape[2:]):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .download import fetch_hub, fetch_url
-from .errors import CheckpointError, printable
+from .errors import CheckpointError, printable, shorten
 from .safe_types import safe_types
 
 _URL = ('http://', 'https://')
@@ -136,7 +136,9 @@ def _damaged(source: str) -> str:
 
 
 def _refuse(source: str, map_location: Any = None) -> None:
-    raise CheckpointError(f'The checkpoint {source} was refused: this scheme has no safe reader; download it first.')
+    raise CheckpointError(
+        f'The checkpoint {printable(source)} was refused: this scheme has no safe reader; download it first.'
+    )
 
 
 def read_state(source: str, map_location: Any = None) -> dict:
@@ -177,7 +179,7 @@ def _load_by_short_name(source: str, map_location: Any = None) -> Any:
     else:
         urls = get_torchvision_models()
     if name not in urls:
-        raise CheckpointError(f'The checkpoint {source} is unknown: {scheme}:// has {", ".join(sorted(urls))}.')
+        raise CheckpointError(f'The checkpoint {printable(source)} is unknown: there are {shorten(sorted(urls))}.')
     return read_state(urls[name], map_location)
 
 

@@ -108,6 +108,7 @@ def official_v2(name: str, tensor: Tensor) -> tuple[str, Tensor]:
 
 
 WRITTEN = {
+    'canonical': (lambda name, tensor: (name, tensor), 'backbone.', 'canonical'),
     'official': (lambda name, tensor: (name, tensor), '', 'official'),
     'official V2': (official_v2, '', 'official'),
     'fcmae V2': (sparse, 'encoder.', 'fcmae'),
@@ -117,10 +118,15 @@ WRITTEN = {
 LEFT_OVER = {'head.weight': torch.ones(5, 32), 'norm.weight': torch.ones(32)}
 
 
+def blank(family: str) -> ConvNeXt:
+    """A backbone that a file of the family fills; of those, only this project's own have norms of the stages."""
+    return ConvNeXt(SMALL, use_grn='V2' in family, out_norm=family == 'canonical')
+
+
 def written(family: str) -> tuple[ConvNeXt, dict[str, Tensor]]:
     """A backbone, and its weights in a dialect, with what else such a file holds."""
     write, prefix, _ = WRITTEN[family]
-    backbone = randomised(ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False))
+    backbone = randomised(blank(family))
     state = dict(write(name, tensor) for name, tensor in backbone.state_dict().items())
     return backbone, {prefix + name: tensor.clone() for name, tensor in state.items()} | LEFT_OVER
 

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 from conftest import REPOSITORY
-from families import CHANNELS, FAMILIES, IMAGES, LEFT_OVER, SMALL, WRITTEN, assert_equal, written
+from families import CHANNELS, FAMILIES, IMAGES, LEFT_OVER, SMALL, WRITTEN, assert_equal, blank, written
 from mmengine.config import Config
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, init_default_scope
@@ -24,7 +24,7 @@ def test_a_librarys_own_file_gives_its_own_maps(family, tmp_path):
     with torch.no_grad():
         theirs, maps = make(**arguments)
     torch.save(theirs.state_dict(), tmp_path / 'x.pth')
-    backbone = ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False)
+    backbone = blank(family)
     report = load_backbone(backbone, tmp_path / 'x.pth')
     assert report.dialect == dialect and report.weights == 'plain'
     for own, other in zip(backbone.eval()(IMAGES), maps, strict=True):
@@ -35,7 +35,7 @@ def test_a_librarys_own_file_gives_its_own_maps(family, tmp_path):
 def test_a_dialect_that_is_written_down(family, tmp_path):
     source, state = written(family)
     torch.save(dict(model=state), tmp_path / 'x.pth')
-    backbone = ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False)
+    backbone = blank(family)
     report = load_backbone(backbone, tmp_path / 'x.pth')
     assert report.dialect == WRITTEN[family][2] and set(report.dropped) == set(LEFT_OVER)
     assert_equal(backbone, source)
@@ -195,7 +195,7 @@ def file_of(family: str) -> dict[str, Tensor]:
 def test_any_single_tensor_that_does_not_fit_is_refused(family, change, monkeypatch):
     """All of them, one after the other; the model is left as it was."""
     state = file_of(family)
-    backbone = ConvNeXt(SMALL, use_grn='V2' in family, out_norm=False)
+    backbone = blank(family)
     before = copy.deepcopy(backbone)
     current = state
     monkeypatch.setattr('convnext_backbone.checkpoint.read_checkpoint', lambda source: current)
