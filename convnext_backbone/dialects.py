@@ -9,8 +9,9 @@ transformers 5, mmpretrain 1.2 (mmcls has the same) and facebookresearch/dinov3.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 Rows = list[tuple[str, str]]
 _PLACEHOLDER = re.compile(r'\{(\w)\}')
@@ -43,13 +44,19 @@ class Dialect:
     def _patterns(self) -> list[tuple[re.Pattern, str]]:
         return [_compile(theirs, ours) for theirs, ours in self.rows]
 
-    def split(self, name: str) -> tuple[str, str] | None:
+    @cached_property
+    def split(self) -> Callable[[str], tuple[str, str] | None]:
         """Splits a tensor's name into what stands before the backbone's names, and the canonical name."""
-        for pattern, template in self._patterns:
-            match = pattern.fullmatch(name)
-            if match:
-                return match['prefix'], match.expand(template)
-        return None
+
+        @lru_cache(maxsize=10_000)  # the names of a file are looked at more than once
+        def split(name: str) -> tuple[str, str] | None:
+            for pattern, template in self._patterns:
+                match = pattern.fullmatch(name)
+                if match:
+                    return match['prefix'], match.expand(template)
+            return None
+
+        return split
 
     @cached_property
     def _reversed(self) -> list[tuple[re.Pattern, str]]:

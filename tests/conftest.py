@@ -1,11 +1,17 @@
 """What several test modules share: running a tool as a user would, small drawn data, and the real data's place."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.utils import ManagerMixin
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # tests in parallel: threads of their own would only wait for each other
     os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -19,6 +25,36 @@ def run_tool(
     """Runs a tool of this repository from another working directory."""
     command = [sys.executable, str(REPOSITORY / 'tools' / tool), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
+
+
+def managers(kind: type = ManagerMixin) -> Iterator[type]:
+    """The engine's classes that keep their instances by name."""
+    for derived in kind.__subclasses__():
+        yield derived
+        yield from managers(derived)
+
+
+@pytest.fixture
+def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Runs a tool's `main` in this process, for what ends before much is done: a process takes seconds to start."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
+    for kind in managers():  # a name is good for one run a second
+        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
+
+    def call(tool: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+        path = REPOSITORY / 'tools' / tool
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return subprocess.CompletedProcess(sys.argv, module.main(), *capsys.readouterr())
+
+    yield call
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            handler.close()
 
 
 def refusal(result: subprocess.CompletedProcess) -> str:

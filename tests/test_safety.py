@@ -5,7 +5,6 @@ Nothing of a file runs, nothing is written, and whoever passed the file is told 
 
 import contextlib
 import copy
-import importlib.util
 import io
 import os
 import pickle
@@ -14,8 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +22,10 @@ import torch
 from conftest import REPOSITORY, refusal
 from families import TINY, tiny
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import ManagerMixin
 
 from convnext_backbone import CheckpointError, CheckpointMismatch, ConvNeXt, UserError, load_backbone, read_checkpoint
 
@@ -168,40 +165,20 @@ def config(tmp_path_factory) -> Path:
     return path
 
 
-def managers(kind: type = ManagerMixin) -> Iterator[type]:
-    """The engine's classes that keep their instances by name."""
-    for derived in kind.__subclasses__():
-        yield derived
-        yield from managers(derived)
-
-
 @pytest.fixture
-def enter(config, shapes, tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
-    """Runs a tool's `main` on a file by one of the doors, in this process: it would take ten times as long to start."""
+def enter(config, shapes, tmp_path, monkeypatch, call_tool) -> Callable[..., subprocess.CompletedProcess]:
+    """Passes a file to a tool by one of the doors."""
     for folder in OWN:
         (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / OWN[0])
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / OWN[1]))
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
-    for kind in managers():  # a name is good for one run a second
-        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
 
     def run(door: str, file: object, *options: str) -> subprocess.CompletedProcess:
         tool, *words = [*DOORS[door].split(), *options]
         for word, value in dict(CONFIG=config, DATA=shapes, FILE=file).items():
             words = [given.replace(word, str(value)) for given in words]
-        path = REPOSITORY / 'tools' / f'{tool}.py'
-        monkeypatch.setattr(sys, 'argv', [str(path), *words])
-        spec = importlib.util.spec_from_file_location(f'tool_{tool}', path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return subprocess.CompletedProcess(sys.argv, module.main(), *capsys.readouterr())
+        return call_tool(f'{tool}.py', *words, cwd=tmp_path / OWN[0])
 
-    yield run
-    for logger in MMLogger._instance_dict.values():
-        for handler in logger.handlers:
-            handler.close()
+    return run
 
 
 def found_outside(tmp_path: Path, crafted: Path) -> set[Path]:
