@@ -81,6 +81,8 @@ def train(work_dir, loop, workers, seed, cut=None, resume=False):
         runner.train()
     except KeyboardInterrupt:
         assert cut is not None
+    if workers:  # left to the garbage collector, each is waited for 5 s
+        runner.train_dataloader._iterator._shutdown_workers()
     return runner
 
 
