@@ -71,7 +71,8 @@ def _transfer(url: str, part: Path) -> None:
     """Appends what a partial file lacks; begins anew where the file on the server is another one by now."""
     note = part.with_name(f'{part.name}.etag')
     have = _size(part)
-    resume = {'Range': f'bytes={have}-', 'If-Range': note.read_text()} if have and note.is_file() else {}
+    version = note.read_text() if note.is_file() else ''
+    resume = {'Range': f'bytes={have}-', 'If-Range': version} if have and version else {}
     with urlopen(Request(url, headers={'User-Agent': 'convnext-backbone', **resume}), timeout=60) as response:
         have = have if response.status == 206 else 0
         length = response.headers['Content-Length']
