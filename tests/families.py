@@ -37,7 +37,7 @@ def randomised(model: nn.Module) -> nn.Module:
 def timm_model(**arguments):
     from timm.models.convnext import ConvNeXt as TimmConvNeXt
 
-    model = randomised(TimmConvNeXt(depths=DEPTHS, dims=CHANNELS, num_classes=5, **arguments))
+    model = randomised(TimmConvNeXt(depths=DEPTHS, dims=CHANNELS, **{'num_classes': 5, **arguments}))
     return model, model.forward_intermediates(IMAGES, intermediates_only=True)
 
 
@@ -70,6 +70,7 @@ FAMILIES = {
     'timm V1': ('timm', timm_model, {}),
     'timm V2': ('timm', timm_model, dict(use_grn=True, ls_init_value=None)),
     'timm conv_mlp': ('timm', timm_model, dict(conv_mlp=True)),
+    'timm without head': ('timm', timm_model, dict(num_classes=0)),  # DINOv3's, and CLIP's below `visual.trunk.`
     'timm norm first': ('timm', timm_model, dict(head_norm_first=True)),
     'torchvision': ('torchvision', torchvision_model, {}),
     **{

@@ -50,6 +50,14 @@ def test_dinov3_drops_the_alias_of_its_norm(tmp_path):
     assert_equal(backbone, source)
 
 
+def file_of(family: str) -> dict[str, Tensor]:
+    """What a file of a dialect holds."""
+    if family in WRITTEN:
+        return written(family)[1]
+    _, make, arguments = FAMILIES[family]
+    return make(**arguments)[0].state_dict()
+
+
 @pytest.mark.parametrize(
     'wrap',
     [
@@ -71,6 +79,25 @@ def test_wrappers_are_peeled_off_in_any_order(wrap, tmp_path):
     backbone = ConvNeXt(SMALL, out_norm=False)
     load_backbone(backbone, tmp_path / 'x.pth')
     assert_equal(backbone, source)
+
+
+@pytest.mark.parametrize('family', [*FAMILIES, *WRITTEN])
+def test_every_dialect_loads_below_a_wrapper(family, tmp_path):
+    """With the names of an image-text model around it."""
+    state = file_of(family)
+    torch.save(state, tmp_path / 'bare.pth')
+    others = {
+        'logit_scale': torch.tensor(1.0),
+        'visual.head.proj.weight': torch.ones(4, 32),
+        'text.ids': torch.arange(3),
+    }
+    wrapped = {f'visual.trunk.{name}': tensor for name, tensor in state.items()} | others
+    torch.save({'state_dict': {f'module.{name}': tensor for name, tensor in wrapped.items()}}, tmp_path / 'x.pth')
+    one, other = blank(family), blank(family)
+    load_backbone(one, tmp_path / 'bare.pth')
+    report = load_backbone(other, tmp_path / 'x.pth')
+    assert_equal(one, other)
+    assert {f'module.{name}' for name in others} <= set(report.dropped)
 
 
 def two(plain: str, averaged: str, **others) -> tuple[ConvNeXt, ConvNeXt, dict]:
@@ -180,14 +207,6 @@ def test_the_stem_adapts_as_in_timm(in_channels, tmp_path):
     assert report.adapted == [f'downsample_layers.0.0.weight from 3 to {in_channels} input channels']
     expected = adapt_input_conv(in_channels, source.downsample_layers[0][0].weight.detach())
     assert torch.equal(backbone.downsample_layers[0][0].weight, expected)
-
-
-def file_of(family: str) -> dict[str, Tensor]:
-    """What a file of a dialect holds."""
-    if family in WRITTEN:
-        return written(family)[1]
-    _, make, arguments = FAMILIES[family]
-    return make(**arguments)[0].state_dict()
 
 
 @pytest.mark.parametrize('change', ['removed', 'renamed', 'reshaped'])
