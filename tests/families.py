@@ -115,7 +115,10 @@ WRITTEN = {
     'fcmae V2': (sparse, 'encoder.', 'fcmae'),
     'mmpretrain': (mmpretrain, 'backbone.', 'mmpretrain'),
     'mmpretrain V2': (mmpretrain, 'backbone.', 'mmpretrain'),
+    'dinov3': (lambda name, tensor: (name, tensor), '', 'dinov3'),
 }
+# facebookresearch/dinov3, models/convnext.py: `norms.3` is `norm` once more.
+ALIAS = {'norms.3.weight': torch.ones(32), 'norms.3.bias': torch.zeros(32)}
 LEFT_OVER = {'head.weight': torch.ones(5, 32), 'norm.weight': torch.ones(32)}
 
 
@@ -129,7 +132,8 @@ def written(family: str) -> tuple[ConvNeXt, dict[str, Tensor]]:
     write, prefix, _ = WRITTEN[family]
     backbone = randomised(blank(family))
     state = dict(write(name, tensor) for name, tensor in backbone.state_dict().items())
-    return backbone, {prefix + name: tensor.clone() for name, tensor in state.items()} | LEFT_OVER
+    alias = ALIAS if family == 'dinov3' else {}
+    return backbone, {prefix + name: tensor.clone() for name, tensor in state.items()} | LEFT_OVER | alias
 
 
 def assert_equal(one: nn.Module, other: nn.Module) -> None:

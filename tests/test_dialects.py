@@ -41,15 +41,6 @@ def test_a_dialect_that_is_written_down(family, tmp_path):
     assert_equal(backbone, source)
 
 
-def test_dinov3_drops_the_alias_of_its_norm(tmp_path):
-    """facebookresearch/dinov3, models/convnext.py: `norms.3` is `norm`."""
-    source, state = written('official')
-    torch.save(state | {'norms.3.weight': torch.ones(32), 'norms.3.bias': torch.ones(32)}, tmp_path / 'x.pth')
-    backbone = ConvNeXt(SMALL, out_norm=False)
-    assert load_backbone(backbone, tmp_path / 'x.pth').dialect == 'dinov3'
-    assert_equal(backbone, source)
-
-
 def file_of(family: str) -> dict[str, Tensor]:
     """What a file of a dialect holds."""
     if family in WRITTEN:
