@@ -4,6 +4,7 @@ Where a library is no part of the tested set-up (the official code, mmpretrain, 
 here from its source, which each names.
 """
 
+import os
 import re
 
 import torch
@@ -23,6 +24,16 @@ def tiny() -> dict[str, Tensor]:
     """The weights of the smallest backbone."""
     torch.manual_seed(0)
     return ConvNeXt(TINY).state_dict()
+
+
+class Code:
+    """Unpickles to the making of a folder: what a crafted file would run."""
+
+    def __init__(self, path: object) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
 
 
 def randomised(model: nn.Module) -> nn.Module:

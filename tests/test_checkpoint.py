@@ -6,22 +6,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from families import Code
 from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 
 from convnext_backbone import CheckpointError, CheckpointMismatch, ConvNeXt, UserError, load_backbone, read_checkpoint
 from convnext_backbone.saving import find_checkpoint, write_atomically
-
-
-class Code:
-    """Unpickles to the making of a file: what a crafted checkpoint would run."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture

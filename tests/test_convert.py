@@ -1,14 +1,13 @@
 """Conversions: from every dialect to every other, back to the last bit, and strictly loaded by the library itself."""
 
 import json
-import os
 import re
 import resource
 
 import pytest
 import torch
 from conftest import refusal, run_tool
-from families import FAMILIES, IMAGES, WRITTEN, randomised, transformers_model, written
+from families import FAMILIES, IMAGES, WRITTEN, Code, randomised, transformers_model, written
 from torch import Tensor, nn
 
 from convnext_backbone import ArgumentError, CheckpointMismatch, ConvNeXt, load_backbone, read_checkpoint
@@ -269,14 +268,6 @@ def test_a_full_disk_leaves_nothing_behind(own, tmp_path, suffix):
     result = run_tool('convert_checkpoint.py', own, f'new{suffix}', cwd=tmp_path, preexec_fn=small_files_only)
     assert f'new{suffix} cannot be written' in refusal(result)
     assert [path.name for path in tmp_path.iterdir()] == ['own.pth']
-
-
-class Code:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_only_the_flag_unpickles_what_could_run_code(tmp_path):

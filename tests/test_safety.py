@@ -6,7 +6,6 @@ Nothing of a file runs, nothing is written, and whoever passed the file is told 
 import contextlib
 import copy
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, refusal
-from families import TINY, tiny
+from families import TINY, Code, tiny
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
@@ -28,16 +27,6 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from convnext_backbone import CheckpointError, CheckpointMismatch, ConvNeXt, UserError, load_backbone, read_checkpoint
-
-
-class Code:
-    """Unpickles to the making of a folder: what a crafted file would run."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def in_metadata(path: Path, harm: Path) -> None:
