@@ -153,22 +153,6 @@ MMPRETRAIN = Dialect('mmpretrain', [*_MMPRETRAIN, ('norm{i}', 'norm{i}')])
 # Its classifiers normalise the pooled feature by what dense prediction calls norm3.
 MMPRETRAIN_CLASSIFIER = Dialect('mmpretrain', [*_MMPRETRAIN, ('norm3', 'norm'), ('head.fc', 'head')])
 DINOV3 = Dialect(
-    'transformers-dinov3',
-    [
-        ('stages.{i}.downsample_layers.{k}', 'downsample_layers.{i}.{k}'),
-        *_block('stages.{i}.layers.{j}', *_DINOV3_HF_BLOCK),
-        ('layer_norm', 'norm'),
-    ],
-)
-MMPRETRAIN = Dialect(
-    'mmpretrain',
-    [
-        *_DOWNSAMPLE,
-        *_block('stages.{i}.{j}', 'depthwise_conv', 'norm', 'pointwise_conv1', 'pointwise_conv2', *_BLOCK[4:]),
-        ('norm{i}', 'norm{i}'),
-    ],
-)
-DINOV3 = Dialect(
     'dinov3',
     [
         *_DOWNSAMPLE,
