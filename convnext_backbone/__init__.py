@@ -16,29 +16,44 @@ except ModuleNotFoundError as error:
         "`pip install 'convnext-backbone[onedl]'` for their maintained fork; never both."
     ) from None
 
+from .averaging import AveragedWeightsHook
 from .checkpoint import LoadReport, load_backbone, read_checkpoint
+from .classifier import ImageClassifier, ImagePreprocessor
 from .convnext import ARCHS, ConvNeXt, ConvNeXtBlock
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
-from .hooks import CurvesHook, FiniteCheckHook
+from .hooks import CurvesHook, FiniteCheckHook, StepSchedulerHook
+from .image_hooks import LabelledImagesHook
+from .imagenet import TimmDataset, TimmShards
+from .isotropic import ConvNeXtIsotropic
 from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
+from .metrics import AccuracyMetric
 from .runner import ResumableRunner
 from .saving import AtomicCheckpointHook, AtomicLocalBackend
 
 __all__ = [
     'ARCHS',
+    'AccuracyMetric',
     'ArgumentError',
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
+    'AveragedWeightsHook',
     'CheckpointError',
     'CheckpointMismatch',
     'ConvNeXt',
     'ConvNeXtBlock',
+    'ConvNeXtIsotropic',
     'CurvesHook',
     'FiniteCheckHook',
+    'ImageClassifier',
+    'ImagePreprocessor',
+    'LabelledImagesHook',
     'LayerDecayOptimWrapperConstructor',
     'LoadReport',
     'NonFiniteError',
     'ResumableRunner',
+    'StepSchedulerHook',
+    'TimmDataset',
+    'TimmShards',
     'UserError',
     'load_backbone',
     'lr_scale',

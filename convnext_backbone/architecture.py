@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .convnext import ARCHS, ConvNeXt
+from .backbone import Backbone
+from .convnext import ConvNeXt
+from .isotropic import ConvNeXtIsotropic
 
 STEM = 'downsample_layers.0.0.weight'
-# Blocks and channels: paper, section 3.3 and table 2; the large one is as wide as its 306M parameters and code say.
-ISOTROPIC = {'isotropic small': (18, 384), 'isotropic base': (18, 768), 'isotropic large': (36, 1024)}
+ISOTROPIC_STEM = 'stem.weight'
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Architecture:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> 'Architecture':
         """Reads it from tensors by their canonical names; what is missing or of an odd shape counts as 0."""
-        isotropic = 'stem.weight' in tensors
-        stems = ['stem.weight'] if isotropic else [STEM, *(f'downsample_layers.{i}.1.weight' for i in (1, 2, 3))]
+        kinds = {name.partition('.')[0] for name in tensors}
+        isotropic = 'blocks' in kinds and 'stages' not in kinds
+        stems = [ISOTROPIC_STEM] if isotropic else [STEM, *(f'downsample_layers.{i}.1.weight' for i in (1, 2, 3))]
         pattern = re.compile(r'()blocks\.(\d+)\.' if isotropic else r'stages\.(\d+)\.(\d+)\.')
         blocks = {(match[1], match[2]) for match in map(pattern.match, tensors) if match}
         stages = [''] if isotropic else ['0', '1', '2', '3']
@@ -52,11 +54,24 @@ class Architecture:
         )
 
     @property
+    def isotropic(self) -> bool:
+        """Whether it has one stage and not four."""
+        return len(self.depths) == 1
+
+    @property
+    def model(self) -> type[Backbone]:
+        """The class that builds it."""
+        return ConvNeXtIsotropic if self.isotropic else ConvNeXt
+
+    @property
+    def arch(self) -> str | None:
+        """What that class calls it, if it has a name there."""
+        return next((name for name, sizes in self.model.archs.items() if sizes == (self.depths, self.channels)), None)
+
+    @property
     def name(self) -> str | None:
-        """Its name in the papers, if it has one there."""
-        own = self.depths, self.channels
-        known = {**ARCHS, **{name: ((depth,), (width,)) for name, (depth, width) in ISOTROPIC.items()}}
-        return next((name for name, sizes in known.items() if sizes == own), None)
+        """Its name in the papers, if it has one there: ``'tiny'``, ``'isotropic small'``."""
+        return f'isotropic {self.arch}' if self.arch and self.isotropic else self.arch
 
     @property
     def version(self) -> str:
@@ -68,25 +83,26 @@ class Architecture:
         if not any(self.depths):
             return 'not a ConvNeXt of a known dialect'
         sizes = f'depths {list(self.depths)}, channels {list(self.channels)}'
-        return f'{self.name or sizes}, {self.version}'
+        isotropic = 'isotropic, ' if self.isotropic else ''
+        return f'{self.name or isotropic + sizes}, {self.version}'
 
     def arguments(self) -> dict:
-        """What :class:`.ConvNeXt` takes to be this one, defaults left out; empty if it cannot be."""
-        if len(self.depths) != 4 or not all(self.depths + self.channels) or not self.in_channels:
+        """What :attr:`model` takes to be this one, defaults left out; empty if it cannot be."""
+        if not all(self.depths + self.channels) or not self.in_channels:
             return {}
-        arguments: dict = {'arch': self.name or dict(depths=list(self.depths), channels=list(self.channels))}
+        arguments: dict = {'arch': self.arch or dict(depths=list(self.depths), channels=list(self.channels))}
         if self.in_channels != 3:
             arguments['in_channels'] = self.in_channels
         if self.use_grn:
             arguments['use_grn'] = True
-        elif not self.layer_scale:
-            arguments['layer_scale_init_value'] = 0
+        elif self.layer_scale == self.isotropic:  # each class has one or none by default
+            arguments['layer_scale_init_value'] = 1e-6 if self.layer_scale else 0
         return arguments
 
     def config_line(self) -> str:
         """The line of a config that builds it; empty if none does."""
         arguments = ''.join(f', {name}={value!r}' for name, value in self.arguments().items())
-        return f"backbone=dict(type='ConvNeXt'{arguments})" if arguments else ''
+        return f"backbone=dict(type='{self.model.__name__}'{arguments})" if arguments else ''
 
     def skeleton(self) -> dict[str, Tensor]:
         """The tensors that a backbone of this architecture has, without memory; empty if there is none.
@@ -96,8 +112,9 @@ class Architecture:
         if not self.arguments():
             return {}
         with torch.device('meta'):
-            return ConvNeXt(**self.arguments(), out_norm=False).state_dict()
+            return self.model(**self.arguments(), out_norm=False).state_dict()
 
 
 def _size(tensor: Tensor | None, dim: int) -> int:
-    return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else 0
+    # What holds no numbers may claim any size.
+    return tensor.shape[dim] if tensor is not None and tensor.ndim > dim and tensor.numel() else 0

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .architecture import STEM, Architecture
+from .architecture import ISOTROPIC_STEM, STEM, Architecture
 from .contents import Found, choose_backbone
 from .errors import CheckpointMismatch, printable, shorten
 from .reader import read_checkpoint
 
+_HEAD = ('head.weight', 'head.bias')
+_MAY_LACK = re.compile(r'norm\d?\.|head\.')
 _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d)\.')
 
 
@@ -58,7 +60,9 @@ class LoadReport(FileReport):
     Attributes:
         adapted: What was computed from the stored tensors and not only copied.
         loaded: Names of the filled tensors.
-        new: Names that the file does not have and may lack: the norms ``norm{i}`` of dense prediction.
+        new: Names that the file does not have and may lack: the norms ``norm{i}`` of dense prediction, and norm and
+            head of a classifier.
+        unfit: Names of a classifier's head that the file has for another number of classes, with both shapes.
         dropped: Names in the file that a backbone has no use for: those of a classifier, whatever its number of
             classes, or of the rest of a detector.
         missing: Names that nothing filled.
@@ -69,6 +73,7 @@ class LoadReport(FileReport):
     adapted: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
@@ -77,17 +82,18 @@ class LoadReport(FileReport):
     def __str__(self) -> str:
         verb = 'would fit' if self.missing or self.mismatched or self.unexpected else 'loaded'
         lines = [f'{self.headline()}: {len(self.loaded)} tensors {verb}']
-        kinds = ('adapted', 'new', 'dropped', 'missing', 'mismatched', 'unexpected')
+        kinds = ('adapted', 'new', 'unfit', 'dropped', 'missing', 'mismatched', 'unexpected')
         return '\n'.join([*lines, *(f'  {kind}: {shorten(names)}' for kind in kinds if (names := getattr(self, kind)))])
 
 
 def load_backbone(
     model: nn.Module, source: str | os.PathLike, prefix: str | None = None, ema: bool = False
 ) -> LoadReport:
-    """Fills a :class:`ConvNeXt` from a checkpoint in any dialect of :mod:`.dialects`, whole or not at all.
+    """Fills a backbone from a checkpoint in any dialect of :mod:`.dialects`, whole or not at all.
 
     Args:
-        model: The backbone.
+        model: The backbone, or an :class:`.ImageClassifier`, whose norm and head are filled too if they are there and
+            fit.
         source: As of :func:`read_checkpoint`; a backbone, or what holds one: a classifier, a detector, a wrapper.
         prefix: What stands directly before the backbone's names, ``'backbone.'`` for instance. Found by itself if
             None; needed only where a file holds several backbones.
@@ -103,7 +109,7 @@ def load_backbone(
     """
     source = os.fspath(source)
     found = choose_backbone(read_checkpoint(source), source, prefix, ema)
-    own = model.state_dict()
+    own = {name.removeprefix('backbone.'): tensor for name, tensor in model.state_dict().items()}
     report, filled = compare(own, found, source)
     if report.missing or report.mismatched or report.unexpected:
         line = Architecture.of(found.tensors).config_line()
@@ -111,9 +117,23 @@ def load_backbone(
             f'The checkpoint does not fit the backbone, which is {Architecture.of(own)}; nothing was loaded.\n{report}'
             + (f'\nThe config line that fits: {line}' if line else '')
         )
-    model.load_state_dict(filled, strict=False)
+    in_classifier = 'head.weight' in own
+    model.load_state_dict({_place(name, in_classifier): tensor for name, tensor in filled.items()}, strict=False)
     print_log(str(report), logger='current')
     return report
+
+
+def require_whole(report: LoadReport) -> None:
+    """Makes sure that a classifier that is not trained any more got its norm and its head too.
+
+    Raises:
+        CheckpointMismatch: It did not.
+    """
+    if report.new or report.unfit:
+        raise CheckpointMismatch(
+            f'The checkpoint {report.source} does not fit the classifier of the config '
+            f'({", ".join(report.new + report.unfit)}): use the config that it was trained with.'
+        )
 
 
 def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
@@ -134,21 +154,27 @@ def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadRepo
     for name, tensor in own.items():
         stored = found.tensors.get(name)
         if stored is None:
-            may_be_new = re.match(r'norm\d\.', name) and name.rpartition('.')[0] not in modules
+            may_be_new = _MAY_LACK.match(name) and name.rpartition('.')[0] not in modules
             (report.new if may_be_new else report.missing).append(name)
         elif stored.shape == tensor.shape:
             filled[name] = stored
-        elif name == STEM and stored.shape == (tensor.shape[0], 3, *tensor.shape[2:]):
+        elif name in (STEM, ISOTROPIC_STEM) and stored.shape == (tensor.shape[0], 3, *tensor.shape[2:]):
             filled[name] = adapt_stem(stored, tensor.shape[1])
             report.adapted.append(f'{name} from 3 to {tensor.shape[1]} input channels')
         else:
-            report.mismatched.append(f'{name} {tuple(stored.shape)} for {tuple(tensor.shape)}')
+            unfit = report.unfit if name in _HEAD else report.mismatched
+            unfit.append(f'{name} {tuple(stored.shape)} for {tuple(tensor.shape)}')
     report.loaded += filled
-    stages = 1 + max((int(match[1]) for match in map(_STAGE.match, own) if match), default=-1)
+    stages = 1 + max((int(match[1]) for match in map(_STAGE.match, own) if match), default=3)
     for name in sorted(found.tensors.keys() - own.keys()):
         (report.dropped if _unused(name, stages) else report.unexpected).append(name)
     report.dropped += found.outside
     return report, filled
+
+
+def _place(canonical: str, in_classifier: bool) -> str:
+    """The name in a model of a tensor: a classifier has the backbone below ``backbone.``, norm and head beside it."""
+    return canonical if not in_classifier or canonical.startswith(('norm.', 'head.')) else f'backbone.{canonical}'
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:

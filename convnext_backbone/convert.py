@@ -106,9 +106,7 @@ def convert_checkpoint(
     arch = Architecture.of(found.tensors)
     skeleton = arch.skeleton()
     if not skeleton:
-        raise CheckpointMismatch(
-            f'The checkpoint {source} ({arch}) is no ConvNeXt of four whole stages: only such can be converted.'
-        )
+        raise CheckpointMismatch(f'The checkpoint {source} ({arch}) is no whole ConvNeXt: only such can be converted.')
     report, _ = compare(skeleton, found, source)
     if report.missing or report.mismatched or report.unexpected:
         raise CheckpointMismatch(f'The checkpoint is not whole; nothing was converted.\n{report}')
@@ -130,7 +128,9 @@ def convert_checkpoint(
 def _check_expressible(report: FileReport, arch: Architecture, tensors: dict[str, Tensor], to: str) -> None:
     """Makes sure that a library can build the model: others would compute something else with its weights."""
     lacks = None
-    if to in ('torchvision', 'dinov3') and not arch.layer_scale:
+    if arch.isotropic and to not in ('canonical', 'official'):
+        lacks = 'one stage, as isotropic models have'
+    elif to in ('torchvision', 'dinov3') and not arch.layer_scale:
         lacks = 'no layer scale, as no V2 has'
     elif to not in ('canonical', 'timm') and 'head.weight' in tensors and 'norm.weight' not in tensors:
         lacks = 'a classifier without a norm after pooling'
@@ -163,7 +163,7 @@ def _names(tensors: dict[str, Tensor], arch: Architecture, to: str) -> tuple[dic
 
 def _stored(name: str, tensor: Tensor, arch: Architecture, to: str, half: bool) -> Tensor:
     """A tensor in the shape and the type to write, in memory of its own."""
-    part = re.sub(r'^stages\.\d+\.\d+\.', '', name)
+    part = re.sub(r'^(?:stages\.\d+|blocks)\.\d+\.', '', name)
     tensor = tensor.reshape(TARGETS[to].views.get(part, tensor.shape)).clone(memory_format=torch.contiguous_format)
     if to == 'timm' and arch.name in _CONV_MLP and part in ('pwconv1.weight', 'pwconv2.weight'):
         tensor = tensor[:, :, None, None]

@@ -4,21 +4,18 @@ Written from the papers; parameter names are those of the official code (https:/
 so its checkpoints need no mapping. Weights have licences of their own: V1's are MIT, V2's CC BY-NC 4.0.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, PretrainedInit, initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .errors import ArgumentError
-from .layers import GRN, DropPath, LayerNorm2d, init_truncated_normal
+from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates
+from .layers import GRN, DropPath, LayerNorm2d
 
 # name: (blocks per stage, channels per stage). V1: paper section 3; atto to nano and huge: V2, table 9 in its appendix.
-ARCHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+ARCHS: dict[str, Sizes] = {
     'atto': ((2, 2, 6, 2), (40, 80, 160, 320)),
     'femto': ((2, 2, 6, 2), (48, 96, 192, 384)),
     'pico': ((2, 2, 6, 2), (64, 128, 256, 512)),
@@ -30,9 +27,6 @@ ARCHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     'xlarge': ((3, 3, 27, 3), (256, 512, 1024, 2048)),
     'huge': ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
-ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'xl': 'xlarge'}
-STRIDES = (4, 8, 16, 32)
-NORM_EPS = 1e-6
 
 
 class ConvNeXtBlock(nn.Module):
@@ -73,8 +67,15 @@ class ConvNeXtBlock(nn.Module):
         return x + self.drop_path(branch.permute(0, 3, 1, 2))
 
 
+def make_blocks(
+    channels: int, drop_path_rates: Sequence[float], layer_scale_init_value: float, use_grn: bool
+) -> nn.Sequential:
+    """The blocks of a stage, one for each rate of stochastic depth."""
+    return nn.Sequential(*(ConvNeXtBlock(channels, rate, layer_scale_init_value, use_grn) for rate in drop_path_rates))
+
+
 @MODELS.register_module()
-class ConvNeXt(BaseModule):
+class ConvNeXt(Backbone):
     """ConvNeXt V1 or V2 that returns a map for each of the chosen stages, for FPN, UPerHead and their like.
 
     Args:
@@ -101,6 +102,9 @@ class ConvNeXt(BaseModule):
         ArgumentError: An argument is out of range; the text names it, its value and what is allowed.
     """
 
+    archs = ARCHS
+    stage_strides = (4, 8, 16, 32)
+
     def __init__(
         self,
         arch: str | Mapping[str, Sequence[int]] = 'tiny',
@@ -114,36 +118,14 @@ class ConvNeXt(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        self.depths, self.channels = parse_arch(arch)
-        self.in_channels = _check_int('in_channels', in_channels, low=1)
-        if not 0 <= drop_path_rate < 1:
-            raise ArgumentError(f'drop_path_rate={drop_path_rate!r} is out of range: it is a probability in [0, 1).')
-        self.out_indices = parse_out_indices(out_indices)
-        self.out_channels = tuple(self.channels[i] for i in self.out_indices)
-        self.strides = tuple(STRIDES[i] for i in self.out_indices)
-        self.frozen_stages = _check_int('frozen_stages', frozen_stages, low=0, high=4)
-        self.with_cp = with_cp
-
-        rates = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').split(self.depths)
+        super().__init__(arch, in_channels, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
+        rates = drop_path_rates(drop_path_rate, self.depths)
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
             self.downsample_layers.append(self._make_downsample(i))
-            self.stages.append(
-                nn.Sequential(
-                    *(
-                        ConvNeXtBlock(self.channels[i], rate, layer_scale_init_value, use_grn)
-                        for rate in rates[i].tolist()
-                    )
-                )
-            )
-        self.out_norm = out_norm
-        if out_norm:
-            for i in self.out_indices:
-                self.add_module(f'norm{i}', LayerNorm2d(self.channels[i], eps=NORM_EPS))
-        self.apply(init_truncated_normal)
-        self._freeze()
+            self.stages.append(make_blocks(self.channels[i], rates[i], layer_scale_init_value, use_grn))
+        self._complete()
 
     def _make_downsample(self, stage: int) -> nn.Sequential:
         """The stem (patchify: 4x4, stride 4) or what stands between two stages (paper, section 2.6)."""
@@ -153,119 +135,5 @@ class ConvNeXt(BaseModule):
         before, after = self.channels[stage - 1 : stage + 1]
         return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), nn.Conv2d(before, after, 2, stride=2))
 
-    def init_weights(self) -> None:
-        """Does what ``init_cfg`` says, a pretrained checkpoint last. Without one, the constructor's weights stay.
-
-        Raises:
-            ArgumentError: An entry for a checkpoint has a key that it does not take.
-            CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
-        """
-        from .checkpoint import load_backbone  # which knows the architectures of this file
-
-        entries = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or [])
-        pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
-        initialize(self, [entry for entry in entries if entry not in pretrained])
-        for entry in pretrained:
-            unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
-            if unknown or 'checkpoint' not in entry:
-                raise ArgumentError(
-                    f'init_cfg={dict(entry)!r} is wrong: it takes checkpoint, and maybe prefix and ema.'
-                )
-            load_backbone(self, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
-        self._is_init = True
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Computes the maps of the chosen stages.
-
-        Args:
-            x: Images, (N, in_channels, H, W), H and W at least 32; they need not be multiples of 32.
-
-        Returns:
-            One map (N, C_i, H // stride_i, W // stride_i) for each of ``out_indices``, in the layout of ``x``.
-
-        Raises:
-            ArgumentError: Another number of channels, or an image side under 32 pixels.
-        """
-        self._check_input(x)
-        maps = {}
-        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            x = downsample(x)
-            for block in stage:
-                if self.with_cp and x.requires_grad:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
-            if i in self.out_indices:
-                maps[i] = getattr(self, f'norm{i}')(x) if self.out_norm else x
-        return tuple(maps[i] for i in self.out_indices)
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ArgumentError(
-                f'The input has the shape {tuple(x.shape)}, but this backbone takes (N, {self.in_channels}, H, W): '
-                f'pass such images or build it with another in_channels.'
-            )
-        if min(x.shape[2:]) < 32:
-            raise ArgumentError(
-                f'The input is {x.shape[2]}x{x.shape[3]} pixels, but both sides must have at least 32 '
-                f'(the last stage has stride 32): resize or pad the images.'
-            )
-
-    def train(self, mode: bool = True) -> 'ConvNeXt':
-        """Sets the mode and freezes the frozen stages again; returns self."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        for frozen in (*self.downsample_layers[: self.frozen_stages], *self.stages[: self.frozen_stages]):
-            frozen.eval().requires_grad_(False)
-
-
-def parse_arch(arch: str | Mapping[str, Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The depths and the channels of an architecture.
-
-    Raises:
-        ArgumentError: An unknown name (the text gives the nearest), or a dict that is not four depths and channels.
-    """
-    if isinstance(arch, str):
-        name = ALIASES.get(arch.lower(), arch.lower())
-        if name not in ARCHS:
-            near = difflib.get_close_matches(name, [*ARCHS, *ALIASES], n=1, cutoff=0.4)
-            hint = f'did you mean {near[0]!r}? ' if near else ''
-            raise ArgumentError(
-                f'arch={arch!r} is unknown: {hint}Known are {", ".join(ARCHS)} and the short forms '
-                f'{", ".join(ALIASES)}, or dict(depths=..., channels=...).'
-            )
-        return ARCHS[name]
-    if not isinstance(arch, Mapping) or set(arch) != {'depths', 'channels'}:
-        raise ArgumentError(f'arch={arch!r} is neither a name nor dict(depths=..., channels=...).')
-    depths, channels = (tuple(arch[key]) for key in ('depths', 'channels'))
-    for key, numbers in (('depths', depths), ('channels', channels)):
-        if len(numbers) != 4 or not all(isinstance(n, int) and n > 0 for n in numbers):
-            raise ArgumentError(
-                f'arch[{key!r}]={arch[key]!r} is wrong: it takes four positive integers, one per stage.'
-            )
-    return depths, channels
-
-
-def parse_out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
-    """The stages as numbers from 0 to 3, in the caller's order.
-
-    Raises:
-        ArgumentError: An index out of range, one named twice, or none at all.
-    """
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or not all(isinstance(i, int) and -4 <= i <= 3 for i in indices):
-        raise ArgumentError(f'out_indices={out_indices!r} is out of range: each is a stage, 0 to 3 or -4 to -1.')
-    stages = tuple(i % 4 for i in indices)
-    if len(set(stages)) < len(stages):
-        raise ArgumentError(f'out_indices={out_indices!r} names a stage twice.')
-    return stages
-
-
-def _check_int(name: str, value: int, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        allowed = f'an integer from {low} to {high}' if high is not None else f'an integer of at least {low}'
-        raise ArgumentError(f'{name}={value!r} is out of range: it takes {allowed}.')
-    return value
+    def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
+        return list(zip(self.downsample_layers, self.stages, strict=True))

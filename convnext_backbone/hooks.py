@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
 from .errors import NonFiniteError
@@ -68,6 +69,21 @@ class FiniteCheckHook(Hook):
             f'{what}: stopped; the state after iteration {runner.iter} is in {path}. '
             f'{advice}, then go on with --resume.'
         )
+
+
+@HOOKS.register_module()
+class StepSchedulerHook(ParamSchedulerHook):
+    """mmengine's ``ParamSchedulerHook``; in training by epochs, schedules by iteration count optimizer steps.
+
+    However many batches a step accumulates, it then has the learning rate that the recipe gives it.
+    """
+
+    def after_train_iter(
+        self, runner: object, batch_idx: int, data_batch: object = None, outputs: object = None
+    ) -> None:
+        """Steps the schedules, unless the optimizer still accumulates."""
+        if runner.optim_wrapper.should_update() or isinstance(runner.train_loop, IterBasedTrainLoop):
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
 
 def _total(loss: Tensor | list[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from .convnext import ConvNeXt
+from .backbone import Backbone
 from .errors import ArgumentError
 
 DECAY_TYPES = ('layer_wise', 'stage_wise')
@@ -42,7 +42,9 @@ def layer_id(name: str | None, depths: Sequence[int], decay_type: str = 'layer_w
 
 
 def num_layers(depths: Sequence[int]) -> int:
-    """The id of the last stage: 6 for T, 12 for S to XL."""
+    """The id of the last stage: 6 for T, 12 for S to XL; 0 for isotropic models, which are not divided."""
+    if len(depths) == 1:
+        return 0
     return 3 + math.ceil(depths[2] / 3)
 
 
@@ -54,7 +56,12 @@ def lr_scale(name: str | None, depths: Sequence[int], decay_rate: float, decay_t
         depths: Blocks of each stage.
         decay_rate: The factor between one layer and the next.
         decay_type: As of :func:`layer_id`.
+
+    Raises:
+        ArgumentError: An isotropic model, for which no decay is defined, and a rate that is not 1.
     """
+    if len(depths) == 1 and decay_rate != 1:
+        raise ArgumentError(f'decay_rate={decay_rate!r} is not defined for an isotropic ConvNeXt: set it to 1.')
     return decay_rate ** (num_layers(depths) + 1 - layer_id(name, depths, decay_type))
 
 
@@ -90,10 +97,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Adds the groups of all trainable parameters of ``module`` to ``params``, those of the head first.
 
         Raises:
-            ArgumentError: There is no ConvNeXt in the model.
+            ArgumentError: There is no ConvNeXt in the model, or an isotropic one and a rate that is not 1.
         """
         places = {}  # parameter -> its backbone and its name there
-        for backbone in (m for m in module.modules() if isinstance(m, ConvNeXt)):
+        for backbone in (m for m in module.modules() if isinstance(m, Backbone)):
             places.update({id(p): (name, backbone.depths) for name, p in backbone.named_parameters()})
         if not places:
             raise ArgumentError(

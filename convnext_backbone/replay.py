@@ -1,18 +1,23 @@
 """Randomness that depends on a position and on nothing else, so that a resumed run repeats what was lost to the bit.
 
-Each sample's augmentation is seeded by (seed, rank, epoch, batch, place in the batch) and each training iteration by
-(seed, rank, iteration). No generator state then has to be saved, none is lost in a worker process that is killed, and
-the batches before a checkpoint are skipped without loading a single image.
+Each sample's augmentation is seeded by (seed, epoch, its place in the epoch over all processes) and each training
+iteration by (seed, rank, iteration). No generator state then has to be saved, none is lost in a worker process that is
+killed, the batches before a checkpoint are skipped without loading a single image, and two processes see what one with
+the same global batch would see.
 """
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader, Dataset
+
+from .errors import UserError
 
 
 def seed_by(*position: int) -> int:
@@ -21,10 +26,11 @@ def seed_by(*position: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seeds Python, numpy and torch."""
+    """Seeds Python, numpy and torch's generator on the CPU."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    # torch.manual_seed, which looks at all devices, takes most of a millisecond: too long for each image.
+    torch.default_generator.manual_seed(seed)
 
 
 class SeededDataset(Dataset):
@@ -48,13 +54,31 @@ class SeededDataset(Dataset):
 
 
 class ReplayBatchSampler:
-    """Gives each index of a batch sampler its seed; skips the first batches after a resume."""
+    """Gives each index of a batch sampler its seed; skips the first batches after a resume.
 
-    def __init__(self, batch_sampler: Iterable[list[int]], seed: int) -> None:
+    Args:
+        batch_sampler: What chooses the indices.
+        seed: Of the run.
+        step: Batches of an optimizer step. A finite epoch ends with its last whole step, as in the official code: no
+            gradient is left over where a checkpoint is written.
+
+    Raises:
+        UserError: An epoch is shorter than one step.
+    """
+
+    def __init__(self, batch_sampler: Iterable[list[int]], seed: int, step: int = 1) -> None:
         self.batch_sampler = batch_sampler
         self.sampler = getattr(batch_sampler, 'sampler', None)
         self.seed = seed
         self._skip, self._epoch = 0, None
+        self._end = None
+        if not isinstance(self.sampler, InfiniteSampler):
+            self._end = len(batch_sampler) // step * step
+            if not self._end:
+                raise UserError(
+                    f'An epoch has {len(batch_sampler)} batches and an optimizer step takes {step}: lower '
+                    f'auto_scale_lr.base_batch_size, or take smaller batches or more data.'
+                )
 
     def start_at(self, batch: int, epoch: int | None = None) -> None:
         """Makes the next pass start at a batch, and in an epoch where nothing else sets it."""
@@ -65,13 +89,15 @@ class ReplayBatchSampler:
         if self._epoch is not None:
             self.sampler.set_epoch(self._epoch)
             self._epoch = None
-        epoch, rank = getattr(self.sampler, 'epoch', 0), get_rank()
-        for number, batch in enumerate(self.batch_sampler):
+        epoch, rank, world = getattr(self.sampler, 'epoch', 0), get_rank(), get_world_size()
+        place = rank  # samplers deal the samples out to the processes in turn
+        for number, batch in enumerate(itertools.islice(self.batch_sampler, self._end)):
             if number >= skip:
-                yield [(index, seed_by(self.seed, rank, epoch, number, place)) for place, index in enumerate(batch)]
+                yield [(index, seed_by(self.seed, epoch, place + i * world)) for i, index in enumerate(batch)]
+            place += len(batch) * world
 
     def __len__(self) -> int:
-        return len(self.batch_sampler)
+        return len(self.batch_sampler) if self._end is None else self._end
 
 
 class ReplayLoader(DataLoader):
@@ -81,11 +107,11 @@ class ReplayLoader(DataLoader):
     """
 
     @classmethod
-    def wrap(cls, loader: DataLoader, seed: int) -> 'ReplayLoader':
-        """The same loader, made repeatable."""
+    def wrap(cls, loader: DataLoader, seed: int, step: int = 1) -> 'ReplayLoader':
+        """The same loader, made repeatable; arguments as of :class:`ReplayBatchSampler`."""
         kept = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
         kept += ('prefetch_factor', 'persistent_workers')
-        sampler = ReplayBatchSampler(loader.batch_sampler, seed)
+        sampler = ReplayBatchSampler(loader.batch_sampler, seed, step)
         return cls(
             SeededDataset(loader.dataset), batch_sampler=sampler, **{name: getattr(loader, name) for name in kept}
         )
@@ -95,13 +121,25 @@ class ReplayLoader(DataLoader):
 
 
 class IterationSeedHook(Hook):
-    """Seeds each training iteration: stochastic depth, dropout, the random sampling of proposals."""
+    """Seeds each training iteration: stochastic depth, dropout, mixup, the random sampling of proposals.
+
+    It also tells a stream of data, which has no sampler, where to begin.
+    """
 
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
         self._rank = get_rank()
 
+    def before_train_epoch(self, runner: object) -> None:
+        """Sets the place of a stream."""
+        loader = runner.train_dataloader
+        if hasattr(loader.dataset, 'start_at'):
+            loader.dataset.seed = runner.seed
+            loader.dataset.start_at(runner.epoch, runner.iter - runner.epoch * len(loader))
+
     def before_train_iter(self, runner: object, batch_idx: int, data_batch: object = None) -> None:
         """Seeds by (seed, rank, iteration)."""
-        seed_all(seed_by(runner.seed, self._rank, runner.iter))
+        seed = seed_by(runner.seed, self._rank, runner.iter)
+        seed_all(seed)
+        torch.manual_seed(seed)  # of the other devices too

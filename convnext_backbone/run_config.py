@@ -185,6 +185,9 @@ def adapt_to_machine(cfg: Config) -> None:
         _warn('No GPU: the fp16 of the config falls back to fp32.')
     if _replace_type(cfg.get('model'), 'SyncBN', 'BN'):
         _warn('No GPU: the SyncBN of the config falls back to BN, with the statistics of each process alone.')
+    for loader in _DATALOADERS:
+        if (cfg.get(loader) or {}).get('pin_memory'):
+            cfg[loader].pin_memory = False  # torch would warn at each pass over the data
     if (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('backend') == 'nccl':
         cfg.env_cfg.dist_cfg.backend = 'gloo'
 

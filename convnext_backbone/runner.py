@@ -3,16 +3,23 @@
 import re
 from collections.abc import Iterator
 
+import torch
 from mmengine.dataset import InfiniteSampler
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
-from .checkpoint import mismatch_sentence
-from .convnext import ConvNeXt
-from .errors import CheckpointError, CheckpointMismatch
+from .backbone import Backbone
+from .checkpoint import load_backbone, mismatch_sentence, require_whole
+from .classifier import ImageClassifier
+from .errors import ArgumentError, CheckpointError, CheckpointMismatch
+from .reader import read_state
 from .replay import IterationSeedHook, ReplayLoader
+from .stream import ImageStream
 
 _REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
 
@@ -24,7 +31,23 @@ class ResumableRunner(Runner):
     A run that is stopped and resumed gives the weights of an undisturbed one, bit for bit on the CPU, from checkpoints
     in the middle of an epoch too. (mmengine starts the epoch over, forgets every generator's state, and an
     iteration-based loop loads all the images again that it has already seen.)
+
+    ``optim_wrapper.accumulative_counts='auto'`` accumulates as many batches as make a step of
+    ``auto_scale_lr.base_batch_size`` images from the processes that there are.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Sets up the environment; where there is no GPU, processes meet by gloo, which mmengine leaves out."""
+        if self._launcher == 'pytorch' and get_device() == 'cpu' and not is_distributed():
+            torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for distributed training; mmengine's own wrapper takes a GPU for granted."""
+        if self.distributed and model_wrapper_cfg is None and get_device() == 'cpu':
+            unused = self.cfg.get('find_unused_parameters', False)
+            model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Builds the training loop around a repeatable data loader."""
@@ -34,19 +57,80 @@ class ResumableRunner(Runner):
                 seed=self.seed,
                 diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
             )
-            # Iterable datasets have no positions to seed by.
-            self._train_dataloader = (
-                ReplayLoader.wrap(loader, self.seed) if loader.batch_sampler is not None else loader
-            )
+            if not isinstance(loader.dataset, IterableDataset):
+                loader = ReplayLoader.wrap(loader, self.seed, self._accumulation())
+            elif isinstance(loader.dataset, ImageStream):
+                loader.dataset.set_batch_size(loader.batch_size, loader.drop_last, self._accumulation())
+            if isinstance(loader.dataset, IterableDataset) and not loop.get(
+                'by_epoch', loop.get('type') == 'EpochBasedTrainLoop'
+            ):
+                raise ArgumentError('A stream of data is trained on by epochs: set train_cfg.by_epoch=True.')
+            self._train_dataloader = loader
         return super().build_train_loop(loop)
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Builds a data loader; a stream learns its batch size, for it deals out whole batches to the workers."""
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if isinstance(loader.dataset, ImageStream):
+            loader.dataset.set_batch_size(loader.batch_size, loader.drop_last)
+        return loader
+
+    def _accumulation(self) -> int:
+        """Batches of an optimizer step; ``'auto'`` becomes a number and is logged."""
+        wrapper = self.optim_wrapper
+        if not isinstance(wrapper, dict):
+            return wrapper._accumulative_counts
+        count = wrapper.get('accumulative_counts', 1)
+        if count != 'auto':
+            return count
+        settings = self.auto_scale_lr or {}
+        if 'base_batch_size' not in settings:
+            raise ArgumentError(
+                "accumulative_counts='auto' takes the images of a step from auto_scale_lr: set its base_batch_size."
+            )
+        wanted, batch = settings['base_batch_size'], self._train_dataloader['batch_size']
+        count = 1 if settings.get('enable') else max(1, round(wanted / (self.world_size * batch)))
+        images = self.world_size * batch * count
+        what = f'{images} images a step = {self.world_size} processes x {batch} images x {count} accumulated batches'
+        if images != wanted and not settings.get('enable'):
+            self.logger.warning(f'{what}, where the recipe has {wanted}: choose another train_dataloader.batch_size.')
+        else:
+            self.logger.info(what)
+        wrapper['accumulative_counts'] = count
+        return count
+
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """Registers the default hooks, with checkpoints that a kill cannot damage."""
+        """Registers the default hooks, with checkpoints that a kill cannot damage and schedules that count steps."""
         hooks = dict(hooks or {})
         checkpoint = dict(hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1))
-        if checkpoint['type'] == 'CheckpointHook':
-            checkpoint['type'] = 'AtomicCheckpointHook'
-        super().register_default_hooks({**hooks, 'checkpoint': checkpoint})
+        scheduler = dict(hooks.get('param_scheduler') or dict(type='ParamSchedulerHook'))
+        for hook, theirs, ours in (
+            (checkpoint, 'CheckpointHook', 'AtomicCheckpointHook'),
+            (scheduler, 'ParamSchedulerHook', 'StepSchedulerHook'),
+        ):
+            if hook['type'] == theirs:
+                hook['type'] = ours
+        super().register_default_hooks({**hooks, 'checkpoint': checkpoint, 'param_scheduler': scheduler})
+
+    def build_param_scheduler(self, scheduler: object) -> object:
+        """Builds the schedules; by epochs, one that was given in epochs counts the optimizer steps of an epoch."""
+        if isinstance(self.train_loop, IterBasedTrainLoop):
+            return super().build_param_scheduler(scheduler)
+        steps = len(self.train_dataloader) // self.optim_wrapper._accumulative_counts
+
+        def counted(node: object) -> object:
+            if isinstance(node, (list, tuple)):
+                return [counted(item) for item in node]
+            if not isinstance(node, dict):
+                return node
+            if 'type' in node:
+                return {**node, 'epoch_length': steps}
+            return {name: counted(item) for name, item in node.items()}
+
+        return super().build_param_scheduler(counted(scheduler))
 
     def train(self) -> nn.Module:
         """Trains, each iteration seeded by its number."""
@@ -65,7 +149,9 @@ class ResumableRunner(Runner):
             CheckpointMismatch: They do not fit.
             CheckpointError: There is nothing in it to resume.
         """
-        strict = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
+        if isinstance(self._bare_model, ImageClassifier) and not self._resume:
+            return self._load_classifier(filename)
+        strict = strict or self._resume or self._is_testing
         try:
             checkpoint = super().load_checkpoint(filename, map_location, strict, revise_keys)
         except RuntimeError as error:
@@ -81,6 +167,24 @@ class ResumableRunner(Runner):
             self._check_backbones(checkpoint.get('state_dict', checkpoint), filename, revise_keys)
         return checkpoint
 
+    @property
+    def _is_testing(self) -> bool:
+        return not isinstance(self._train_loop, BaseLoop)
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def _load_classifier(self, filename: str) -> dict:
+        """Fills a classifier from a checkpoint of any dialect; a test wants all of it, the head too."""
+        checkpoint = read_state(filename)
+        report = load_backbone(self._bare_model, filename)
+        if self._is_testing:
+            require_whole(report)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        self._has_loaded = True
+        return checkpoint
+
     def _check_backbones(self, state: dict, filename: str, revise_keys: list) -> None:
         """Makes sure that a checkpoint holds the backbones of the model whole."""
         shapes = {}
@@ -88,9 +192,8 @@ class ResumableRunner(Runner):
             for pattern, replacement in revise_keys:
                 name = re.sub(pattern, replacement, name)
             shapes[name] = getattr(value, 'shape', None)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        for where, backbone in model.named_modules():
-            if not isinstance(backbone, ConvNeXt):
+        for where, backbone in self._bare_model.named_modules():
+            if not isinstance(backbone, Backbone):
                 continue
             own = backbone.state_dict(prefix=f'{where}.' if where else '')
             lacking = [name for name, tensor in own.items() if shapes.get(name) != tensor.shape]

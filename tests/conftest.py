@@ -70,7 +70,7 @@ def refusal(result: subprocess.CompletedProcess) -> str:
 def shapes(tmp_path_factory) -> Path:
     """A small drawn data set in COCO's layout."""
     root = tmp_path_factory.mktemp('shapes') / 'data'
-    command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', root, '--train', '6', '--val', '3']
+    command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', root, '--train', '6', '--val', '4']
     subprocess.run([*map(str, command), '--size', '128', '96', '--max-objects', '3'], check=True, capture_output=True)
     return root
 

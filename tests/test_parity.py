@@ -1,4 +1,4 @@
-"""Exact: outputs and gradients equal those of timm's ConvNeXt and ConvNeXt V2, for every arch, to 1e-5 relative.
+"""Exact: maps, logits and gradients equal those of timm's ConvNeXt and ConvNeXt V2, for every arch, to 1e-5 relative.
 
 The weights are random and shared between the two models; timm's features have no norm of their own, ours get it on top.
 """
@@ -8,7 +8,7 @@ import timm.models.convnext
 import torch
 from torch import Tensor, nn
 
-from convnext_backbone import ARCHS, ConvNeXt
+from convnext_backbone import ARCHS, ConvNeXt, ImageClassifier
 
 TOLERANCE = 1e-5
 IN_TIMM = [
@@ -24,6 +24,9 @@ IN_TIMM = [
 
 def timm_name(name: str) -> str:
     """The name in timm's classifier of a parameter of ours."""
+    name = name.removeprefix('backbone.')
+    if name.startswith(('norm.', 'head.')):
+        return name.replace('head.', 'head.fc.').replace('norm.', 'head.norm.')
     parts = name.split('.')
     if parts[0] == 'stages':
         parts.insert(2, 'blocks')
@@ -56,21 +59,21 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 def test_outputs_and_gradients_equal_timm(arch: str, use_grn: bool):
     depths, channels = ARCHS[arch]
     with torch.device('meta'):
-        ours = ConvNeXt(arch, use_grn=use_grn, out_norm=False)
+        ours = ImageClassifier(dict(type='ConvNeXt', arch=arch, use_grn=use_grn), num_classes=10)
         theirs = timm.models.convnext.ConvNeXt(
-            depths=depths, dims=channels, use_grn=use_grn, ls_init_value=None if use_grn else 1e-6, num_classes=0
+            depths=depths, dims=channels, use_grn=use_grn, ls_init_value=None if use_grn else 1e-6, num_classes=10
         )
     state = random_state(ours)
     assert not ours.load_state_dict(state, assign=True).missing_keys
     state = {timm_name(name): tensor for name, tensor in state.items()}
-    assert set(theirs.load_state_dict(state, strict=False, assign=True).missing_keys) <= {
-        'head.norm.weight',
-        'head.norm.bias',
-    }
+    theirs.load_state_dict(state, assign=True)
 
     images = torch.randn(2, 3, 64, 64)
-    maps = ours.train()(images)
-    features = theirs.train().forward_intermediates(images, intermediates_only=True)
+    maps = []
+    ours.backbone.register_forward_hook(lambda module, inputs, outputs: maps.extend(outputs))
+    logits = ours.train()(images)
+    last, features = theirs.train().forward_intermediates(images)
+    maps, features = [*maps, logits], [*features, theirs.forward_head(last)]
     weights = [torch.randn_like(feature) for feature in features]
     for map_, feature in zip(maps, features, strict=True):
         assert relative_error(map_, feature) < TOLERANCE

@@ -1,0 +1,33 @@
+# The recipe of ImageNet made small: ConvNeXt-atto, ten classes, small pictures and batches, few epochs.
+_base_ = 'pretrain_imagenet.py'
+
+size, num_classes = 112, 10
+model = dict(
+    backbone=dict(arch='atto'),
+    num_classes=num_classes,
+    data_preprocessor=dict(random_erasing=0.0, mixup_alpha=0.2, cutmix_alpha=0.0),
+)
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    dataset=dict(data_root='data/imagenette/', transform=dict(input_size=size, auto_augment='rand-m5-mstd0.5-inc1')),
+)
+val_dataloader = dict(
+    batch_size=50,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(data_root='data/imagenette/', transform=dict(input_size=size)),
+)
+test_dataloader = val_dataloader
+default_hooks = dict(logger=dict(interval=10))
+
+max_epochs, warmup = 40, 3
+lr = 2e-3
+train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+optim_wrapper = dict(optimizer=dict(lr=lr))
+auto_scale_lr = dict(base_batch_size=32)
+param_scheduler = [
+    {**_base_.param_scheduler[0], 'end': warmup},
+    {**_base_.param_scheduler[1], 'begin': warmup, 'end': max_epochs, 'T_max': max_epochs - warmup},
+]
+custom_hooks = [*_base_.custom_hooks[:-1], dict(type='AveragedWeightsHook', decay=0.99)]

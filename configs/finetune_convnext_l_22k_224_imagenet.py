@@ -1,0 +1,9 @@
+# ConvNeXt-L from ImageNet-22K to ImageNet-1K. Published: 86.6 top-1.
+#
+#   python tools/train.py configs/finetune_convnext_l_22k_224_imagenet.py --data-root data/imagenet
+_base_ = '_base_/finetune_imagenet.py'
+
+model = dict(
+    backbone=dict(arch='large', drop_path_rate=0.3),
+    init_cfg=dict(type='Pretrained', checkpoint='https://dl.fbaipublicfiles.com/convnext/convnext_large_22k_224.pth'),
+)

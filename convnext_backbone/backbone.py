@@ -1,0 +1,196 @@
+"""What the models of this package share as backbones: arguments, pretrained weights, the forward pass and freezing."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from mmengine.model import BaseModule, PretrainedInit, initialize
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .errors import ArgumentError
+from .layers import LayerNorm2d, init_truncated_normal
+
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # blocks and channels, of each stage
+ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'xl': 'xlarge'}
+NORM_EPS = 1e-6
+
+
+class Backbone(BaseModule):
+    """A ConvNeXt of one or more stages; a model builds these, names them in :meth:`_parts` and calls :meth:`_complete`.
+
+    Arguments and attributes are described by the models.
+    """
+
+    archs: ClassVar[dict[str, Sizes]]
+    stage_strides: ClassVar[tuple[int, ...]]
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]],
+        in_channels: int,
+        out_indices: int | Sequence[int],
+        out_norm: bool,
+        frozen_stages: int,
+        with_cp: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.depths, self.channels = parse_arch(arch, self.archs)
+        self.in_channels = _check_int('in_channels', in_channels, low=1)
+        self.out_indices = parse_out_indices(out_indices, len(self.depths))
+        self.out_channels = tuple(self.channels[i] for i in self.out_indices)
+        self.strides = tuple(self.stage_strides[i] for i in self.out_indices)
+        self.out_norm = out_norm
+        self.frozen_stages = _check_int('frozen_stages', frozen_stages, low=0, high=len(self.depths))
+        self.with_cp = with_cp
+
+    def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
+        """For each stage that is built, the stem or downsampling layer before it, and its blocks."""
+        raise NotImplementedError
+
+    def _complete(self) -> None:
+        """The end of every constructor: output norms, the paper's initialisation, frozen stages."""
+        if self.out_norm:
+            for i in self.out_indices:
+                self.add_module(f'norm{i}', LayerNorm2d(self.channels[i], eps=NORM_EPS))
+        self.apply(init_truncated_normal)
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Does what ``init_cfg`` says, a pretrained checkpoint last. Without one, the constructor's weights stay.
+
+        Raises:
+            ArgumentError: An entry for a checkpoint has a key that it does not take.
+            CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
+        """
+        from .checkpoint import load_backbone  # which knows the models that derive from this one
+
+        entries = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or [])
+        pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
+        initialize(self, [entry for entry in entries if entry not in pretrained])
+        for entry in pretrained:
+            unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
+            if unknown or 'checkpoint' not in entry:
+                raise ArgumentError(
+                    f'init_cfg={dict(entry)!r} is wrong: it takes checkpoint, and maybe prefix and ema.'
+                )
+            load_backbone(self, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
+        self._is_init = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes the maps of the chosen stages.
+
+        Args:
+            x: Images, (N, in_channels, H, W), H and W at least the stride of the last stage of the architecture; they
+                need not be multiples of it.
+
+        Returns:
+            One map (N, C_i, H // stride_i, W // stride_i) for each of ``out_indices``, in the layout of ``x``.
+
+        Raises:
+            ArgumentError: Another number of channels, or an image side that is too short.
+        """
+        self._check_input(x)
+        maps = {}
+        for i, (before, blocks) in enumerate(self._parts()):
+            x = before(x)
+            for block in blocks:
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                maps[i] = getattr(self, f'norm{i}')(x) if self.out_norm else x
+        return tuple(maps[i] for i in self.out_indices)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ArgumentError(
+                f'The input has the shape {tuple(x.shape)}, but this backbone takes (N, {self.in_channels}, H, W): '
+                f'pass such images or build it with another in_channels.'
+            )
+        least = self.stage_strides[-1]
+        if min(x.shape[2:]) < least:
+            raise ArgumentError(
+                f'The input is {x.shape[2]}x{x.shape[3]} pixels, but both sides must have at least {least} '
+                f'(the last stage has stride {least}): resize or pad the images.'
+            )
+
+    def train(self, mode: bool = True) -> 'Backbone':
+        """Sets the mode and freezes the frozen stages again; returns self."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        for before, blocks in self._parts()[: self.frozen_stages]:
+            before.eval().requires_grad_(False)
+            blocks.eval().requires_grad_(False)
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """The rates of stochastic depth of each stage's blocks, which rise linearly from 0 to the given one.
+
+    Raises:
+        ArgumentError: The rate is no probability below 1.
+    """
+    if not 0 <= rate < 1:
+        raise ArgumentError(f'drop_path_rate={rate!r} is out of range: it is a probability in [0, 1).')
+    # On the CPU even where a model is built on the meta device, which holds no numbers.
+    return [part.tolist() for part in torch.linspace(0, rate, sum(depths), device='cpu').split(list(depths))]
+
+
+def parse_arch(arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Sizes]) -> Sizes:
+    """The depths and the channels of an architecture, by one of the names in ``archs`` or written out.
+
+    Raises:
+        ArgumentError: An unknown name (the text gives the nearest), or a dict that is not depths and channels for each
+            stage.
+    """
+    if isinstance(arch, str):
+        aliases = {short: name for short, name in ALIASES.items() if name in archs}
+        name = aliases.get(arch.lower(), arch.lower())
+        if name not in archs:
+            near = difflib.get_close_matches(name, [*archs, *aliases], n=1, cutoff=0.4)
+            hint = f'did you mean {near[0]!r}? ' if near else ''
+            raise ArgumentError(
+                f'arch={arch!r} is unknown: {hint}Known are {", ".join(archs)} and the short forms '
+                f'{", ".join(aliases)}, or dict(depths=..., channels=...).'
+            )
+        return archs[name]
+    if not isinstance(arch, Mapping) or set(arch) != {'depths', 'channels'}:
+        raise ArgumentError(f'arch={arch!r} is neither a name nor dict(depths=..., channels=...).')
+    stages = len(next(iter(archs.values()))[0])
+    for key in ('depths', 'channels'):
+        numbers = arch[key]
+        whole = isinstance(numbers, Sequence) and len(numbers) == stages
+        if not whole or not all(isinstance(n, int) and n > 0 for n in numbers):
+            takes = 'four positive integers, one per stage' if stages == 4 else 'a list of one positive integer'
+            raise ArgumentError(f'arch[{key!r}]={numbers!r} is wrong: it takes {takes}.')
+    return tuple(arch['depths']), tuple(arch['channels'])
+
+
+def parse_out_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
+    """The stages as numbers from 0, in the caller's order.
+
+    Raises:
+        ArgumentError: An index out of range, one named twice, or none at all.
+    """
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or not all(isinstance(i, int) and -stages <= i < stages for i in indices):
+        raise ArgumentError(
+            f'out_indices={out_indices!r} is out of range: each is a stage, 0 to {stages - 1} or -{stages} to -1.'
+        )
+    chosen = tuple(i % stages for i in indices)
+    if len(set(chosen)) < len(chosen):
+        raise ArgumentError(f'out_indices={out_indices!r} names a stage twice.')
+    return chosen
+
+
+def _check_int(name: str, value: int, low: int, high: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        allowed = f'an integer from {low} to {high}' if high is not None else f'an integer of at least {low}'
+        raise ArgumentError(f'{name}={value!r} is out of range: it takes {allowed}.')
+    return value

@@ -1,0 +1,170 @@
+"""ConvNeXt as a classifier (arXiv 2201.03545, section 3): what ImageNet pre-training and fine-tuning train.
+
+Its checkpoints need no conversion: the backbone stands below ``backbone.``, the norm after pooling and the head beside
+it by their official names, and :func:`.load_backbone` knows all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .backbone import Backbone
+from .errors import ArgumentError
+from .layers import init_truncated_normal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@MODELS.register_module()
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Normalises a batch on the device; in training it erases, mixes and cuts there too, by timm's classes.
+
+    The workers hand over bytes: a quarter of the traffic of normalised images.
+
+    Args:
+        num_classes: Length of the soft targets.
+        label_smoothing: Of the soft targets.
+        mean, std: Of each colour, for images from 0 to 1.
+        random_erasing: Probability that a rectangle of an image becomes noise (paper, table 5).
+        mixup_alpha: Of the beta distribution of mixup; 0 leaves mixup out.
+        cutmix_alpha: Of the beta distribution of CutMix; 0 leaves it out. With both, a coin decides for each batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        label_smoothing: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        random_erasing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, statistics in (('mean', mean), ('std', std)):
+            scaled = torch.tensor(statistics).view(-1, 1, 1) * 255
+            self.register_buffer(name, scaled, persistent=False)  # of the data, not of the weights
+        if not 0 <= random_erasing <= 1:
+            raise ArgumentError(f'random_erasing={random_erasing!r} is out of range: it is a probability in [0, 1].')
+        if min(mixup_alpha, cutmix_alpha) < 0:
+            raise ArgumentError(
+                f'mixup_alpha={mixup_alpha!r} and cutmix_alpha={cutmix_alpha!r} are out of range: they take 0 and more.'
+            )
+        self._erasing, self._mixup = None, None
+        if random_erasing:
+            from timm.data.random_erasing import RandomErasing  # training alone needs timm
+
+            self._erasing = RandomErasing(random_erasing, mode='pixel', device=None)
+        if mixup_alpha or cutmix_alpha:
+            from timm.data.mixup import Mixup
+
+            self._mixup = Mixup(mixup_alpha, cutmix_alpha, label_smoothing=label_smoothing, num_classes=num_classes)
+
+    def forward(self, data: Mapping, training: bool = False) -> dict:
+        """Makes what the model takes.
+
+        Args:
+            data: ``inputs``, images of 0 to 255, (N, C, H, W), and maybe ``labels``, (N,).
+            training: Whether to augment.
+
+        Returns:
+            ``inputs``, normalised; ``labels`` as they were, or (N, num_classes) after mixing.
+
+        Raises:
+            ArgumentError: An odd number of images is to be mixed in pairs.
+        """
+        data = self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data})
+        images = (data['inputs'].float() - self.mean) / self.std
+        if training and self._erasing is not None:
+            self._erasing.device = images.device
+            images = self._erasing(images)
+        if training and self._mixup is not None:
+            if len(images) % 2:
+                raise ArgumentError(
+                    f'The batch has {len(images)} images, but mixup and CutMix mix them in pairs: set an even '
+                    f'train_dataloader.batch_size, and drop_last=True.'
+                )
+            images, data['labels'] = self._mixup(images, data['labels'])
+        return {**data, 'inputs': images}
+
+
+@MODELS.register_module()
+class ImageClassifier(BaseModel):
+    """Backbone -> mean over the last map -> LayerNorm -> linear head.
+
+    Args:
+        backbone: A config of :class:`.ConvNeXt` or :class:`.ConvNeXtIsotropic`. With ``frozen_stages=4`` (isotropic: 1)
+            only norm and head learn: a linear probe.
+        num_classes: Outputs of the head.
+        head_init_scale: Factor on the head's random weights; 0.001 in fine-tuning (paper, table 6).
+        label_smoothing: Of the loss, and of the targets that mixing makes soft.
+        data_preprocessor: Arguments of :class:`ImagePreprocessor`.
+        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`.load_backbone`, for norm
+            and head too. A head of another number of classes stays behind, and the log says so.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        num_classes: int = 1000,
+        head_init_scale: float = 1.0,
+        label_smoothing: float = 0.0,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ArgumentError(f'num_classes={num_classes!r} is out of range: it takes an integer of at least 1.')
+        if not 0 <= label_smoothing < 1:
+            raise ArgumentError(f'label_smoothing={label_smoothing!r} is out of range: it is a part in [0, 1).')
+        preprocessor = dict(type='ImagePreprocessor', num_classes=num_classes, label_smoothing=label_smoothing)
+        super().__init__({**preprocessor, **(data_preprocessor or {})}, init_cfg)
+        self.backbone = MODELS.build({**backbone, 'out_norm': False})
+        channels = self.backbone.out_channels[-1]
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.head = nn.Linear(channels, num_classes)
+        self.label_smoothing = label_smoothing
+        init_truncated_normal(self.head)
+        with torch.no_grad():
+            self.head.weight.mul_(head_init_scale)
+
+    def init_weights(self) -> None:
+        """Does what the ``init_cfg`` of the backbone says, then what its own does.
+
+        Raises:
+            ArgumentError: An entry for a checkpoint has a key that it does not take.
+            CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
+        """
+        self.backbone.init_weights()
+        Backbone.init_weights(self)
+
+    def extract_feat(self, inputs: Tensor) -> Tensor:
+        """Pooled and normalised features, (N, C), of normalised images, (N, 3, H, W)."""
+        return self.norm(self.backbone(inputs)[-1].mean(dim=(2, 3)))
+
+    def forward(
+        self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
+    ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Computes what the mode asks for.
+
+        Args:
+            inputs: Normalised images, (N, 3, H, W).
+            labels: Classes, (N,), or soft targets, (N, num_classes).
+            mode: ``'tensor'``: logits, (N, num_classes). ``'loss'``: the losses. ``'predict'``: for each image its
+                ``scores``, (num_classes,), which add up to 1, and its ``label`` if labels are given.
+        """
+        logits = self.head(self.extract_feat(inputs))
+        if mode == 'tensor':
+            return logits
+        if mode == 'loss':
+            smoothing = 0.0 if labels.is_floating_point() else self.label_smoothing  # soft targets are smooth already
+            return dict(loss=F.cross_entropy(logits, labels, label_smoothing=smoothing))
+        predictions = [dict(scores=scores) for scores in logits.float().softmax(dim=1)]
+        if labels is not None:
+            for prediction, label in zip(predictions, labels, strict=True):
+                prediction['label'] = label
+        return predictions

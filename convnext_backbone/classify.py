@@ -1,0 +1,101 @@
+"""Classes of photographs for people and for programs: pictures with captions, and json."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .checkpoint import load_backbone, require_whole
+from .class_names import describe_class, imagenet_classes
+from .classifier import ImageClassifier
+from .errors import UserError
+from .imagenet import build_transform
+from .inference import name_pictures, write_picture
+from .reader import read_state
+
+_WIDTH = 360  # pixels of a picture
+
+
+def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
+    """Builds the classifier of a config and fills it, head and all, from a checkpoint of any dialect.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        CheckpointMismatch: The file does not fill the model.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    require_whole(load_backbone(model, checkpoint))
+    meta = (read_state(checkpoint).get('meta') or {}).get('dataset_meta') or {}
+    model.class_names = meta.get('classes') or imagenet_classes(cfg.model.num_classes)
+    model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
+    return model.to(get_device()).eval()
+
+
+def top_classes(scores: Tensor, names: tuple[str, ...], k: int = 5) -> list[dict]:
+    """The likeliest classes of an image, best first: ``label``, ``class``, ``description`` and ``score`` of each.
+
+    Args:
+        scores: (num_classes,).
+        names: Of the classes.
+        k: How many.
+    """
+    best = torch.topk(scores, min(k, len(scores)))
+    return [
+        {'label': label, 'class': names[label], 'description': describe_class(names[label]), 'score': score}
+        for label, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Iterator[dict]:
+    """Classifies images and writes each with the names of its likeliest classes into a folder.
+
+    Args:
+        model: As of :func:`build_classifier`.
+        images: The image files.
+        out_dir: Where the pictures go.
+
+    Yields:
+        For each image ``image`` and ``picture`` (paths) and ``classes`` as of :func:`top_classes`.
+
+    Raises:
+        UserError: An image cannot be decoded.
+    """
+    for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
+        try:
+            image = Image.open(path).convert('RGB')
+        except Exception as error:  # decoders raise anything
+            raise UserError(f'The image {path} cannot be decoded: replace it or leave it out.') from error
+        with torch.no_grad():
+            (prediction,) = model.test_step(dict(inputs=model.transform(image)[None]))
+        classes = top_classes(prediction['scores'].cpu(), model.class_names)
+        draw_caption(image, classes[:3], picture)
+        yield dict(image=path, picture=picture, classes=classes)
+
+
+def draw_caption(image: Image.Image, classes: list[dict], path: Path) -> None:
+    """Writes an image with its likeliest classes below it."""
+    height = round(image.height * _WIDTH / image.width)
+    line = 22
+    canvas = Image.new('RGB', (_WIDTH, height + line * len(classes) + 6), 'white')
+    canvas.paste(image.resize((_WIDTH, height)))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=16)
+    for i, found in enumerate(classes):
+        y = height + 4 + i * line
+        draw.rectangle((0, y, _WIDTH * found['score'], y + line - 3), fill='#b9d7f5')
+        draw.text((6, y), f'{100 * found["score"]:.0f} %  {found["description"]}', fill='black', font=font)
+    write_picture(cv2.cvtColor(np.asarray(canvas), cv2.COLOR_RGB2BGR), path)
+
+
+def classes_json(predictions: list[dict]) -> str:
+    """The likeliest classes of each image."""
+    return json.dumps([dict(image=str(one['image']), classes=one['classes']) for one in predictions], indent=1)

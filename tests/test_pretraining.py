@@ -1,0 +1,212 @@
+"""Pre-training as a user runs it, on drawn images: resume, two processes, faults, and the way to a detector. Exact."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import REPOSITORY, refusal, run_tool
+
+from convnext_backbone import read_checkpoint
+
+DEMO = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
+# Two epochs of three steps of two batches; the last batch of an epoch is left out. All that is random in the recipe is on.
+SMALL = [
+    'train_dataloader.batch_size=2',
+    'auto_scale_lr.base_batch_size=4',
+    'train_dataloader.num_workers=2',
+    'train_dataloader.dataset.transform.input_size=32',
+    'val_dataloader.dataset.transform.input_size=32',
+    'test_dataloader.dataset.transform.input_size=32',
+    'model.backbone.drop_path_rate=0.5',
+    'model.data_preprocessor.mixup_alpha=0.8',
+    'model.data_preprocessor.cutmix_alpha=1.0',
+    'model.data_preprocessor.random_erasing=0.25',
+    'train_cfg.max_epochs=2',
+    'train_cfg.val_interval=1',
+    'default_hooks.logger.interval=1',
+    'randomness.seed=3',
+]
+STEPS = 6
+
+
+def train(data, work_dir, *arguments, options=(), cwd, how=run_tool):
+    command = ['train.py', DEMO, '--data-root', data, '--work-dir', work_dir, *arguments]
+    return how(*command, '--cfg-options', *SMALL, *options, cwd=cwd)
+
+
+def differing(first: dict, second: dict) -> list[str]:
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+@pytest.fixture(scope='module')
+def data(shapes):
+    return shapes / 'imagenet'
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    """One undisturbed run: its work_dir and what it printed."""
+    cwd = tmp_path_factory.mktemp('run')
+    result = train(data, 'out', cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return cwd / 'out', result.stdout
+
+
+@pytest.fixture(scope='module')
+def checkpoint(run):
+    return read_checkpoint(run[0] / 'epoch_2.pth')
+
+
+def test_a_run_says_what_it_does_and_leaves_reports(run):
+    work_dir, output = run
+    assert '4 images a step = 1 processes x 2 images x 2 accumulated batches' in output
+    assert 'Epoch(train) [2][6/6]' in output and 'eta: ' in output
+    assert 'accuracy/top1: ' in output and 'accuracy/top5: ' in output and 'ema_accuracy/top1: ' in output
+    classes = json.loads((work_dir / 'per_class.json').read_text())
+    assert [row['class'] for row in classes] == ['circle', 'cross', 'square', 'star', 'triangle']
+    for picture in ('confusion.png', 'curves.png'):
+        assert (work_dir / picture).read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_checkpoint_holds_both_weights_and_says_which_is_which(checkpoint):
+    assert checkpoint['meta']['weights'] == {'state_dict': 'plain', 'ema_state_dict': 'averaged, decay 0.99'}
+    plain, averaged = checkpoint['state_dict'], checkpoint['ema_state_dict']
+    assert list(plain) == list(averaged) and len(differing(plain, averaged)) > 100
+    assert {name.split('.')[0] for name in plain} == {'backbone', 'norm', 'head'}
+    assert checkpoint['meta']['dataset_meta'] == dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))
+
+
+def test_the_optimizer_made_as_many_steps_as_there_are_whole_batches(checkpoint):
+    steps = {int(state['step']) for state in checkpoint['optimizer']['state'].values()}
+    assert steps == {STEPS} and checkpoint['meta']['iter'] == 2 * STEPS
+
+
+def test_a_killed_run_resumes_to_the_same_weights_and_averages(run, checkpoint, data, tmp_path):
+    """SIGKILL after the first epoch, then --resume, gives the undisturbed run's weights, both, to the last bit."""
+    command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', 'out']
+    command += ['--cfg-options', *SMALL]
+    process = subprocess.Popen(
+        [*map(str, command)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / 'out/last_checkpoint').is_file():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / 'out/epoch_2.pth').exists()
+    result = train(data, 'out', '--resume', cwd=tmp_path)
+    assert result.returncode == 0 and 'resumed epoch: 1, iter: 6' in result.stdout, result.stderr[-3000:]
+    resumed = read_checkpoint(tmp_path / 'out/epoch_2.pth')
+    for weights in ('state_dict', 'ema_state_dict'):
+        assert differing(checkpoint[weights], resumed[weights]) == []
+
+
+# What is drawn for a batch and not for a sample differs between one process and two.
+BY_SAMPLE = [
+    'model.backbone.drop_path_rate=0.0',
+    'model.data_preprocessor.mixup_alpha=0.0',
+    'model.data_preprocessor.cutmix_alpha=0.0',
+    'model.data_preprocessor.random_erasing=0.0',
+    'optim_wrapper.optimizer.lr=5e-4',  # AdamW turns the rounding of gradients near 0 into steps of this length
+    'train_cfg.val_interval=2',
+]
+
+
+def test_two_processes_give_the_weights_of_one(data, tmp_path):
+    """To 1e-5, with random augmentation, and accumulating: 1 x 4 images a step and 2 x 1 x 2."""
+    runs, scores = [], []
+    for name, processes, batch in (('one', 1, 4), ('two', 2, 1)):
+        options = [*SMALL, *BY_SAMPLE, f'train_dataloader.batch_size={batch}']
+        launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes]
+        launch += [REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', name]
+        launch += ['--launcher', 'pytorch', '--cfg-options', *options]
+        result = subprocess.run([*map(str, launch)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, result.stderr[-3000:]
+        runs.append(read_checkpoint(tmp_path / name / 'epoch_2.pth'))
+        line = [line for line in result.stdout.splitlines() if 'ema_accuracy/top1' in line][-1]
+        scores.append(re.findall(r'accuracy/top\d: (\S+)', line))
+    for weights in ('state_dict', 'ema_state_dict'):
+        one, two = (run[weights] for run in runs)
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
+    assert scores[0] == scores[1] and len(scores[0]) == 4
+
+
+def test_test_gives_the_scores_of_the_run_of_both_weights(run, data, tmp_path):
+    options = [option for option in SMALL if option.startswith('test_dataloader')]
+    result = run_tool(
+        'test.py', DEMO, run[0] / 'epoch_2.pth', '--data-root', data, '--work-dir', 'out', '--json',
+        '--cfg-options', *options, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    scores = json.loads(result.stdout)
+    last = [line for line in run[1].splitlines() if 'Epoch(val) [2]' in line and 'ema_accuracy/top1' in line][-1]
+    for name in ('accuracy/top1', 'accuracy/top5', 'ema_accuracy/top1', 'ema_accuracy/top5'):
+        assert f'  {name}: {scores[name]:.4f}' in last
+    assert (tmp_path / 'out/confusion.png').is_file()
+
+
+def test_predict_prints_classes_and_draws_pictures(run, data, tmp_path, call_tool):
+    arguments = [DEMO, run[0] / 'epoch_2.pth', data / 'val/star', '--work-dir', 'out']
+    result = call_tool('predict.py', *arguments, cwd=tmp_path)
+    images = sorted((data / 'val/star').iterdir())
+    lines = [line for line in result.stdout.splitlines() if line.startswith(str(images[0]))]
+    assert len(lines) == 1 and all(name in lines[0] for name in ('circle', 'cross', 'square', 'star', 'triangle'))
+    found = json.loads((tmp_path / 'out/predictions/predictions.json').read_text())
+    assert [one['image'] for one in found] == [str(path) for path in images]
+    assert sum(one['score'] for one in found[0]['classes']) == pytest.approx(1, abs=1e-5)
+    assert (tmp_path / 'out/predictions/overview.png').read_bytes()[:4] == b'\x89PNG'
+    assert (tmp_path / 'out/predictions' / f'{images[0].stem}.jpeg').is_file()
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        (['model.num_classes=10'], ['5 classes', 'num_classes=5', 'class_map']),
+        (['auto_scale_lr.base_batch_size=400'], ['7 batches', '200', 'base_batch_size']),
+        (['train_dataloader.dataset.data_prefix=nowhere'], ['nowhere', '--data-root']),
+        (['custom_hooks.0.decay=2.0', 'custom_hooks.0.type=AveragedWeightsHook'], ['decay=2.0']),
+    ],
+)
+def test_what_cannot_be_trained_is_named(options, named, data, tmp_path, call_tool):
+    sentence = refusal(train(data, 'out', options=options, cwd=tmp_path, how=call_tool))
+    assert all(word in sentence for word in named), sentence
+    assert not list(tmp_path.glob('out/*.pth'))
+
+
+def test_too_many_broken_images_stop_the_run(data, tmp_path):
+    shutil.copytree(data, tmp_path / 'data')
+    first, second = sorted((tmp_path / 'data/train').glob('*/*.JPEG'))[:2]
+    first.write_bytes(b'')
+    result = train('data', 'one', options=['train_cfg.max_epochs=1'], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count(f'{first.parent.name}/{first.name} (') == 1 and '(1 so far)' in result.stdout
+    second.write_bytes(b'')
+    sentence = refusal(train('data', 'two', cwd=tmp_path))
+    assert '2 images cannot be read' in sentence and 'max_broken' in sentence
+
+
+@pytest.mark.parametrize('ema', [False, True])
+def test_every_weights_of_a_run_arrive_whole_in_a_detector(ema, run, checkpoint, tmp_path):
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = Config.fromfile(REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py')
+    init_default_scope('mmdet')
+    best = next(run[0].glob('best_accuracy_top1_epoch_*.pth'))
+    for path in (run[0] / 'epoch_2.pth', best):
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path), ema=ema)
+        detector = MODELS.build(cfg.model)
+        detector.init_weights()
+        stored = read_checkpoint(path)['ema_state_dict' if ema else 'state_dict']
+        for name, tensor in detector.backbone.state_dict().items():
+            if not name.startswith('norm'):
+                assert torch.equal(tensor, stored[f'backbone.{name}']), name
