@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# Classification: timm for images, shards and Hugging Face data sets by the other two.
+IMAGENET = ['timm==1.0.29', 'webdataset==1.0.2', 'datasets==5.2.0']
 
 
 def version() -> str:
@@ -49,7 +51,8 @@ setup(
             'onedl-mmdetection==3.5.1',
             'onedl-mmsegmentation==1.4.2',
         ],
-        'dev': ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'ruff==0.17.5', 'timm==1.0.29', 'transformers'],
+        'imagenet': IMAGENET,
+        'dev': [*IMAGENET, 'pytest==9.2.0', 'pytest-xdist==3.8.0', 'ruff==0.17.5', 'transformers'],
     },
     classifiers=[
         'Intended Audience :: Science/Research',

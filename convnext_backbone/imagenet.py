@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from .errors import ArgumentError, UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from timm.data.readers.reader import Reader
 
     from .stream import ImageStream
@@ -44,7 +45,30 @@ def build_transform(is_training: bool, **settings: object) -> Callable:
             f'transform has {", ".join(sorted(unknown | late))}: it takes the settings of timm.data.create_transform; '
             f'mean, std and random_erasing belong to model.data_preprocessor.'
         )
-    return create_transform(is_training=is_training, normalize=False, **settings)
+    return mend_posterize(create_transform(is_training=is_training, normalize=False, **settings))
+
+
+def mend_posterize(transform: Callable) -> Callable:
+    """Lets timm's RandAugment keep 0 bits of a colour, as at its full strength; Pillow 13 refuses that.
+
+    Args:
+        transform: What ``timm.data.create_transform`` made; it is changed in place.
+
+    Returns:
+        The same.
+    """
+    for step in getattr(transform, 'transforms', []):
+        for operation in getattr(step, 'ops', []):
+            if operation.name.startswith('Posterize'):
+                operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: 'Image', bits: int, **settings: object) -> 'Image':
+    """Keeps so many bits of each colour; none leaves black, as it did in Pillow 12."""
+    from timm.data.auto_augment import posterize
+
+    return posterize(image, bits, **settings) if bits else image.point(lambda value: 0)
 
 
 def _open_reader(path: str, reader: str, split: str, class_map: str) -> 'Reader':
@@ -133,7 +157,7 @@ class TimmDataset(Dataset):
             return image.convert('RGB'), label
 
 
-def _black() -> object:
+def _black() -> 'Image':
     from PIL import Image
 
     return Image.new('RGB', (256, 256))

@@ -90,7 +90,10 @@ def test_every_config_builds_its_model(config):
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    assert list(model.backbone.out_channels) == cfg.model.neck.in_channels
+    if 'neck' in cfg.model:
+        assert list(model.backbone.out_channels) == cfg.model.neck.in_channels
+    else:
+        assert model.head.in_features == model.backbone.out_channels[-1]
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=str)

@@ -10,6 +10,7 @@ from timm.data import ImageDataset, create_transform
 from torch.utils.data import DataLoader
 
 from convnext_backbone import ArgumentError, TimmDataset, TimmShards, UserError
+from convnext_backbone.imagenet import build_transform
 from convnext_backbone.replay import ReplayLoader, seed_all
 
 AUGMENTED = dict(input_size=32, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic')
@@ -49,6 +50,20 @@ def test_images_and_labels_are_timms(folder, training):
         image, label = theirs[i]
         assert torch.equal(sample['inputs'], image) and sample['labels'] == label and sample['broken'] == ''
         assert sample['inputs'].dtype == torch.uint8 and sample['inputs'].shape == (3, 32, 32)
+
+
+def test_randaugment_at_full_strength_runs_with_todays_pillow():
+    """Posterize then keeps 0 bits: black, as Pillow 12 made it; Pillow 13 raises."""
+    image = Image.effect_noise((40, 40), 50).convert('RGB')
+    transform = build_transform(True, input_size=32, auto_augment='rand-m10-inc1', scale=(1, 1), ratio=(1, 1))
+    (augment,) = [step for step in transform.transforms if hasattr(step, 'ops')]
+    (posterize,) = [op for op in augment.ops if op.name == 'PosterizeIncreasing']
+    posterize.prob = 1.0
+    assert posterize(image).getextrema() == ((0, 0),) * 3
+    posterize.magnitude = 5
+    assert posterize(image).getextrema()[0][1] > 0
+    for _ in range(300):
+        transform(image)
 
 
 def test_tar_files_hold_what_the_folder_holds(folder, tmp_path):

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, refusal, run_tool
 from convnext_backbone import read_checkpoint
 
 DEMO = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
-# Two epochs of three steps of two batches; the last batch of an epoch is left out. All that is random in the recipe is on.
+# Two epochs of three steps of two batches, and the last batch of an epoch left out. All that is random is on.
 SMALL = [
     'train_dataloader.batch_size=2',
     'auto_scale_lr.base_batch_size=4',
