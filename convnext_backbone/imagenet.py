@@ -115,7 +115,7 @@ class TimmDataset(Dataset):
         reader: str = '',
         class_map: str = '',
     ) -> None:
-        path = data_root if reader == 'hfds' else str(Path(data_root) / data_prefix)
+        path = data_root.rstrip('/') if reader == 'hfds' else str(Path(data_root) / data_prefix)
         try:
             self.reader = _open_reader(path, reader, data_prefix, class_map)
         except (RuntimeError, AssertionError, ValueError, ImportError, OSError) as error:

@@ -99,6 +99,8 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
     """
     for split in splits:
         for dataset in _datasets(cfg.get(f'{split}_dataloader')):
+            if dataset.get('reader'):  # which fetches or finds what it is told to
+                continue
             root = Path(dataset.get('data_root') or '.')
             prefix = dataset.get('data_prefix') or {}
             folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]

@@ -1,5 +1,6 @@
 """Pre-training as a user runs it, on drawn images: resume, two processes, faults, and the way to a detector. Exact."""
 
+import copy
 import json
 import os
 import re
@@ -7,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
 import torch
 from conftest import REPOSITORY, refusal, run_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from convnext_backbone import read_checkpoint
 
@@ -34,6 +38,25 @@ SMALL = [
     'randomness.seed=3',
 ]
 STEPS = 6
+DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
+CHANNELS = [40, 80, 160, 320]
+UPERNET = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64), bgr_to_rgb=True),
+    backbone=dict(type='ConvNeXt', arch='atto'),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=CHANNELS,
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2),
+        channels=16,
+        num_classes=5,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss'),
+    ),
+    test_cfg=dict(mode='whole'),
+)
 
 
 def train(data, work_dir, *arguments, options=(), cwd, how=run_tool):
@@ -107,6 +130,46 @@ def test_a_killed_run_resumes_to_the_same_weights_and_averages(run, checkpoint, 
     resumed = read_checkpoint(tmp_path / 'out/epoch_2.pth')
     for weights in ('state_dict', 'ema_state_dict'):
         assert differing(checkpoint[weights], resumed[weights]) == []
+
+
+def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path):
+    """From the end of an epoch and from within one, with workers, mixing and averages."""
+    shards = tmp_path / 'shards'
+    shards.mkdir()
+    for split in ('train', 'val'):
+        images = [*enumerate(sorted((data / split).glob('*/*.JPEG')))]
+        labels = {name: i for i, name in enumerate(sorted(path.name for path in (data / split).iterdir()))}
+        for number in range(3):
+            with tarfile.open(shards / f'{split}-{number}.tar', 'w') as shard:
+                for i, path in images[number::3]:
+                    shard.add(path, arcname=f'{i:04}.jpg')
+                    (tmp_path / 'label').write_text(str(labels[path.parent.name]))
+                    shard.add(tmp_path / 'label', arcname=f'{i:04}.cls')
+    base = f'_base_ = {str(DEMO)!r}\n'
+    for split in ('train', 'val'):
+        dataset = dict(
+            _delete_=True,
+            type='TimmShards',
+            data_root=str(shards),
+            shards=split + '-{0..2}.tar',
+            is_training=split == 'train',
+            transform=dict(input_size=32, auto_augment='rand-m9-mstd0.5-inc1') if split == 'train' else {},
+        )
+        base += f'{split}_dataloader = dict(sampler=None, dataset={dataset!r})\n'
+    (tmp_path / 'config.py').write_text(base)
+    options = [option for option in SMALL if not option.startswith('test_')]
+    options += ['default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=4']
+    options += ['default_hooks.checkpoint.max_keep_ckpts=-1']
+    weights = []
+    for name, resume in (('whole', []), ('resumed', ['--resume', 'whole/iter_4.pth'])):
+        arguments = ['config.py', '--work-dir', name, *resume, '--cfg-options', *options]
+        result = run_tool('train.py', *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert 'Epoch(train) [2][6/6]' in result.stdout and 'ema_accuracy/top1: ' in result.stdout
+        weights.append(read_checkpoint(tmp_path / name / 'iter_12.pth'))
+    assert 'resumed epoch: 0, iter: 4' in result.stdout
+    for kind in ('state_dict', 'ema_state_dict'):
+        assert differing(weights[0][kind], weights[1][kind]) == []
 
 
 # What is drawn for a batch and not for a sample differs between one process and two.
@@ -195,18 +258,67 @@ def test_too_many_broken_images_stop_the_run(data, tmp_path):
 
 
 @pytest.mark.parametrize('ema', [False, True])
-def test_every_weights_of_a_run_arrive_whole_in_a_detector(ema, run, checkpoint, tmp_path):
-    from mmengine.config import Config
-    from mmengine.registry import MODELS, init_default_scope
+@pytest.mark.parametrize('which', ['epoch_2.pth', 'best_accuracy_top1_epoch_*.pth'])
+def test_all_weights_of_a_run_arrive_whole_in_detector_and_segmentor(which, ema, run):
+    (path,) = run[0].glob(which)
+    stored = read_checkpoint(path)['ema_state_dict' if ema else 'state_dict']
+    for scope, model in (('mmdet', Config.fromfile(DETECTOR).model), ('mmseg', UPERNET)):
+        init_default_scope(scope)
+        model = copy.deepcopy(dict(model))
+        model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=str(path), ema=ema)
+        model = MODELS.build(model)
+        model.init_weights()
+        own = {name: tensor for name, tensor in model.backbone.state_dict().items() if not name.startswith('norm')}
+        assert differing(own, {name: stored[f'backbone.{name}'] for name in own}) == []
 
-    cfg = Config.fromfile(REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py')
-    init_default_scope('mmdet')
-    best = next(run[0].glob('best_accuracy_top1_epoch_*.pth'))
-    for path in (run[0] / 'epoch_2.pth', best):
-        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path), ema=ema)
-        detector = MODELS.build(cfg.model)
-        detector.init_weights()
-        stored = read_checkpoint(path)['ema_state_dict' if ema else 'state_dict']
-        for name, tensor in detector.backbone.state_dict().items():
-            if not name.startswith('norm'):
-                assert torch.equal(tensor, stored[f'backbone.{name}']), name
+
+def test_a_detector_trains_from_a_pretrained_backbone(run, shapes, tmp_path):
+    options = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={run[0]}/epoch_2.pth']
+    options += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1']
+    arguments = [DETECTOR, '--data-root', shapes, '--work-dir', 'out', '--cfg-options', *options]
+    result = run_tool('train.py', *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (
+        'epoch_2.pth (atto, V1, 3 input channels, 5 classes), official names, plain weights: 124 tensors'
+        in result.stdout
+    )
+    assert 'Epoch(train) [1][3/3]' in result.stdout and (tmp_path / 'out/epoch_1.pth').is_file()
+
+
+def test_a_segmentor_trains_from_a_pretrained_backbone(run, shapes, tmp_path):
+    model = copy.deepcopy(UPERNET)
+    model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=f'{run[0]}/epoch_2.pth', ema=True)
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
+    pipeline += [dict(type='Resize', scale=(64, 64), keep_ratio=False), dict(type='PackSegInputs')]
+    config = dict(
+        default_scope='mmseg',
+        custom_imports=dict(imports=['convnext_backbone']),
+        model=model,
+        train_dataloader=dict(
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            dataset=dict(
+                type='BaseSegDataset',
+                data_root=str(shapes / 'ade'),
+                data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+                metainfo=dict(classes=('circle', 'square', 'triangle', 'star', 'cross')),
+                reduce_zero_label=True,
+                pipeline=pipeline,
+            ),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(
+            constructor='LayerDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(decay_rate=0.9, decay_type='stage_wise'),
+            optimizer=dict(type='AdamW', lr=1e-4),
+        ),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+    )
+    Config(config).dump(tmp_path / 'upernet.py')
+    result = run_tool('train.py', 'upernet.py', '--work-dir', 'out', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (
+        'epoch_2.pth (atto, V1, 3 input channels, 5 classes), official names, averaged weights: 124 tensors'
+        in result.stdout
+    )
+    assert 'Epoch(train) [1][3/3]' in result.stdout and 'decode.loss_ce' in result.stdout

@@ -368,12 +368,12 @@ class TestVersions:
         return given
 
     def test_extras_are_the_constraints(self, arguments):
-        assert set(arguments['extras_require']) == {'openmmlab', 'onedl', 'dev'}
+        assert set(arguments['extras_require']) == {'openmmlab', 'onedl', 'imagenet', 'dev'}
         for stack, packages in check_env.STACKS.items():
             tested = check_env.read_constraints(stack)
             extras = arguments['extras_require'][stack]
             assert {f'{name}=={tested[name]}' for name in packages.values()} <= set(extras)
-            for requirement in [*extras, *arguments['extras_require']['dev']]:
+            for requirement in [*extras, *arguments['extras_require']['imagenet'], *arguments['extras_require']['dev']]:
                 name, _, version = requirement.partition('==')
                 assert tested[name] == (version or tested[name])
 
