@@ -41,8 +41,9 @@ class AveragedWeightsHook(Hook):
         self._loaded: Mapping | None = None
 
     def after_load_checkpoint(self, runner: object, checkpoint: Mapping) -> None:
-        """Remembers the average of a checkpoint."""
-        self._loaded = checkpoint.get(KEY)
+        """Remembers the average of a checkpoint; what mmengine's hook saves under that name are the plain weights."""
+        found = checkpoint.get(KEY, {})
+        self._loaded = None if not found or 'steps' in found else found
 
     def _start(self, runner: object, weights: Mapping | None) -> None:
         """Makes the average: of the model's weights, or as it was saved."""
@@ -58,6 +59,7 @@ class AveragedWeightsHook(Hook):
         if runner._resume and self._loaded is None:
             print_log('warning: the checkpoint holds no averaged weights: they start anew from the plain ones.')
         self._start(runner, self._loaded if runner._resume else None)
+        self._loaded = None
         runner.logger.info(f'Averaged weights: decay {self._decay} at each optimizer step; checkpoints hold both.')
 
     def after_train_iter(

@@ -65,19 +65,7 @@ class Backbone(BaseModule):
             ArgumentError: An entry for a checkpoint has a key that it does not take.
             CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
         """
-        from .checkpoint import load_backbone  # which knows the models that derive from this one
-
-        entries = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or [])
-        pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
-        initialize(self, [entry for entry in entries if entry not in pretrained])
-        for entry in pretrained:
-            unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
-            if unknown or 'checkpoint' not in entry:
-                raise ArgumentError(
-                    f'init_cfg={dict(entry)!r} is wrong: it takes checkpoint, and maybe prefix and ema.'
-                )
-            load_backbone(self, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
-        self._is_init = True
+        init_from_config(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the maps of the chosen stages.
@@ -128,6 +116,21 @@ class Backbone(BaseModule):
         for before, blocks in self._parts()[: self.frozen_stages]:
             before.eval().requires_grad_(False)
             blocks.eval().requires_grad_(False)
+
+
+def init_from_config(model: BaseModule) -> None:
+    """Does what the ``init_cfg`` of a backbone or a classifier says; raises as :meth:`Backbone.init_weights`."""
+    from .checkpoint import load_backbone  # which knows the models that derive from those here
+
+    entries = [model.init_cfg] if isinstance(model.init_cfg, Mapping) else list(model.init_cfg or [])
+    pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
+    initialize(model, [entry for entry in entries if entry not in pretrained])
+    for entry in pretrained:
+        unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
+        if unknown or 'checkpoint' not in entry:
+            raise ArgumentError(f'init_cfg={dict(entry)!r} is wrong: it takes checkpoint, and maybe prefix and ema.')
+        load_backbone(model, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
+    model._is_init = True
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .backbone import Backbone
+from .backbone import init_from_config
 from .errors import ArgumentError
 from .layers import init_truncated_normal
 
@@ -142,7 +142,7 @@ class ImageClassifier(BaseModel):
             CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
         """
         self.backbone.init_weights()
-        Backbone.init_weights(self)
+        init_from_config(self)
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
         """Pooled and normalised features, (N, C), of normalised images, (N, 3, H, W)."""

@@ -71,6 +71,11 @@ class FiniteCheckHook(Hook):
         )
 
 
+def accumulated_batches(optim_wrapper: object) -> int:
+    """Batches of a step of mmengine's optimizer wrapper; one of several optimizers counts none."""
+    return getattr(optim_wrapper, '_accumulative_counts', 1)
+
+
 @HOOKS.register_module()
 class StepSchedulerHook(ParamSchedulerHook):
     """mmengine's ``ParamSchedulerHook``; in training by epochs, schedules by iteration count optimizer steps.
@@ -82,7 +87,8 @@ class StepSchedulerHook(ParamSchedulerHook):
         self, runner: object, batch_idx: int, data_batch: object = None, outputs: object = None
     ) -> None:
         """Steps the schedules, unless the optimizer still accumulates."""
-        if runner.optim_wrapper.should_update() or isinstance(runner.train_loop, IterBasedTrainLoop):
+        steps = accumulated_batches(runner.optim_wrapper) == 1 or runner.optim_wrapper.should_update()
+        if steps or isinstance(runner.train_loop, IterBasedTrainLoop):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
 

@@ -17,6 +17,7 @@ from .backbone import Backbone
 from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
+from .hooks import accumulated_batches
 from .reader import read_state
 from .replay import IterationSeedHook, ReplayLoader
 from .stream import ImageStream
@@ -60,11 +61,9 @@ class ResumableRunner(Runner):
             if not isinstance(loader.dataset, IterableDataset):
                 loader = ReplayLoader.wrap(loader, self.seed, self._accumulation())
             elif isinstance(loader.dataset, ImageStream):
+                if not loop.get('by_epoch', loop.get('type') == 'EpochBasedTrainLoop'):
+                    raise ArgumentError('A stream of data is trained on by epochs: set train_cfg.by_epoch=True.')
                 loader.dataset.set_batch_size(loader.batch_size, loader.drop_last, self._accumulation())
-            if isinstance(loader.dataset, IterableDataset) and not loop.get(
-                'by_epoch', loop.get('type') == 'EpochBasedTrainLoop'
-            ):
-                raise ArgumentError('A stream of data is trained on by epochs: set train_cfg.by_epoch=True.')
             self._train_dataloader = loader
         return super().build_train_loop(loop)
 
@@ -82,7 +81,7 @@ class ResumableRunner(Runner):
         """Batches of an optimizer step; ``'auto'`` becomes a number and is logged."""
         wrapper = self.optim_wrapper
         if not isinstance(wrapper, dict):
-            return wrapper._accumulative_counts
+            return accumulated_batches(wrapper)
         count = wrapper.get('accumulative_counts', 1)
         if count != 'auto':
             return count
@@ -119,7 +118,7 @@ class ResumableRunner(Runner):
         """Builds the schedules; by epochs, one that was given in epochs counts the optimizer steps of an epoch."""
         if isinstance(self.train_loop, IterBasedTrainLoop):
             return super().build_param_scheduler(scheduler)
-        steps = len(self.train_dataloader) // self.optim_wrapper._accumulative_counts
+        steps = len(self.train_dataloader) // accumulated_batches(self.optim_wrapper)
 
         def counted(node: object) -> object:
             if isinstance(node, (list, tuple)):

@@ -1,15 +1,19 @@
-"""Real photographs of COCO, from the folder that CONVNEXT_REAL_DATA names; the trainings are marked slow.
+"""Real photographs of COCO and ImageNet, from the folder that CONVNEXT_REAL_DATA names; the trainings are marked slow.
 
 CONVNEXT_REAL_DATA=<folder> python -m pytest -m slow tests/test_real_data.py
 """
 
 import json
+import re
 
 import pytest
 from conftest import REPOSITORY, run_tool
-from mmengine.registry import init_default_scope
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
 
 from convnext_backbone import ResumableRunner
+from convnext_backbone.class_names import describe_class
 from convnext_backbone.replay import ReplayLoader
 from convnext_backbone.run_config import check_data, load_config
 
@@ -41,6 +45,33 @@ def test_augmentation_depends_on_the_seed_alone(real_data):
         batches = iter(loader)
         shapes.append([image.shape for _ in range(4) for image in next(batches)['inputs']])
     assert shapes[0] == shapes[1] != shapes[2]
+
+
+def test_photographs_of_imagenet_are_read_whatever_their_colours(real_data):
+    recipe = Config.fromfile(REPOSITORY / 'configs/_base_/imagenet_classifier.py')
+    for split, images in (('train', 1000), ('val', 500)):
+        settings = recipe[f'{split}_dataloader'].dataset
+        settings.update(data_root=str(real_data / 'imagenette'))
+        data = DATASETS.build(settings)
+        assert len(data) == images and len(data.metainfo['classes']) == 10
+        assert describe_class(data.metainfo['classes'][0]) == 'tench'
+        grey = [i for i, (path, _) in enumerate(data.reader.samples) if Image.open(path).mode == 'L']
+        assert grey
+        for i in [*grey, 0, images - 1]:
+            sample = data[i]
+            assert sample['inputs'].shape == (3, 224, 224) and sample['labels'] == i // (images // 10)
+            assert sample['broken'] == ''
+
+
+@pytest.mark.slow
+def test_a_thousand_photographs_are_learnt(real_data, tmp_path):
+    """Behavioural: top-1 >= 0.50 on 500 others."""
+    config = REPOSITORY / 'configs/demo/pretrain_convnext_atto_imagenette.py'
+    arguments = [config, '--data-root', real_data / 'imagenette', '--work-dir', 'out']
+    result = run_tool('train.py', *arguments, cwd=tmp_path, timeout=3600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    line = [line for line in result.stdout.splitlines() if 'accuracy/top1: ' in line][-1]
+    assert float(re.search(r' accuracy/top1: (\S+)', line)[1]) >= 0.50, line
 
 
 @pytest.mark.slow

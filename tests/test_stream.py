@@ -151,6 +151,16 @@ def test_every_sample_once(lengths, world_size, workers, batch_size, shuffle, dr
         assert len(everything) == (total // world_size * world_size if shuffle else total)
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_epoch_ends_with_its_last_whole_optimizer_step(workers, tmp_path):
+    stream = ImageStream(write_shards(tmp_path, [10, 13]), plain)
+    loader = DataLoader(stream, 2, num_workers=workers, drop_last=True)
+    stream.set_batch_size(2, drop_last=True, step=3)  # 11 batches, of which 9 make whole steps
+    labels = labels_of(take(loader, epoch=0))
+    assert len(loader) == 9 and len(labels) == len(set(labels)) == 18
+    assert labels_of(take(loader, 0, batch=7)) == labels[14:]
+
+
 def test_order(tmp_path):
     pattern = write_shards(tmp_path, [15, 25, 10])
 
