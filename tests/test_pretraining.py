@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_averages(run, checkpoint, 
         assert differing(checkpoint[weights], resumed[weights]) == []
 
 
-def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path):
+def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path, call_tool):
     """From the end of an epoch and from within one, with workers, mixing and averages."""
     shards = tmp_path / 'shards'
     shards.mkdir()
@@ -163,7 +163,7 @@ def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path):
     weights = []
     for name, resume in (('whole', []), ('resumed', ['--resume', 'whole/iter_4.pth'])):
         arguments = ['config.py', '--work-dir', name, *resume, '--cfg-options', *options]
-        result = run_tool('train.py', *arguments, cwd=tmp_path)
+        result = call_tool('train.py', *arguments, cwd=tmp_path)
         assert result.returncode == 0, result.stderr[-3000:]
         assert 'Epoch(train) [2][6/6]' in result.stdout and 'ema_accuracy/top1: ' in result.stdout
         weights.append(read_checkpoint(tmp_path / name / 'iter_12.pth'))
@@ -203,9 +203,9 @@ def test_two_processes_give_the_weights_of_one(data, tmp_path):
     assert scores[0] == scores[1] and len(scores[0]) == 4
 
 
-def test_test_gives_the_scores_of_the_run_of_both_weights(run, data, tmp_path):
+def test_test_gives_the_scores_of_the_run_of_both_weights(run, data, tmp_path, call_tool):
     options = [option for option in SMALL if option.startswith('test_dataloader')]
-    result = run_tool(
+    result = call_tool(
         'test.py', DEMO, run[0] / 'epoch_2.pth', '--data-root', data, '--work-dir', 'out', '--json',
         '--cfg-options', *options, cwd=tmp_path,
     )  # fmt: skip
@@ -245,15 +245,15 @@ def test_what_cannot_be_trained_is_named(options, named, data, tmp_path, call_to
     assert not list(tmp_path.glob('out/*.pth'))
 
 
-def test_too_many_broken_images_stop_the_run(data, tmp_path):
+def test_too_many_broken_images_stop_the_run(data, tmp_path, call_tool):
     shutil.copytree(data, tmp_path / 'data')
     first, second = sorted((tmp_path / 'data/train').glob('*/*.JPEG'))[:2]
     first.write_bytes(b'')
-    result = train('data', 'one', options=['train_cfg.max_epochs=1'], cwd=tmp_path)
+    result = train('data', 'one', options=['train_cfg.max_epochs=1'], cwd=tmp_path, how=call_tool)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count(f'{first.parent.name}/{first.name} (') == 1 and '(1 so far)' in result.stdout
     second.write_bytes(b'')
-    sentence = refusal(train('data', 'two', cwd=tmp_path))
+    sentence = refusal(train('data', 'two', cwd=tmp_path, how=call_tool))
     assert '2 images cannot be read' in sentence and 'max_broken' in sentence
 
 
@@ -272,11 +272,11 @@ def test_all_weights_of_a_run_arrive_whole_in_detector_and_segmentor(which, ema,
         assert differing(own, {name: stored[f'backbone.{name}'] for name in own}) == []
 
 
-def test_a_detector_trains_from_a_pretrained_backbone(run, shapes, tmp_path):
+def test_a_detector_trains_from_a_pretrained_backbone(run, shapes, tmp_path, call_tool):
     options = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={run[0]}/epoch_2.pth']
     options += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1']
     arguments = [DETECTOR, '--data-root', shapes, '--work-dir', 'out', '--cfg-options', *options]
-    result = run_tool('train.py', *arguments, cwd=tmp_path)
+    result = call_tool('train.py', *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (
         'epoch_2.pth (atto, V1, 3 input channels, 5 classes), official names, plain weights: 124 tensors'
@@ -285,7 +285,7 @@ def test_a_detector_trains_from_a_pretrained_backbone(run, shapes, tmp_path):
     assert 'Epoch(train) [1][3/3]' in result.stdout and (tmp_path / 'out/epoch_1.pth').is_file()
 
 
-def test_a_segmentor_trains_from_a_pretrained_backbone(run, shapes, tmp_path):
+def test_a_segmentor_trains_from_a_pretrained_backbone(run, shapes, tmp_path, call_tool):
     model = copy.deepcopy(UPERNET)
     model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=f'{run[0]}/epoch_2.pth', ema=True)
     pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
@@ -315,7 +315,7 @@ def test_a_segmentor_trains_from_a_pretrained_backbone(run, shapes, tmp_path):
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
     )
     Config(config).dump(tmp_path / 'upernet.py')
-    result = run_tool('train.py', 'upernet.py', '--work-dir', 'out', cwd=tmp_path)
+    result = call_tool('train.py', 'upernet.py', '--work-dir', 'out', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (
         'epoch_2.pth (atto, V1, 3 input channels, 5 classes), official names, averaged weights: 124 tensors'
