@@ -1,5 +1,6 @@
 """Exact: every number of the classification configs is that of the paper's tables 5 and 6 (and of section 3.3)."""
 
+import functools
 import math
 
 import pytest
@@ -25,6 +26,7 @@ FINETUNING_1K = [f'finetune_convnext_{size}_384_imagenet' for size in FINETUNE_1
 URL = 'https://dl.fbaipublicfiles.com/convnext/convnext_{}.pth'
 
 
+@functools.cache
 def read(name: str) -> Config:
     return Config.fromfile(REPOSITORY / f'configs/{name}.py')
 

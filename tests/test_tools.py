@@ -122,7 +122,7 @@ def test_predict_writes_pictures_and_coco_json(run, shapes, tmp_path):
     assert str(Path('out/predictions/overview.png')) in result.stdout and (out / 'overview.png').is_file()
     coco = COCO(out / 'predictions.json')
     assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == ['circle', 'square', 'triangle', 'star', 'cross']
-    assert len(coco.imgs) == 4 and coco.anns
+    assert len(coco.imgs) == len(images) + 1 and coco.anns
     for annotation in coco.anns.values():
         image = coco.imgs[annotation['image_id']]
         assert coco.annToMask(annotation).shape == (image['height'], image['width'])
