@@ -10,12 +10,12 @@ from collections.abc import Mapping
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner.amp import autocast
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .errors import ArgumentError
+from .hooks import bare_model
 
 KEY = 'ema_state_dict'
 
@@ -47,8 +47,7 @@ class AveragedWeightsHook(Hook):
 
     def _start(self, runner: object, weights: Mapping | None) -> None:
         """Makes the average: of the model's weights, or as it was saved."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self._decay))
+        self._average = AveragedModel(bare_model(runner), multi_avg_fn=get_ema_multi_avg_fn(self._decay))
         self._average.requires_grad_(False)
         self._average.n_averaged.fill_(1)  # the first weights count, as in the official code
         if weights is not None:
@@ -67,8 +66,7 @@ class AveragedWeightsHook(Hook):
     ) -> None:
         """Averages, if this batch ended an optimizer step."""
         if runner.optim_wrapper.should_update():
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            self._average.update_parameters(model)
+            self._average.update_parameters(bare_model(runner))
 
     def before_save_checkpoint(self, runner: object, checkpoint: dict) -> None:
         """Adds the averaged weights, and what the two sets of weights are."""

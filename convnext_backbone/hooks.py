@@ -29,7 +29,7 @@ class FiniteCheckHook(Hook):
     def before_train(self, runner: object) -> None:
         """Hangs the checks into the model and the optimizer."""
         self._runner = runner
-        self._model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model = bare_model(runner)
         self._model.register_forward_hook(self._check_losses)
         runner.optim_wrapper.optimizer.register_step_pre_hook(self._check_gradients)
 
@@ -69,6 +69,11 @@ class FiniteCheckHook(Hook):
             f'{what}: stopped; the state after iteration {runner.iter} is in {path}. '
             f'{advice}, then go on with --resume.'
         )
+
+
+def bare_model(runner: object) -> nn.Module:
+    """The model of a run, without the wrapper of distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def accumulated_batches(optim_wrapper: object) -> int:

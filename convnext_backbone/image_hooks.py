@@ -5,12 +5,12 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from .class_names import describe_class
 from .errors import ArgumentError, UserError, shorten
+from .hooks import bare_model
 from .metrics import AccuracyMetric, write_class_report
 from .stream import ImageStream
 
@@ -36,7 +36,7 @@ class LabelledImagesHook(Hook):
         self._classes: tuple[str, ...] = ()
 
     def _check_classes(self, runner: object, loader: DataLoader) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner)
         names = loader.dataset.metainfo['classes']
         if self._classes and names and names != self._classes:
             only = shorten(sorted(set(names) ^ set(self._classes))) or 'none, but the order differs'

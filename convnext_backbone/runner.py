@@ -7,7 +7,6 @@ import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
@@ -17,7 +16,7 @@ from .backbone import Backbone
 from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
-from .hooks import accumulated_batches
+from .hooks import accumulated_batches, bare_model
 from .reader import read_state
 from .replay import IterationSeedHook, ReplayLoader
 from .stream import ImageStream
@@ -148,7 +147,7 @@ class ResumableRunner(Runner):
             CheckpointMismatch: They do not fit.
             CheckpointError: There is nothing in it to resume.
         """
-        if isinstance(self._bare_model, ImageClassifier) and not self._resume:
+        if isinstance(bare_model(self), ImageClassifier) and not self._resume:
             return self._load_classifier(filename)
         strict = strict or self._resume or self._is_testing
         try:
@@ -170,14 +169,10 @@ class ResumableRunner(Runner):
     def _is_testing(self) -> bool:
         return not isinstance(self._train_loop, BaseLoop)
 
-    @property
-    def _bare_model(self) -> nn.Module:
-        return self.model.module if is_model_wrapper(self.model) else self.model
-
     def _load_classifier(self, filename: str) -> dict:
         """Fills a classifier from a checkpoint of any dialect; a test wants all of it, the head too."""
         checkpoint = read_state(filename)
-        report = load_backbone(self._bare_model, filename)
+        report = load_backbone(bare_model(self), filename)
         if self._is_testing:
             require_whole(report)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -191,7 +186,7 @@ class ResumableRunner(Runner):
             for pattern, replacement in revise_keys:
                 name = re.sub(pattern, replacement, name)
             shapes[name] = getattr(value, 'shape', None)
-        for where, backbone in self._bare_model.named_modules():
+        for where, backbone in bare_model(self).named_modules():
             if not isinstance(backbone, Backbone):
                 continue
             own = backbone.state_dict(prefix=f'{where}.' if where else '')
