@@ -79,8 +79,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
             ArgumentError: An odd number of images is to be mixed in pairs.
         """
         data = self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data})
-        # Training takes 0.7 of the time in this layout (atto at 112 pixels, torch 2.13, 2 CPU cores).
-        images = data['inputs'].to(torch.float32, memory_format=torch.channels_last, copy=True)
+        images = data['inputs'].to(torch.float32, copy=True)
         images.sub_(self.mean).div_(self.std)
         if training and self._erasing is not None:
             self._erasing.device = images.device

@@ -10,17 +10,14 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of an (N, C, H, W) map; the output keeps the memory layout of the input.
+    """LayerNorm over the channels of an (N, C, H, W) map; the output lies in memory as NHWC (channels-last).
 
     The statistics are accumulated in fp32 by torch's kernel whatever the dtype, so fp16 and bf16 maps stay finite.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (N, C, H, W)."""
-        normed = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        # The native kernel works on NHWC. An NCHW input gets an NCHW map back: custom detection ops (mmcv's RoIAlign)
-        # read the memory as NCHW and would silently compute on permuted values otherwise.
-        return normed if is_channels_last(x) else normed.contiguous()
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class GRN(nn.Module):
