@@ -90,8 +90,9 @@ def test_every_config_builds_its_model(config):
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    if 'neck' in cfg.model:
-        assert list(model.backbone.out_channels) == cfg.model.neck.in_channels
+    reader = cfg.model.get('neck') or cfg.model.get('decode_head')
+    if reader:
+        assert list(model.backbone.out_channels) == reader.in_channels
     else:
         assert model.head.in_features == model.backbone.out_channels[-1]
 
