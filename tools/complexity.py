@@ -1,0 +1,126 @@
+#!/usr/bin/env python
+"""Counts the parameters and multiply-adds of a model and of its parts, without memory for its weights.
+
+tools/complexity.py configs/cascade_convnext_xl_22k_coco.py
+tools/complexity.py configs/cascade_convnext_t_coco.py --shape 608 1024 --json
+tools/complexity.py --zoo               # every model, beside the papers' numbers
+tools/complexity.py --zoo --markdown    # the README's table
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from convnext_backbone.cli import user_errors
+from convnext_backbone.complexity import AUXILIARY_HEAD, Complexity, count_complexity
+from convnext_backbone.errors import UserError
+from convnext_backbone.run_config import load_config
+from convnext_backbone.zoo import MARKDOWN_HEAD, ZOO, Entry, count_published, markdown_row
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line.
+
+    Raises:
+        UserError: The arguments do not go together.
+    """
+    parser = argparse.ArgumentParser(description='Count the parameters and the multiply-adds of a model.')
+    parser.add_argument('config', nargs='?', metavar='CONFIG', help='config file')
+    parser.add_argument(
+        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='height and width of the image; default as in tests'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='settings over the config')
+    parser.add_argument('--zoo', action='store_true', help="count all models, beside the papers' numbers")
+    parser.add_argument('--markdown', action='store_true', help="with --zoo: print the README's table")
+    parser.add_argument('--json', action='store_true', help='print json on stdout, all else on stderr')
+    args = parser.parse_args()
+    if args.zoo == bool(args.config):
+        raise UserError('There is nothing to count, or too much: name either one CONFIG or --zoo.')
+    if args.zoo and (args.shape or args.cfg_options):
+        raise UserError('--shape and --cfg-options are for one CONFIG: the zoo is counted as it was published.')
+    if args.markdown and (args.json or not args.zoo):
+        raise UserError('--markdown is a form of --zoo: write --zoo --markdown, without --json.')
+    return args
+
+
+def report(cost: Complexity) -> str:
+    """A table of the parts."""
+    height, width = cost.shape
+    lines = [
+        f'one image of {width}x{height} pixels (width x height)',
+        '',
+        f'{"part":<22}{"parameters":>14}{"GFLOPs":>12}',
+    ]
+    for name, (parameters, multiply_adds) in {**cost.parts, 'all': cost.total}.items():
+        gflops = 'training' if name == AUXILIARY_HEAD else f'{multiply_adds / 1e9:.2f}'
+        lines.append(f'{name:<22}{parameters / 1e6:>12.2f} M{gflops:>12}')
+    return '\n'.join(
+        [*lines, '', 'GFLOPs: multiply-adds of convolutions and matrix products, each counted once, in 1e9']
+    )
+
+
+def as_json(cost: Complexity) -> dict:
+    """What a program reads."""
+    parts = {name: part._asdict() for name, part in cost.parts.items()}
+    return dict(shape=cost.shape, **cost.total._asdict(), parts=parts)
+
+
+def print_zoo() -> None:
+    """Prints all models beside the papers' numbers, each as soon as it is counted."""
+    print(f'{"":<38}{"parameters / M":>18}{"GFLOPs":>20}')
+    print(f'{"model":<38}{"ours":>9}{"paper":>9}{"ours":>10}{"paper":>10}{"difference":>13}')
+    for published in ZOO:
+        print(zoo_row(count_published(published, CONFIGS)), flush=True)
+
+
+def print_markdown() -> None:
+    """Prints the README's table: the models that have a config."""
+    print(MARKDOWN_HEAD)
+    for published in ZOO:
+        if published.v2_arch is None:
+            print(markdown_row(count_published(published, CONFIGS), CONFIGS), flush=True)
+
+
+def zoo_row(entry: Entry) -> str:
+    """Our numbers and the paper's."""
+    published, total = entry.published, entry.cost.total
+    parameters, gflops = ('-' if number is None else f'{number:g}' for number in published[1:3])
+    difference = '-' if entry.difference is None else f'{entry.difference:+.2f} %'
+    return (
+        f'{published.name:<38}{total.parameters / 1e6:>9.2f}{parameters:>9}{total.multiply_adds / 1e9:>10.2f}'
+        f'{gflops:>10}{difference:>13}'
+    )
+
+
+@user_errors
+def main() -> None:
+    """Counts."""
+    args = parse_args()
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        if not args.zoo:
+            cost = count_complexity(load_config(args.config, cfg_options=args.cfg_options), args.shape)
+            result = dict(config=args.config, **as_json(cost))
+        elif args.json:
+            entries = [count_published(published, CONFIGS) for published in ZOO]
+            result = [
+                dict(name=entry.published.name, **as_json(entry.cost), published=entry.published._asdict())
+                for entry in entries
+            ]
+        elif args.markdown:
+            print_markdown()
+        else:
+            print_zoo()
+    if args.json:
+        print(json.dumps(result, indent=2))
+    elif not args.zoo:
+        print(f'{args.config}, {report(cost)}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
