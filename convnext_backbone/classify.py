@@ -4,13 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from .checkpoint import load_backbone, require_whole
@@ -18,10 +17,8 @@ from .class_names import describe_class, imagenet_classes
 from .classifier import ImageClassifier
 from .errors import UserError
 from .imagenet import build_transform
-from .inference import name_pictures, write_picture
+from .pictures import add_bars, name_pictures, write_picture
 from .reader import read_state
-
-_WIDTH = 360  # pixels of a picture
 
 
 def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
@@ -77,25 +74,19 @@ def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Itera
         with torch.no_grad():
             (prediction,) = model.test_step(dict(inputs=model.transform(image)[None]))
         classes = top_classes(prediction['scores'].cpu(), model.class_names)
-        draw_caption(image, classes[:3], picture)
+        parts = [(found['description'], found['score']) for found in classes[:3]]
+        write_picture(add_bars(np.asarray(image), parts), picture)
         yield dict(image=path, picture=picture, classes=classes)
-
-
-def draw_caption(image: Image.Image, classes: list[dict], path: Path) -> None:
-    """Writes an image with its likeliest classes below it."""
-    height = round(image.height * _WIDTH / image.width)
-    line = 22
-    canvas = Image.new('RGB', (_WIDTH, height + line * len(classes) + 6), 'white')
-    canvas.paste(image.resize((_WIDTH, height)))
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=16)
-    for i, found in enumerate(classes):
-        y = height + 4 + i * line
-        draw.rectangle((0, y, _WIDTH * found['score'], y + line - 3), fill='#b9d7f5')
-        draw.text((6, y), f'{100 * found["score"]:.0f} %  {found["description"]}', fill='black', font=font)
-    write_picture(cv2.cvtColor(np.asarray(canvas), cv2.COLOR_RGB2BGR), path)
 
 
 def classes_json(predictions: list[dict]) -> str:
     """The likeliest classes of each image."""
     return json.dumps([dict(image=str(one['image']), classes=one['classes']) for one in predictions], indent=1)
+
+
+def describe_classes(predictions: list[dict]) -> str:
+    """The likeliest classes of each image, a line for each."""
+    return '\n'.join(
+        f'{one["image"]}: ' + ', '.join(f'{found["description"]} {found["score"]:.2f}' for found in one['classes'])
+        for one in predictions
+    )

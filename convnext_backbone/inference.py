@@ -1,50 +1,34 @@
-"""Detections for people and for programs: pictures with boxes and masks, and COCO json."""
+"""Whole models from checkpoints; detections for people and for programs: pictures with boxes and masks, COCO json."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from .checkpoint import mismatch_sentence
 from .errors import CheckpointMismatch, UserError
+from .pictures import name_pictures, read_image, swap_colours, write_picture
 from .reader import read_state
-from .run_config import IMAGE_SUFFIXES
-from .saving import write_atomically
 
 
-def find_images(sources: Iterable[str]) -> list[Path]:
-    """The image files that are named, and those directly in the folders that are named.
+def build_whole(cfg: Config, checkpoint: str) -> nn.Module:
+    """Builds the detector or segmentor of a config and fills it, whole, from a checkpoint.
 
-    Raises:
-        UserError: A source does not exist, or a folder holds no image.
-    """
-    images = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UserError(f'The folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))}).')
-            images += found
-        elif source.is_file():
-            images.append(source)
-        else:
-            raise UserError(f'The image {source} does not exist: name image files or folders of them.')
-    return images
-
-
-def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds the model of a config and fills it, whole, from a checkpoint.
+    Returns:
+        The model, with ``dataset_meta``, whose ``classes`` and maybe ``palette`` are the checkpoint's or else those of
+        the test data, and with ``cfg``.
 
     Raises:
         CheckpointError: The file cannot be read.
         CheckpointMismatch: The file does not fill the model.
+        UserError: Nothing names the classes.
     """
     state = read_state(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
@@ -54,12 +38,31 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
     except RuntimeError as error:
         raise CheckpointMismatch(mismatch_sentence(checkpoint, error)) from error
     meta = (state.get('meta') or {}).get('dataset_meta') or {}
-    classes = (
-        meta.get('classes') or DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo['classes']
-    )
-    model.dataset_meta = {'palette': 'random', **meta, 'classes': classes}
+    if not meta.get('classes'):
+        meta = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
+    if not meta.get('classes'):
+        raise UserError(
+            f'Neither the checkpoint {checkpoint} nor the config names the classes: set '
+            f'test_dataloader.dataset.metainfo=dict(classes=(...)).'
+        )
+    model.dataset_meta = dict(meta)
     model.cfg = cfg  # where mmdet's inference looks for the pipeline
     return model.to(get_device()).eval()
+
+
+def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
+    """Builds a detector as of :func:`build_whole`; where nothing names the colours of the classes, they are random."""
+    model = build_whole(cfg, checkpoint)
+    model.dataset_meta.setdefault('palette', 'random')
+    return model
+
+
+def build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
+    """What draws boxes and masks, of the classes and the palette in ``dataset_meta``."""
+    # mmdet's own opacity of masks, 0.8, hides what lies under them.
+    visualizer = VISUALIZERS.build({'alpha': 0.4, **cfg.visualizer, 'vis_backends': None, 'save_dir': None})
+    visualizer.dataset_meta = dataset_meta
+    return visualizer
 
 
 def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: float = 0.3) -> Iterator[dict]:
@@ -72,47 +75,28 @@ def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: floa
         score_thr: Detections below it are neither drawn nor returned.
 
     Yields:
-        For each image ``image`` and ``picture`` (paths), ``height``, ``width`` and the ``detections`` as of
-        :func:`coco_detections`.
+        For each image ``image`` and ``picture`` (paths), ``height``, ``width``, the ``detections`` as of
+        :func:`coco_detections`, and the model's ``classes``.
 
     Raises:
         UserError: An image cannot be decoded.
     """
     from mmdet.apis import inference_detector
 
-    # mmdet's own opacity of masks, 0.8, hides what lies under them.
-    visualizer = VISUALIZERS.build({'alpha': 0.4, **model.cfg.visualizer, 'vis_backends': None, 'save_dir': None})
-    visualizer.dataset_meta = model.dataset_meta
+    visualizer = build_visualizer(model.cfg, model.dataset_meta)
     for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise UserError(f'The image {path} cannot be decoded: replace it or leave it out.')
-        sample = inference_detector(model, image)
-        visualizer.add_datasample(
-            path.name, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), sample, draw_gt=False, pred_score_thr=score_thr
+        image = read_image(path)
+        sample = inference_detector(model, swap_colours(image))
+        visualizer.add_datasample(path.name, image, sample, draw_gt=False, pred_score_thr=score_thr)
+        write_picture(visualizer.get_image(), picture)
+        yield dict(
+            image=path,
+            picture=picture,
+            height=image.shape[0],
+            width=image.shape[1],
+            detections=coco_detections(sample.pred_instances.cpu().numpy(), score_thr),
+            classes=model.dataset_meta['classes'],
         )
-        write_picture(cv2.cvtColor(visualizer.get_image(), cv2.COLOR_RGB2BGR), picture)
-        detections = coco_detections(sample.pred_instances.cpu().numpy(), score_thr)
-        yield dict(image=path, picture=picture, height=image.shape[0], width=image.shape[1], detections=detections)
-
-
-def write_picture(image: np.ndarray, path: Path) -> None:
-    """Writes an (H, W, 3) BGR image, whole or not at all."""
-    write_atomically(cv2.imencode(path.suffix, image)[1].tobytes(), path)
-
-
-def name_pictures(images: list[Path], out_dir: Path) -> list[Path]:
-    """One picture for each image: images of the same name in different folders get a number."""
-    taken: set[str] = set()
-    names = []
-    for path in images:
-        suffix = path.suffix.lower() if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else '.png'
-        stem, number = path.stem, 2
-        while stem + suffix in taken:
-            stem, number = f'{path.stem}_{number}', number + 1
-        taken.add(stem + suffix)
-        names.append(out_dir / (stem + suffix))
-    return names
 
 
 def coco_detections(instances: object, score_thr: float) -> list[dict]:
@@ -143,7 +127,7 @@ def coco_detections(instances: object, score_thr: float) -> list[dict]:
     return detections
 
 
-def coco_json(predictions: list[dict], classes: Iterable[str]) -> str:
+def coco_json(predictions: list[dict]) -> str:
     """A COCO file of predictions: images, categories (ids from 1, in the model's order), annotations with scores."""
     images, annotations = [], []
     for image_id, prediction in enumerate(predictions, start=1):
@@ -151,20 +135,10 @@ def coco_json(predictions: list[dict], classes: Iterable[str]) -> str:
         images.append(dict(id=image_id, file_name=str(prediction['image']), **size))
         for detection in prediction['detections']:
             annotations.append(dict(id=len(annotations) + 1, image_id=image_id, iscrowd=0, **detection))
-    categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
+    categories = [dict(id=i, name=name) for i, name in enumerate(predictions[0]['classes'], start=1)]
     return json.dumps(dict(images=images, categories=categories, annotations=annotations))
 
 
-def contact_sheet(pictures: list[Path], path: Path, columns: int = 3, width: int = 360) -> None:
-    """Pastes up to a dozen pictures into one, for a quick look."""
-    tiles = []
-    for picture in pictures[:12]:
-        image = cv2.imread(str(picture))
-        tiles.append(cv2.resize(image, (width, round(image.shape[0] * width / image.shape[1]))))
-    height = max(tile.shape[0] for tile in tiles)
-    columns = min(columns, len(tiles))
-    sheet = np.full((-(-len(tiles) // columns) * height, columns * width, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // columns * height, i % columns * width
-        sheet[y : y + tile.shape[0], x : x + width] = tile
-    write_picture(sheet, path)
+def describe_detections(predictions: list[dict]) -> str:
+    """How many there are."""
+    return f'{sum(len(p["detections"]) for p in predictions)} detections in {len(predictions)} images'

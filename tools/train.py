@@ -3,11 +3,15 @@
 
 tools/train.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco
 tools/train.py configs/cascade_convnext_t_coco.py --resume          # goes on from the last checkpoint
+tools/train.py --list                                               # what configs there are
 """
 
 import argparse
+import itertools
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -16,11 +20,31 @@ from convnext_backbone.cli import add_launcher, common_parser, set_launcher, use
 from convnext_backbone.errors import UserError
 from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
 from convnext_backbone.saving import find_checkpoint
+from convnext_backbone.tasks import list_recipes
+
+
+class ListAction(argparse.Action):
+    """Prints the configs of this repository, as paths that can be pasted where it was called, and ends the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
+        """Prints."""
+        recipes = list_recipes(Path(__file__).resolve().parents[1] / 'configs')
+        rows = [
+            (recipe.task, min(os.path.relpath(recipe.path), str(recipe.path), key=len), recipe.purpose)
+            for recipe in recipes
+        ]
+        width = max(len(path) for _, path, _ in rows)
+        for task, group in itertools.groupby(rows, key=lambda row: row[0]):
+            print(task)
+            for _, path, purpose in group:
+                print(f'  {path:{width}}  {purpose}')
+        parser.exit()
 
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
     parser = common_parser('Train a model from a config.')
+    parser.add_argument('--list', action=ListAction, nargs=0, help='print what configs there are, and exit')
     parser.add_argument(
         '--resume',
         nargs='?',

@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Draws what a model is fed in training: the first samples of a run, after augmentation.
+
+tools/browse_data.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco --number 12
+"""
+
+import sys
+from pathlib import Path
+
+from convnext_backbone.browse import browse
+from convnext_backbone.cli import common_parser, user_errors
+from convnext_backbone.errors import UserError
+from convnext_backbone.pictures import contact_sheet, write_picture
+from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
+
+
+@user_errors
+def main() -> None:
+    """Draws."""
+    parser = common_parser('Draw what a model is fed in training, after augmentation.')
+    parser.add_argument('--split', choices=('train', 'val'), default='train', help='which data (default train)')
+    parser.add_argument('--number', type=int, default=12, metavar='N', help='how many samples (default 12)')
+    args = parser.parse_args()
+    if args.number < 1:
+        raise UserError(f'--number {args.number} is out of range: it takes 1 and more.')
+    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
+    check_data(cfg, splits=(args.split,))
+    out_dir = Path(cfg.work_dir) / 'browse'
+    check_work_dir(out_dir)
+    adapt_to_machine(cfg)
+    pictures = []
+    with explained_failures(cfg):
+        for number, picture in enumerate(browse(cfg, args.split, args.number), start=1):
+            pictures.append(out_dir / f'{args.split}_{number:04}.png')
+            write_picture(picture, pictures[-1])
+    contact_sheet(pictures, out_dir / 'overview.png')
+    print(f'{len(pictures)} pictures: {out_dir}\nAll in one: {out_dir / "overview.png"}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Draws what the stages of a backbone make of images.
+
+tools/show_features.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from convnext_backbone.cli import common_parser, user_errors
+from convnext_backbone.features import build_stages, draw_stages
+from convnext_backbone.inputs import build_feeder, build_preprocessor, to_pictures
+from convnext_backbone.pictures import contact_sheet, find_images, name_pictures, read_image, write_picture
+from convnext_backbone.run_config import adapt_to_machine, check_work_dir, load_config
+
+
+@user_errors
+def main() -> None:
+    """Draws."""
+    parser = common_parser('Draw what the stages of a backbone make of images.', checkpoint=True)
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
+    args = parser.parse_args()
+    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
+    images = find_images(args.images)
+    out_dir = Path(cfg.work_dir) / 'features'
+    check_work_dir(out_dir)
+    adapt_to_machine(cfg)
+    backbone = build_stages(cfg, args.checkpoint)
+    preprocessor = build_preprocessor(cfg)
+    feed = build_feeder(cfg, preprocessor)
+    pictures = name_pictures(images, out_dir)
+    for image, picture in zip(images, pictures, strict=True):
+        inputs = feed(read_image(image))
+        with torch.no_grad():
+            maps = [stage[0] for stage in backbone(inputs)]
+        write_picture(draw_stages(to_pictures(inputs, preprocessor)[0], maps, backbone.strides), picture)
+    contact_sheet(pictures, out_dir / 'overview.png', columns=1, width=1280)
+    print(f'Pictures: {out_dir}\nAll in one: {out_dir / "overview.png"}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
