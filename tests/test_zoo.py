@@ -218,7 +218,7 @@ def check_step(model: nn.Module, wrapper: OptimWrapper) -> None:
     ],
 )
 def test_a_recipe_trains(name, shapes, tmp_path, monkeypatch):
-    """All that learns gets a gradient, as DDP without `find_unused_parameters` asks; XL takes 9 GB of memory."""
+    """All that learns gets a gradient, as DDP without `find_unused_parameters` asks; XL takes 7 GiB of memory."""
     monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
     runner = one_iteration(name, shapes, tmp_path)
     assert runner.iter == 1 and 'find_unused_parameters' not in runner.cfg
