@@ -1,5 +1,6 @@
 """What several test modules share: running a tool as a user would, small drawn data, and the real data's place."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -8,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -15,6 +17,9 @@ from mmengine.utils import ManagerMixin
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # tests in parallel: threads of their own would only wait for each other
     os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# The engine parses all index files of mmdet, half a second of them, for every config file with a base of mmdet's.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 REPOSITORY = Path(__file__).parents[1]
 

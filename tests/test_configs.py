@@ -106,27 +106,27 @@ def test_every_config_opens_with_its_purpose_and_its_command(config):
 LOOK_UP = """
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-cfg = Config.fromfile('config.py')
-init_default_scope(cfg.default_scope)
+by_name, by_class = Config.fromfile('by_name.py'), Config.fromfile('by_class.py')
+init_default_scope('{library}')
 import {library}.models
 from {library}.registry import MODELS as LIBRARY_MODELS
-backbones = [registry.build(cfg.model) for registry in (MODELS, LIBRARY_MODELS)]
-print(*(type(backbone).__module__ for backbone in backbones))
+for cfg in (by_name, by_class):
+    print(*(type(registry.build(cfg.model)).__module__ for registry in (MODELS, LIBRARY_MODELS)))
 """
 
 
-@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
-@pytest.mark.parametrize('kind', ['name', 'class'])
-def test_the_registry_finds_the_backbone_from_any_directory(scope, kind, tmp_path):
-    model = "dict(type='ConvNeXt', arch='atto')" if kind == 'name' else "dict(type=ConvNeXt, arch='atto')"
-    imports = '' if kind == 'name' else 'from convnext_backbone import ConvNeXt\n'
-    (tmp_path / 'config.py').write_text(
-        f"{imports}custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)\n"
-        f"default_scope = '{scope}'\nmodel = {model}\n"
+@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
+def test_the_registry_finds_the_backbone_from_any_directory(library, tmp_path):
+    (tmp_path / 'by_name.py').write_text(
+        "custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)\n"
+        "model = dict(type='ConvNeXt', arch='atto')\n"
     )
-    code = LOOK_UP.format(library=scope)
+    (tmp_path / 'by_class.py').write_text(
+        "from convnext_backbone import ConvNeXt\nmodel = dict(type=ConvNeXt, arch='atto')\n"
+    )
+    code = LOOK_UP.format(library=library)
     result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
-    assert result.stdout.split()[-2:] == ['convnext_backbone.convnext'] * 2, result.stderr[-2000:]
+    assert result.stdout.split()[-4:] == ['convnext_backbone.convnext'] * 4, result.stderr[-2000:]
 
 
 def test_importing_the_package_imports_no_mm_library():
