@@ -1,10 +1,10 @@
-"""What a model costs: the parameters and the multiply-adds of its parts, counted without memory for weights or maps.
+"""What a model costs: parameters, multiply-adds and training memory, counted without memory for weights or maps.
 
 Multiply-adds are those of convolutions, linear layers and matrix products, each counted once: what the papers call
 FLOPs. Biases, norms, activations, resizing and RoIAlign count nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,12 +31,25 @@ class Cost(NamedTuple):
     multiply_adds: int
 
 
+class TrainingMemory(NamedTuple):
+    """What a training with AdamW in fp32 holds: ``model`` bytes, and ``image`` bytes for each image of ``shape``.
+
+    The model's are its weights and buffers, and the gradients and both moments of those that learn; an image's is what
+    autograd keeps of it for the backward pass. Targets, losses and what operators need for the moment come on top.
+    """
+
+    shape: tuple[int, int]
+    model: int
+    image: int
+
+
 class Complexity(NamedTuple):
-    """What a model costs for an image of ``shape``, (height, width), in all and by part."""
+    """What a model costs for an image of ``shape``, (height, width), in all and by part, and to train."""
 
     shape: tuple[int, int]
     total: Cost
     parts: dict[str, Cost]
+    memory: TrainingMemory
 
 
 def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complexity:
@@ -56,18 +69,22 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     if 'model' not in cfg:
         raise UserError('The config has no model to count: name one of those in configs/ itself, not in its _base_.')
     height, width = shape or input_shape(cfg)
+    in_training = (
+        (height, width) if shape else tuple((cfg.model.get('data_preprocessor') or {}).get('size') or (height, width))
+    )
     if min(height, width) < 1:
         raise UserError(f'--shape {height} {width} is out of range: height and width are at least 1 pixel.')
     with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, torch.device('meta'):
         model = registry.build(cfg.model).eval()
         try:
             counted = count_multiply_adds(model, (height, width))
+            memory = count_memory(model.train(), in_training)
         except (NotImplementedError, RuntimeError, TypeError) as error:  # what it does needs values, or is amiss
             raise UserError(
                 f'The {cfg.model.type} cannot be counted on an image of {height}x{width}: {printable(str(error))}.'
             ) from error
     parts = {name: Cost(count_parameters(part), counted[name]) for name, part in weighty_parts(model).items()}
-    return Complexity((height, width), Cost(count_parameters(model), sum(counted.values())), parts)
+    return Complexity((height, width), Cost(count_parameters(model), sum(counted.values())), parts, memory)
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
@@ -101,11 +118,49 @@ def weighty_parts(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, int]:
-    """Runs the parts of a model one after the other, as inference does, and counts the multiply-adds of each.
+    """The multiply-adds of each part of a model in eval mode; see :func:`run_parts`."""
+    counted = dict.fromkeys(weighty_parts(model), 0)
+
+    def run(name: str, part: nn.Module, inputs: object) -> object:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            outputs = part(inputs)
+        counted[name] += counter.get_total_flops() // 2  # it counts a multiply-add as two
+        return outputs
+
+    run_parts(model, shape, run)
+    return counted
+
+
+def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
+    """The training memory of a model in train mode; see :func:`run_parts`."""
+    weights = {*model.parameters(), *model.buffers()}
+    held = sum(tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in weights)
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # the storage too: as long as it lives, its address is no other's
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run_parts(model, shape, lambda name, part, inputs: part(inputs))
+    images = sum(one.nbytes() for address, one in kept.items() if address not in own)
+    return TrainingMemory(shape, held, images // batch_size(model))
+
+
+def batch_size(model: nn.Module) -> int:
+    """How many images :func:`run_parts` runs: batch norms on maps of 1x1 need two to train."""
+    return 2 if model.training else 1
+
+
+def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.Module, object], object]) -> None:
+    """Runs the parts of a model one after the other, as inference does on an image or training on :func:`batch_size`.
 
     Args:
-        model: In eval mode.
-        shape: Height and width of the image in pixels; it is made on torch's default device.
+        model: Its mode decides on how many regions the heads of a detector work, and whether auxiliary heads do.
+        shape: Height and width of the images in pixels; they are made on torch's default device.
+        run: Called with the name of a part, the part and its inputs; returns its outputs.
 
     Raises:
         UserError: The model has no backbone, or parts of which it is not known here how they run.
@@ -120,34 +175,33 @@ def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, i
             f'The {type(model).__name__} cannot be counted: {reason}; classifiers, segmentors, and detectors of one or '
             f'two stages can.'
         )
-    counted = dict.fromkeys(parts, 0)
-
-    def run(name: str, part: nn.Module, inputs: object) -> object:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            outputs = part(inputs)
-        counted[name] += counter.get_total_flops() // 2  # it counts a multiply-add as two
-        return outputs
-
-    maps = run('backbone', model.backbone, torch.empty(1, getattr(model.backbone, 'in_channels', 3), *shape))
+    images = torch.empty(batch_size(model), getattr(model.backbone, 'in_channels', 3), *shape)
+    maps = run('backbone', model.backbone, images)
     if is_classifier:
         run('head', model.head, run('norm', model.norm, maps[-1].mean(dim=(2, 3))))
     if 'neck' in parts:
         maps = run('neck', model.neck, maps)
-    for name in HEADS:
+    for name in (*HEADS, AUXILIARY_HEAD) if model.training else HEADS:
         if name in parts:
             run(name, parts[name], maps)
     for name in REGION_HEADS:
         if name in parts:
             for head, regions in zip(stages(parts[name]), make_regions(model, name), strict=True):
                 run(name, head, regions)
-    return counted
 
 
 def make_regions(model: nn.Module, name: str) -> list[Tensor]:
     """What RoIAlign cuts out of the maps for each stage of those heads of a detector, (regions, C, H, W) each."""
-    count = model.test_cfg[REGION_HEADS[name]].max_per_img
     extractors = stages(model.get_submodule(name.removesuffix('_head') + '_roi_extractor'))
-    return [torch.empty(count, one.out_channels, *one.roi_layers[0].output_size) for one in extractors]
+    counts = [model.test_cfg[REGION_HEADS[name]].max_per_img] * len(extractors)
+    if model.training:  # of the sampled regions mask heads see those that hold an object
+        recipe = model.train_cfg.rcnn
+        samplers = [stage.sampler for stage in (recipe if isinstance(recipe, list) else [recipe] * len(extractors))]
+        counts = [int(s.num * (s.pos_fraction if name.endswith('mask_head') else 1)) for s in samplers]
+    return [
+        torch.empty(batch_size(model) * count, one.out_channels, *one.roi_layers[0].output_size)
+        for count, one in zip(counts, extractors, strict=True)
+    ]
 
 
 def stages(part: nn.Module) -> list[nn.Module]:

@@ -117,7 +117,8 @@ def count_published(published: Published, configs: Path) -> Entry:
 
 
 MARKDOWN_HEAD = (
-    '| config | published | parameters | GFLOPs | image | starts from |\n| --- | --- | --- | --- | --- | --- |'
+    '| config | published | parameters | GFLOPs | image | memory, GiB | starts from |\n'
+    '| --- | --- | --- | --- | --- | --- | --- |'
 )
 
 
@@ -134,6 +135,7 @@ def markdown_row(entry: Entry, configs: Path) -> str:
         f'{entry.cost.total.parameters / 1e6:.1f}M',
         f'{gflops:.2f}' if gflops < 100 else f'{gflops:.0f}',
         f'{width}x{height}',
+        f'{entry.cost.memory.model / 2**30:.2f} + {entry.cost.memory.image / 2**30:.2f} n',
         weights_link(cfg.model),
     )
     return f'| {" | ".join(cells)} |'

@@ -3,11 +3,9 @@
 The papers' numbers are within 1 percent of the multiply-adds and half a million of the parameters.
 """
 
-import functools
 import json
 import re
 
-import mmengine.config.utils
 import pytest
 import torch
 from conftest import REPOSITORY, refusal
@@ -67,14 +65,6 @@ ConvNeXt V2 large                     | -                              | 198    
 ConvNeXt V2 huge                      | -                              | 660    | 115
 """
 PAPERS = {name: cells for name, *cells in (re.split(r' *\| *', line) for line in PAPERS.strip().splitlines())}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def fast_configs():
-    """For each `mmdet::` the engine parses all of mmdet's model index, which takes a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, 'load', functools.cache(mmengine.config.utils.load))
-        yield
 
 
 # Half a second each: those that the README alone gives numbers of, such as ours, run with the slow tests.
@@ -141,6 +131,59 @@ def test_a_classifier_costs_what_timms_does(arch, use_grn, name):
     model_cfg = dict(type='ImageClassifier', backbone=dict(type='ConvNeXt', arch=arch, use_grn=use_grn))
     total = count_complexity(Config(dict(default_scope='mmengine', model=model_cfg)), (256, 192)).total
     assert total == Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+
+
+COLOURS = 3 + 3  # buffers: their mean and standard deviation
+
+
+def test_a_classifier_keeps_what_the_formula_says():
+    """Of each norm the input and two statistics; of a block its input and five maps, two of them four times as wide."""
+    depths, channels = ARCHS['tiny']
+    kept, statistics = 3 * 224**2, 2
+    for i, (depth, c) in enumerate(zip(depths, channels, strict=True)):
+        area = (224 // 4 // 2**i) ** 2
+        stem_or_downsampling = area * (c + statistics) if i == 0 else 4 * area * (c // 2 + c // 2 + statistics)
+        kept += stem_or_downsampling + depth * area * (c + c + statistics + c + 4 * c + 4 * c + c)
+    cost = classifier(224, arch='tiny')
+    kept += channels[-1] + statistics + channels[-1]  # the norm and the input of the linear layer
+    assert cost.memory == ((224, 224), 4 * (4 * cost.total.parameters + COLOURS), 4 * kept)
+
+
+def test_what_is_frozen_keeps_nothing():
+    learning, frozen = classifier(64, arch='atto'), classifier(64, arch='atto', frozen_stages=4)
+    assert frozen.memory.image < learning.memory.image / 50
+    learnt = learning.parts['head'].parameters + learning.parts['norm'].parameters
+    assert frozen.memory.model == 4 * (learning.total.parameters + 3 * learnt + COLOURS)
+
+
+def test_a_segmentor_keeps_what_real_training_does():
+    """Of two crops, not of the image that is tested."""
+    options = {'model.backbone.arch': 'atto', 'model.backbone.init_cfg': None, 'model.decode_head.channels': 32}
+    options |= {'model.decode_head.in_channels': [40, 80, 160, 320], 'model.auxiliary_head.in_channels': 160}
+    options |= {'model.data_preprocessor.size': (64, 96)}
+    cfg = load_config(CONFIGS / 'upernet_convnext_t_ade20k.py', cfg_options=options)
+    with MODELS.switch_scope_and_registry('mmseg') as registry:
+        model = registry.build(cfg.model).train()
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        maps = model.backbone(torch.zeros(2, 3, 64, 96))
+        outputs = model.decode_head(maps), model.auxiliary_head(maps)
+    own = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    nbytes = sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
+    memory = count_complexity(cfg).memory
+    assert outputs and memory.shape == (64, 96) and memory.image == pytest.approx(nbytes / 2, rel=0.01)
+
+
+def test_a_cascade_keeps_the_regions_that_it_samples():
+    """512 of an image for each box head, at most a quarter of them for each mask head."""
+    cfg = load_config(CONFIGS / 'cascade_convnext_t_coco.py')
+    whole = count_complexity(cfg, (64, 64)).memory.image
+    for stage in cfg.model.train_cfg.rcnn:
+        stage.sampler.num //= 2
+    # Four convolutions keep their input, that of their norm, and the first linear layer its activation; those of the
+    # mask head, without a norm, their input, the last one upsampled.
+    box, mask = 7 * 7 * 256 * (1 + 2 * 4) + 1024, 256 * (14 * 14 * (1 + 4) + 28 * 28)
+    assert whole - count_complexity(cfg, (64, 64)).memory.image == 4 * 3 * (256 * box + 64 * mask)
 
 
 def test_images_have_the_channels_that_the_backbone_takes():

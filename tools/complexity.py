@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Counts the parameters and multiply-adds of a model and of its parts, without memory for its weights.
+"""Counts the parameters, multiply-adds and training memory of a model, without memory for its weights.
 
 tools/complexity.py configs/cascade_convnext_xl_22k_coco.py
 tools/complexity.py configs/cascade_convnext_t_coco.py --shape 608 1024 --json
@@ -30,7 +30,9 @@ def parse_args() -> argparse.Namespace:
     Raises:
         UserError: The arguments do not go together.
     """
-    parser = argparse.ArgumentParser(description='Count the parameters and the multiply-adds of a model.')
+    parser = argparse.ArgumentParser(
+        description='Count the parameters, the multiply-adds and the training memory of a model.'
+    )
     parser.add_argument('config', nargs='?', metavar='CONFIG', help='config file')
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'), help='height and width of the image; default as in tests'
@@ -60,15 +62,16 @@ def report(cost: Complexity) -> str:
     for name, (parameters, multiply_adds) in {**cost.parts, 'all': cost.total}.items():
         gflops = 'training' if name == AUXILIARY_HEAD else f'{multiply_adds / 1e9:.2f}'
         lines.append(f'{name:<22}{parameters / 1e6:>12.2f} M{gflops:>12}')
-    return '\n'.join(
-        [*lines, '', 'GFLOPs: multiply-adds of convolutions and matrix products, each counted once, in 1e9']
-    )
+    (height, width), model, image = cost.memory
+    lines += ['', 'GFLOPs: multiply-adds of convolutions and matrix products, each counted once, in 1e9']
+    training = f'{model / 2**30:.2f} GiB, and {image / 2**30:.2f} GiB for each image of {width}x{height}'
+    return '\n'.join([*lines, f'Training in fp32 with AdamW: {training}'])
 
 
 def as_json(cost: Complexity) -> dict:
     """What a program reads."""
     parts = {name: part._asdict() for name, part in cost.parts.items()}
-    return dict(shape=cost.shape, **cost.total._asdict(), parts=parts)
+    return dict(shape=cost.shape, **cost.total._asdict(), parts=parts, training_memory=cost.memory._asdict())
 
 
 def print_zoo() -> None:
