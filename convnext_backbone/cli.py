@@ -55,6 +55,7 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         # The engine's own use of deprecated interfaces is not for the user to mend.
         warnings.filterwarnings('ignore', category=FutureWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
+        warnings.filterwarnings('ignore', 'pkg_resources is deprecated', category=UserWarning)
         try:
             return main() or 0
         except UserError as error:

@@ -19,6 +19,7 @@ from convnext_backbone.run_config import check_data, load_config
 
 CASCADE_T = REPOSITORY / 'configs/cascade_convnext_t_coco.py'
 COCO8 = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'
+CAMVID = REPOSITORY / 'configs/demo/upernet_convnext_atto_camvid.py'
 
 
 def test_the_recipe_finds_and_augments_real_photographs(real_data):
@@ -63,6 +64,15 @@ def test_photographs_of_imagenet_are_read_whatever_their_colours(real_data):
             assert sample['broken'] == ''
 
 
+def test_street_scenes_train_and_are_scored(real_data, tmp_path, call_tool):
+    options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'val_dataloader.dataset.indices=2']
+    options += ['default_hooks.logger.interval=1']
+    arguments = ['--data-root', real_data / 'camvid', '--work-dir', 'out', '--cfg-options', *options]
+    result = call_tool('train.py', CAMVID, *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'Iter(train) [2/2]' in result.stdout and 'Bicyclist' in result.stdout and 'mIoU: ' in result.stdout
+
+
 @pytest.mark.slow
 def test_a_thousand_photographs_are_learnt(real_data, tmp_path):
     """Behavioural: top-1 >= 0.50 on 500 others."""
@@ -98,3 +108,12 @@ def test_eight_photographs_are_learnt(real_data, tmp_path):
     last = (tmp_path / 'out/last_checkpoint').read_text()
     scores = json.loads(run_tool('test.py', COCO8, last, *data, '--json', cwd=tmp_path).stdout)
     assert scores['coco/bbox_mAP'] >= 0.70 and scores['coco/segm_mAP'] >= 0.55, scores
+
+
+@pytest.mark.slow
+def test_street_scenes_are_learnt(real_data, tmp_path):
+    """Behavioural: mIoU >= 0.30 on 51 scenes that were not trained on, from random weights."""
+    arguments = [CAMVID, '--data-root', real_data / 'camvid', '--work-dir', 'out']
+    result = run_tool('train.py', *arguments, cwd=tmp_path, timeout=3600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert float(re.findall(r' mIoU: (\S+)', result.stdout)[-1]) >= 30
