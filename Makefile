@@ -23,7 +23,8 @@ demo: setup  ## draw a data set, pre-train on it, train a detector from there, a
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python tools/train.py $(PRETRAINING) --work-dir $(DEMO_DIR)/pretraining
 	$(BIN)/python tools/train.py $(DETECTION) --work-dir $(DEMO_DIR)/detection --cfg-options \
-	    model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint="$$(cat $(DEMO_DIR)/pretraining/last_checkpoint)"
+	    model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint="$$(cat $(DEMO_DIR)/pretraining/last_checkpoint)" \
+	    optim_wrapper.paramwise_cfg.decay_rate=0.7 optim_wrapper.paramwise_cfg.decay_type=layer_wise
 	$(BIN)/python tools/predict.py $(DETECTION) "$$(cat $(DEMO_DIR)/detection/last_checkpoint)" data/shapes/val2017 --score-thr 0.5 --work-dir $(DEMO_DIR)/detection
 	@echo 'Pre-training: accuracy by class and what is taken for what are in $(CURDIR)/$(DEMO_DIR)/pretraining/confusion.png'
 	@echo 'Detection: box AP is coco/bbox_mAP above, mask AP coco/segm_mAP, on images that it was not trained on.'
