@@ -1,12 +1,7 @@
 # UperNet, ConvNeXt-S pre-trained on ImageNet-1K, ADE20K at 512 pixels. Published: 48.7 mIoU, 49.6 with --tta.
 #
 #   python tools/train.py configs/upernet_convnext_s_ade20k.py --data-root data/ade/ADEChallengeData2016
-_base_ = [
-    '_base_/upernet_convnext.py',
-    '_base_/ade20k.py',
-    '_base_/schedule_160k.py',
-    '_base_/segmentation_runtime.py',
-]
+_base_ = 'upernet_convnext_t_ade20k.py'
 
 model = dict(
     backbone=dict(
