@@ -64,14 +64,14 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         shape: Height and width of the image in pixels; by default those of :func:`input_shape`.
 
     Raises:
-        UserError: The shape is not positive or too small, or the model is of another kind.
+        UserError: The shape is not positive or too small, the model is of another kind, or a detector of two stages has
+            no ``train_cfg``.
     """
     if 'model' not in cfg:
         raise UserError('The config has no model to count: name one of those in configs/ itself, not in its _base_.')
     height, width = shape or input_shape(cfg)
-    in_training = (
-        (height, width) if shape else tuple((cfg.model.get('data_preprocessor') or {}).get('size') or (height, width))
-    )
+    crop = (cfg.model.get('data_preprocessor') or {}).get('size')  # what a segmentor is trained on
+    in_training = tuple(crop) if crop and not shape else (height, width)
     if min(height, width) < 1:
         raise UserError(f'--shape {height} {width} is out of range: height and width are at least 1 pixel.')
     with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, torch.device('meta'):
@@ -195,7 +195,9 @@ def make_regions(model: nn.Module, name: str) -> list[Tensor]:
     extractors = stages(model.get_submodule(name.removesuffix('_head') + '_roi_extractor'))
     counts = [model.test_cfg[REGION_HEADS[name]].max_per_img] * len(extractors)
     if model.training:  # of the sampled regions mask heads see those that hold an object
-        recipe = model.train_cfg.rcnn
+        recipe = (model.train_cfg or {}).get('rcnn')
+        if not recipe:
+            raise UserError('The model has no train_cfg.rcnn, which says on how many regions its heads are trained.')
         samplers = [stage.sampler for stage in (recipe if isinstance(recipe, list) else [recipe] * len(extractors))]
         counts = [int(s.num * (s.pos_fraction if name.endswith('mask_head') else 1)) for s in samplers]
     return [

@@ -156,12 +156,16 @@ def test_what_is_frozen_keeps_nothing():
     assert frozen.memory.model == 4 * (learning.total.parameters + 3 * learnt + COLOURS)
 
 
-def test_a_segmentor_keeps_what_real_training_does():
-    """Of two crops, not of the image that is tested."""
+def small_segmentor() -> Config:
     options = {'model.backbone.arch': 'atto', 'model.backbone.init_cfg': None, 'model.decode_head.channels': 32}
     options |= {'model.decode_head.in_channels': [40, 80, 160, 320], 'model.auxiliary_head.in_channels': 160}
-    options |= {'model.data_preprocessor.size': (64, 96)}
-    cfg = load_config(CONFIGS / 'upernet_convnext_t_ade20k.py', cfg_options=options)
+    return load_config(CONFIGS / 'upernet_convnext_t_ade20k.py', cfg_options=options)
+
+
+def test_a_segmentor_keeps_what_real_training_does():
+    """Of two crops, not of the image that is tested."""
+    cfg = small_segmentor()
+    cfg.model.data_preprocessor.size = (64, 96)
     with MODELS.switch_scope_and_registry('mmseg') as registry:
         model = registry.build(cfg.model).train()
     kept = {}
@@ -215,9 +219,7 @@ def test_a_cascade_costs_what_the_formulas_say():
 
 
 def test_a_segmentor_costs_what_real_inference_does():
-    options = {'model.backbone.arch': 'atto', 'model.backbone.init_cfg': None, 'model.decode_head.channels': 32}
-    options |= {'model.decode_head.in_channels': [40, 80, 160, 320], 'model.auxiliary_head.in_channels': 160}
-    cfg = load_config(CONFIGS / 'upernet_convnext_t_ade20k.py', cfg_options=options)
+    cfg = small_segmentor()
     cost = count_complexity(cfg, (64, 96))
     with MODELS.switch_scope_and_registry('mmseg') as registry:
         model = registry.build(cfg.model).eval()
@@ -310,6 +312,7 @@ def test_the_tool_prints_the_zoo(call_tool, monkeypatch, tmp_path, form):
 
 
 ADE = CONFIGS / 'upernet_convnext_t_ade20k.py'
+CASCADE = CONFIGS / 'demo/cascade_convnext_atto_shapes.py'
 
 
 @pytest.mark.parametrize(
@@ -322,6 +325,7 @@ ADE = CONFIGS / 'upernet_convnext_t_ade20k.py'
         ([CONFIGS / '_base_/ade20k.py'], 'no model'),
         (['missing.py'], 'missing.py'),
         (['retinanet.py'], '--shape'),
+        ([CASCADE, '--cfg-options', 'model.train_cfg=None'], 'train_cfg.rcnn'),
         (['dino.py', '--shape', 64, 64], 'how decoder'),
         ([], 'CONFIG or --zoo'),
         ([ADE, '--zoo'], 'CONFIG or --zoo'),
