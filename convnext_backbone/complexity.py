@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .classifier import ImageClassifier
 from .errors import UserError, printable, shorten
+from .layers import DropPath
 
 # (width, height): COCO's photographs are resized until they fit into the first; papers count at the second.
 COCO_BOUND, COCO_PUBLISHED = (1333, 800), (1280, 800)
@@ -132,7 +133,10 @@ def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, i
 
 
 def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
-    """The training memory of a model in train mode; see :func:`run_parts`."""
+    """The training memory of a model in train mode, without what stochastic depth saves; see :func:`run_parts`."""
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0
     weights = {*model.parameters(), *model.buffers()}
     held = sum(tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in weights)
     own = {tensor.untyped_storage()._cdata for tensor in weights}

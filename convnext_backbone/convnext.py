@@ -12,7 +12,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates
-from .layers import GRN, DropPath, LayerNorm2d
+from .fused import FusedBlock
+from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype
 
 # name: (blocks per stage, channels per stage). V1: paper section 3; atto to nano and huge: V2, table 9 in its appendix.
 ARCHS: dict[str, Sizes] = {
@@ -39,10 +40,16 @@ class ConvNeXtBlock(nn.Module):
         drop_path_rate: Probability that a sample's branch is dropped in training.
         layer_scale_init_value: Start value of layer scale; 0 leaves it out.
         use_grn: ConvNeXt V2: global response normalisation in the place of layer scale.
+        fused: Computes the same by :class:`.FusedBlock`: in less memory and time.
     """
 
     def __init__(
-        self, channels: int, drop_path_rate: float = 0.0, layer_scale_init_value: float = 1e-6, use_grn: bool = False
+        self,
+        channels: int,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        use_grn: bool = False,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
@@ -53,9 +60,12 @@ class ConvNeXtBlock(nn.Module):
         has_layer_scale = layer_scale_init_value and not use_grn
         self.gamma = nn.Parameter(torch.full((channels,), float(layer_scale_init_value))) if has_layer_scale else None
         self.drop_path = DropPath(drop_path_rate)
+        self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W) to (N, C, H, W), in the memory layout of the input."""
+        """Maps (N, C, H, W) to (N, C, H, W)."""
+        if self.fused and self._can_fuse():
+            return self._fused(x)
         branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
         branch = F.gelu(self.pwconv1(self.norm(branch)))  # (N, H, W, 4C)
         if self.grn is not None:
@@ -66,12 +76,37 @@ class ConvNeXtBlock(nn.Module):
         # The shortcut comes first: the sum takes the layout of its first operand.
         return x + self.drop_path(branch.permute(0, 3, 1, 2))
 
+    def _can_fuse(self) -> bool:
+        """Whether the layers are as they were built and nothing looks into the block or takes it apart."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+            return False
+        layers = {self.dwconv: nn.Conv2d, self.norm: nn.LayerNorm, self.pwconv1: nn.Linear, self.pwconv2: nn.Linear}
+        return all(type(layer) is kind and not has_hooks(layer) for layer, kind in layers.items()) and (
+            self.grn is None or not has_hooks(self.grn)
+        )
+
+    def _fused(self, x: Tensor) -> Tensor:
+        kept = self.drop_path.draw(len(x))
+        scale = torch.ones_like(self.pwconv2.bias) if self.gamma is None else self.gamma
+        if kept is not None:
+            scale = scale / (1 - self.drop_path.rate)
+            kept = None if kept.all() else kept.nonzero().flatten().to(x.device, non_blocking=True)
+        weights = [
+            w for layer in (self.dwconv, self.norm, self.pwconv1, self.pwconv2) for w in (layer.weight, layer.bias)
+        ]
+        grn = (None, None) if self.grn is None else (self.grn.gamma, self.grn.beta)
+        rows = x.permute(0, 2, 3, 1).contiguous()
+        dtype = map_dtype(self.pwconv1.weight)
+        return FusedBlock.apply(rows, kept, dtype, self.norm.eps, *weights, scale, *grn).permute(0, 3, 1, 2)
+
 
 def make_blocks(
-    channels: int, drop_path_rates: Sequence[float], layer_scale_init_value: float, use_grn: bool
+    channels: int, drop_path_rates: Sequence[float], layer_scale_init_value: float, use_grn: bool, fused: bool
 ) -> nn.Sequential:
     """The blocks of a stage, one for each rate of stochastic depth."""
-    return nn.Sequential(*(ConvNeXtBlock(channels, rate, layer_scale_init_value, use_grn) for rate in drop_path_rates))
+    return nn.Sequential(
+        *(ConvNeXtBlock(channels, rate, layer_scale_init_value, use_grn, fused) for rate in drop_path_rates)
+    )
 
 
 @MODELS.register_module()
@@ -92,6 +127,9 @@ class ConvNeXt(Backbone):
         with_cp: Recomputes each block in the backward pass instead of keeping its activations.
         init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`.load_backbone`, which
             raises unless every backbone tensor was filled.
+        fused: Computes each block in one piece, which takes a fraction of the memory and less time; False takes the
+            layers one by one, as they are read in :meth:`ConvNeXtBlock.forward`. Blocks that are compiled, traced or
+            taken apart by hooks or by torch.func go layer by layer in any case.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each returned map: what a neck takes as ``in_channels``.
@@ -117,6 +155,7 @@ class ConvNeXt(Backbone):
         frozen_stages: int = 0,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__(arch, in_channels, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
         rates = drop_path_rates(drop_path_rate, self.depths)
@@ -124,16 +163,16 @@ class ConvNeXt(Backbone):
         self.stages = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
             self.downsample_layers.append(self._make_downsample(i))
-            self.stages.append(make_blocks(self.channels[i], rates[i], layer_scale_init_value, use_grn))
+            self.stages.append(make_blocks(self.channels[i], rates[i], layer_scale_init_value, use_grn, fused))
         self._complete()
 
     def _make_downsample(self, stage: int) -> nn.Sequential:
         """The stem (patchify: 4x4, stride 4) or what stands between two stages (paper, section 2.6)."""
         if stage == 0:
             width = self.channels[0]
-            return nn.Sequential(nn.Conv2d(self.in_channels, width, 4, stride=4), LayerNorm2d(width, eps=NORM_EPS))
+            return nn.Sequential(PatchConv2d(self.in_channels, width, 4), LayerNorm2d(width, eps=NORM_EPS))
         before, after = self.channels[stage - 1 : stage + 1]
-        return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), nn.Conv2d(before, after, 2, stride=2))
+        return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), PatchConv2d(before, after, 2))
 
     def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
         return list(zip(self.downsample_layers, self.stages, strict=True))

@@ -11,6 +11,7 @@ from torch import nn
 
 from .backbone import Backbone, Sizes, drop_path_rates
 from .convnext import make_blocks
+from .layers import PatchConv2d
 
 # name: (blocks, channels). The widths are those of ViT-S, B and L; the blocks make up for their parameters.
 ISOTROPIC: dict[str, Sizes] = {'small': ((18,), (384,)), 'base': ((18,), (768,)), 'large': ((36,), (1024,))}
@@ -32,6 +33,7 @@ class ConvNeXtIsotropic(Backbone):
         frozen_stages: 1 freezes the stem and the blocks, 0 nothing.
         with_cp: Recomputes each block in the backward pass instead of keeping its activations.
         init_cfg: As of :class:`.ConvNeXt`.
+        fused: As of :class:`.ConvNeXt`.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of the map: what a neck takes as ``in_channels``.
@@ -56,11 +58,12 @@ class ConvNeXtIsotropic(Backbone):
         frozen_stages: int = 0,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__(arch, in_channels, (0,), out_norm, frozen_stages, with_cp, init_cfg)
         rates = drop_path_rates(drop_path_rate, self.depths)
-        self.stem = nn.Conv2d(in_channels, self.channels[0], 16, stride=16)  # the official one has no norm
-        self.blocks = make_blocks(self.channels[0], rates[0], layer_scale_init_value, use_grn)
+        self.stem = PatchConv2d(in_channels, self.channels[0], 16)  # the official one has no norm
+        self.blocks = make_blocks(self.channels[0], rates[0], layer_scale_init_value, use_grn, fused)
         self._complete()
 
     def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:

@@ -28,7 +28,7 @@ def train_two_steps(rank: int, arguments: dict) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     torch.manual_seed(rank)  # each process drops and sees something else
     for _ in range(2):
-        sum((out * torch.randn_like(out)).mean() for out in model(torch.randn(2, 3, 64, 64))).backward()
+        sum((out * torch.randn_like(out)).mean() for out in model(torch.randn(4, 3, 64, 64))).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.module.state_dict()
