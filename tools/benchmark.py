@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Measures speed and memory here, the contenders in turn.
 
+tools/benchmark.py backbone --shapes 1x800x1216         # beside timm, torchvision and others that are installed
+tools/benchmark.py detector --peers timm                # a training step of Cascade Mask R-CNN
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalised
 """
@@ -19,6 +21,14 @@ from pathlib import Path
 import numpy as np
 import timm.data
 import torch
+from benchmark_models import (
+    add_arguments,
+    benchmark_backbone,
+    benchmark_detector,
+    forget_peak,
+    memory_mib,
+)
+from benchmark_pictures import draw_models, print_models
 from mmengine.config import Config
 from mmengine.device import get_device
 from PIL import Image
@@ -30,19 +40,6 @@ from convnext_backbone import ARCHS, ConvNeXt, ImagePreprocessor, ResumableRunne
 from convnext_backbone.cli import user_errors
 from convnext_backbone.imagenet import mend_posterize
 from convnext_backbone.replay import ReplayLoader
-
-
-def memory_mib(entry: str) -> float:
-    """A figure of this process: ``'VmRSS'``, what it has now, or ``'VmHWM'``, the most that it had."""
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(f'{entry}:'):
-            return int(line.split()[1]) / 1024
-    raise KeyError(entry)
-
-
-def forget_peak() -> None:
-    """Sets ``VmHWM`` back to what the process has now."""
-    Path('/proc/self/clear_refs').write_text('5')
 
 
 def load_with_torch(model: nn.Module, path: Path) -> None:
@@ -183,6 +180,11 @@ def main() -> None:
     """Measures."""
     parser = argparse.ArgumentParser(description='Measure speed and memory on this machine (Linux).')
     commands = parser.add_subparsers(required=True, metavar='WHAT')
+    backbone = commands.add_parser('backbone', help='the backbone, beside those of other packages')
+    backbone.set_defaults(measure=benchmark_backbone, show=print_models)
+    detector = commands.add_parser('detector', help="a detector's training step, beside those with other backbones")
+    detector.set_defaults(measure=benchmark_detector, show=print_models)
+    add_arguments(backbone, detector)
     load = commands.add_parser('load', help='a checkpoint into a backbone')
     load.add_argument('--arch', choices=ARCHS, default='xlarge', help='(default: %(default)s)')
     load.add_argument('--dir', help='a folder for the files; default is that of temporary files')
@@ -193,7 +195,7 @@ def main() -> None:
     data.add_argument('--batch-size', type=int, default=64, help='(default: %(default)s)')
     data.add_argument('--size', type=int, default=224, help='pixels (default: %(default)s)')
     data.set_defaults(measure=benchmark_data, show=print_data)
-    for command in (load, data):
+    for command in (backbone, detector, load, data):
         command.add_argument('--repeat', type=int, default=5, help='runs of each contender (default: %(default)s)')
         command.add_argument('--json', action='store_true', help='print the figures as json')
     args = parser.parse_args()
@@ -202,6 +204,8 @@ def main() -> None:
         print(json.dumps(result, indent=2))
     else:
         args.show(result)
+    if getattr(args, 'out', None):
+        draw_models(result, args.out)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,68 @@
+"""tools/benchmark.py as a user types it; what it found is not tested, that it measured is."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, refusal, run_tool
+from PIL import Image
+
+from convnext_backbone import ARCHS
+
+sys.path.insert(0, str(REPOSITORY / 'tools'))
+from contenders import CONTENDERS, LACKS, build, has
+
+
+def measure(what: str, *arguments: object, cwd) -> dict:
+    """The report of a benchmark of one round."""
+    result = run_tool('benchmark.py', what, *arguments, '--repeat', 1, '--json', cwd=cwd)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+def test_a_backbone_is_measured_beside_its_peers(tmp_path):
+    arguments = ['--arch', 'atto', '--shapes', '1x64x96', '2x64x64', '--peers', 'timm,ours-plain', '--mode', 'train']
+    report = measure('backbone', *arguments, '--out', 'picture.png', cwd=tmp_path)
+    assert [(case['images'], case['height'], case['width']) for case in report['results']] == [(1, 64, 96), (2, 64, 64)]
+    for case in report['results']:
+        assert [row['contender'] for row in case['rows']] == ['ours', 'timm', 'ours-plain']
+        ours = case['rows'][0]
+        for row in case['rows']:
+            assert row['fastest'] <= row['seconds'] and 0 < row['share_of_matrix_rate'] < 1
+            # Of one round, so the ratios are those of the figures beside them.
+            assert row['speedup'] == pytest.approx(row['seconds'] / ours['seconds'])
+            assert row['memory'] == pytest.approx(ours['peak_mib'] / row['peak_mib'])
+    assert Image.open(tmp_path / 'picture.png').size[0] > 500
+
+
+def test_a_detectors_training_step_is_measured_beside_its_peers(tmp_path):
+    config = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'
+    report = measure('detector', '--config', config, '--shapes', '1x64x64', '--peers', 'timm', cwd=tmp_path)
+    assert report['model'].startswith('cascade_convnext_atto_coco8')
+    rows = report['results'][0]['rows']
+    assert [row['contender'] for row in rows] == ['ours', 'timm'] and all(row['peak_mib'] > 0 for row in rows)
+
+
+@pytest.mark.parametrize('contender', CONTENDERS)
+def test_contenders_give_the_maps_of_four_stages(contender):
+    arch = 'tiny' if 'atto' in LACKS.get(contender, ()) else 'atto'
+    if not contender.startswith('ours') and not has(contender, arch):
+        pytest.skip(f'{contender} is not installed')
+    maps = build(contender, arch, 0.1, torch.device('cpu')).eval()(torch.zeros(1, 3, 64, 96))
+    shapes = [(1, c, 64 // s, 96 // s) for c, s in zip(ARCHS[arch][1], (4, 8, 16, 32), strict=True)]
+    assert [tuple(one.shape) for one in maps] == shapes
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named'),
+    [
+        (['--peers', 'tim'], ["'tim'", 'timm']),
+        (['--peers', 'torchvision', '--arch', 'atto'], ['torchvision', 'atto', '--peers']),
+        (['--shapes', '800x1216'], ["'800x1216'", 'NxHxW']),
+        (['--shapes', '1x0x64'], ["'1x0x64'"]),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(arguments, named, tmp_path, call_tool):
+    sentence = refusal(call_tool('benchmark.py', 'backbone', *arguments, cwd=tmp_path))
+    assert all(word in sentence for word in named)
