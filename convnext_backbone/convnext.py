@@ -81,9 +81,9 @@ class ConvNeXtBlock(nn.Module):
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
             return False
         layers = {self.dwconv: nn.Conv2d, self.norm: nn.LayerNorm, self.pwconv1: nn.Linear, self.pwconv2: nn.Linear}
-        return all(type(layer) is kind and not has_hooks(layer) for layer, kind in layers.items()) and (
-            self.grn is None or not has_hooks(self.grn)
-        )
+        if self.grn is not None:
+            layers[self.grn] = GRN
+        return all(type(layer) is kind and not has_hooks(layer) for layer, kind in layers.items())
 
     def _fused(self, x: Tensor) -> Tensor:
         kept = self.drop_path.draw(len(x))

@@ -31,7 +31,7 @@ def depthwise_weight_grad(x: Tensor, dy: Tensor, kernel_size: int) -> Tensor:
             narrow = total[..., first : first + columns]
             narrow += aten.convolution_backward(
                 dpart.permute(0, 3, 1, 2),
-                _shift(part, halo, first + columns // 2 - halo).permute(0, 3, 1, 2),
+                _shift(part, first + columns // 2 - halo).permute(0, 3, 1, 2),
                 narrow.contiguous(),
                 bias_sizes=None,
                 stride=[1, 1],
@@ -87,7 +87,7 @@ def _padded(shape: tuple[int, ...], halo: int, like: Tensor) -> Tensor:
     return memory[margin : memory.numel() - margin].view(shape)
 
 
-def _shift(part: Tensor, halo: int, columns: int) -> Tensor:
+def _shift(part: Tensor, columns: int) -> Tensor:
     """``part`` with every element from so many columns further right."""
     offset = part.storage_offset() + columns * part.shape[-1]
     return part.as_strided(part.shape, part.stride(), offset)

@@ -87,7 +87,7 @@ class FusedBlock(torch.autograd.Function):
             dout = dout.contiguous()
             dbranch = dout if kept is None else dout[kept]
             dmapped, d = _tail_backward(mapped, dbranch, w, original, ctx.eps)
-            dinputs, d = _depthwise_backward(inputs, dmapped, w, d)
+            dinputs = _depthwise_backward(inputs, dmapped, w, d)
             if kept is None:
                 dx = dinputs.add_(dout) if dinputs.dtype == dout.dtype else dout + dinputs
             else:
@@ -152,8 +152,8 @@ def _depthwise(x: Tensor, w: Weights) -> Tensor:
     return out.permute(0, 2, 3, 1).contiguous()  # it is already, but on some devices
 
 
-def _depthwise_backward(x: Tensor, dy: Tensor, w: Weights, d: Weights) -> tuple[Tensor, Weights]:
-    """The gradients of the convolution's input, and of all weights."""
+def _depthwise_backward(x: Tensor, dy: Tensor, w: Weights, d: Weights) -> Tensor:
+    """The gradient of the convolution's input; those of its weights are added to ``d``."""
     x, dy = x.to(w.conv.dtype), dy.to(w.conv.dtype)
     fast = x.device.type == 'cpu'
     halo = w.conv.shape[-1] // 2
@@ -172,7 +172,7 @@ def _depthwise_backward(x: Tensor, dy: Tensor, w: Weights, d: Weights) -> tuple[
     )
     d.conv.add_(depthwise_weight_grad(x, dy, w.conv.shape[-1]) if fast else dconv)
     d.conv_bias.add_(dy.sum((0, 1, 2)))
-    return dx.permute(0, 2, 3, 1), d
+    return dx.permute(0, 2, 3, 1)
 
 
 def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GRN_EPS = 1e-6
+
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether ``x`` (N, C, H, W) is laid out as NHWC and only as that."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-GRN_EPS = 1e-6
 
 
 def map_dtype(weight: Tensor) -> torch.dtype:
@@ -65,10 +64,8 @@ class PatchConv2d(nn.Conv2d):
         """Maps (N, C, H, W) to (N, out_channels, H // patch_size, W // patch_size), channels-last."""
         (side, _), (samples, _, height, width) = self.kernel_size, x.shape
         rows, columns = height // side, width // side
-        patches = x.permute(0, 2, 3, 1)[:, : rows * side, : columns * side]
-        patches = (
-            patches.reshape(samples, rows, side, columns, -1).transpose(2, 3).flatten(3)
-        )  # (N, rows, columns, ...)
+        whole = x.permute(0, 2, 3, 1)[:, : rows * side, : columns * side]
+        patches = whole.reshape(samples, rows, side, columns, -1).transpose(2, 3).flatten(3)
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         dtype = map_dtype(weight)
         work = working_dtype(dtype, x.device)
@@ -92,7 +89,7 @@ class GRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (N, H, W, C)."""
         response = map_norms(x, dim=(1, 2))  # (N, 1, 1, C)
-        relative = response / (response.mean(dim=-1, keepdim=True) + GRN_EPS)
+        relative = response / mean_norm(response)
         return torch.addcmul(self.beta, self.gamma, x * relative.to(x.dtype)) + x
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
@@ -111,6 +108,11 @@ def map_norms(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     return torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
+def mean_norm(norms: Tensor) -> Tensor:
+    """What GRN divides the channels' norms by: their mean, kept away from zero."""
+    return norms.mean(dim=-1, keepdim=True) + GRN_EPS
+
+
 def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """What :class:`GRN` does, in place.
 
@@ -123,7 +125,7 @@ def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         What :func:`map_norms` gives, (N, 1, C), for :func:`grn_backward_`.
     """
     response = map_norms(x, dim=1)
-    relative = response / (response.mean(dim=-1, keepdim=True) + GRN_EPS)
+    relative = response / mean_norm(response)
     torch.addcmul(beta, x, (1 + gamma * relative).to(x.dtype), out=x)
     return response
 
@@ -140,7 +142,7 @@ def grn_backward_(dout: Tensor, x: Tensor, response: Tensor, gamma: Tensor) -> t
     Returns:
         The gradients of gamma and beta.
     """
-    mean = response.mean(dim=-1, keepdim=True) + GRN_EPS
+    mean = mean_norm(response)
     relative = response / mean
     dgained = (dout * x).sum(1, keepdim=True, dtype=response.dtype)  # of what a channel's map is multiplied with
     drelative = gamma * dgained

@@ -173,6 +173,19 @@ def test_replaced_layers_are_used():
     torch.testing.assert_close(block(x), x)
 
 
+def test_a_replaced_grn_is_used():
+    class Doubled(type(make_block(True).grn)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block, x = make_block(True), torch.randn(1, 8, 4, 4)
+    twin = Doubled(32)
+    twin.load_state_dict(block.grn.state_dict())
+    expected = block(x)
+    block.grn = twin
+    assert not torch.allclose(block(x), expected)
+
+
 @VERSIONS
 def test_functional_transforms_take_the_plain_way(use_grn):
     block = make_block(use_grn)

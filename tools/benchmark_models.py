@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from contenders import OURS, build, choose_contenders
+from mmengine.device import get_device
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -52,7 +53,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 def here() -> torch.device:
     """The device that is measured."""
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    return torch.device(get_device())
 
 
 def wait(device: torch.device) -> None:
