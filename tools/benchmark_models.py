@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import copy
+import ctypes
 import multiprocessing
 import statistics
 import time
@@ -21,6 +22,7 @@ from convnext_backbone import ARCHS, ConvNeXt
 from convnext_backbone.errors import UserError
 from convnext_backbone.layers import working_dtype
 from convnext_backbone.run_config import load_config
+from convnext_backbone.tasks import task_of
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 MODES = ('train', 'infer')
@@ -76,8 +78,9 @@ def make_images(shape: tuple[int, int, int]) -> Tensor:
 
 def run_backbone(model: nn.Module, images: Tensor, mode: str, dtype: str) -> None:
     """A forward pass; in training a backward pass too, from gradients as dense as a neck gives them."""
+    model.train(mode == 'train')  # which returns nothing in mmpretrain
     with autocast(images.device.type, dtype), torch.set_grad_enabled(mode == 'train'):
-        maps = list(model.train(mode == 'train')(images))
+        maps = list(model(images))
     if mode == 'train':
         torch.autograd.backward(maps, [one.detach() for one in maps])
     wait(images.device)
@@ -101,10 +104,12 @@ def count_multiply_adds(arch: str, shape: tuple[int, int, int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def measure_memory(contender: str, arch: str, drop_path: float, shape: tuple, mode: str, dtype: str) -> float:
-    """The peak of one step in MiB: what comes on top of weights, gradients, images and libraries."""
-    model, images = build(contender, arch, drop_path, here()), make_images(shape)
-    run_backbone(model, make_images((1, 64, 64)), mode, dtype)  # what is imported or compiled at first use
+def measure_memory(make: Callable[[], nn.Module], shape: tuple, mode: str, dtype: str) -> float:
+    """The peak of one step of a backbone in MiB: what comes on top of weights, gradients, images and libraries."""
+    model, images = make(), make_images(shape)
+    # First what is imported or built at first use; torch.compile builds for each shape anew.
+    compiled = isinstance(model, torch._dynamo.OptimizedModule)
+    run_backbone(model, images if compiled else make_images((1, 64, 64)), mode, dtype)
     return peak_of(lambda: run_backbone(model, images, mode, dtype), here())
 
 
@@ -115,10 +120,24 @@ def peak_of(run: Callable[[], None], device: torch.device) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL('libc.so.6').malloc_trim(0)  # what was freed would be used again, and not count
     before = memory_mib('VmRSS')
     forget_peak()
     run()
     return memory_mib('VmHWM') - before
+
+
+def size_of_backbone(path: str) -> tuple[str, float]:
+    """Arch and rate of stochastic depth of a detector's config.
+
+    Raises:
+        UserError: It is for another task, or its backbone is no ConvNeXt of a named size.
+    """
+    cfg = load_config(path)
+    backbone = cfg.model.get('backbone', {})
+    if task_of(cfg) != 'detection' or backbone.get('type') != 'ConvNeXt' or backbone.get('arch') not in ARCHS:
+        raise UserError(f'--config {path} is no detector with a ConvNeXt of a named arch: there is nothing to compare.')
+    return backbone.arch, backbone.get('drop_path_rate', 0.0)
 
 
 def detector_of(contender: str, path: str) -> nn.Module:
@@ -126,21 +145,19 @@ def detector_of(contender: str, path: str) -> nn.Module:
     from mmdet.registry import MODELS
 
     cfg = load_config(path)
-    backbone = cfg.model.backbone
-    backbone.init_cfg = None
-    arch, drop_path = backbone.arch, backbone.get('drop_path_rate', 0.0)
+    cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
     if contender != OURS:
-        model.backbone = build(contender, arch, drop_path, torch.device('cpu'))
+        model.backbone = build(contender, *size_of_backbone(path), torch.device('cpu'))
     return model.to(memory_format=torch.channels_last).to(here()).train()
 
 
 def make_batch(shape: tuple[int, int, int]) -> dict:
-    """Noise with boxes and masks, as mmdetection's own tests make it."""
+    """Noise with boxes and masks, all of the second class, as mmdetection's own tests make it."""
     from mmdet.testing import demo_mm_inputs
 
     samples, height, width = shape
-    return demo_mm_inputs(samples, [[3, height, width]] * samples, [8] * samples, num_classes=80, with_mask=True)
+    return demo_mm_inputs(samples, [[3, height, width]] * samples, [8] * samples, num_classes=2, with_mask=True)
 
 
 def run_detector(model: nn.Module, batch: dict, dtype: str) -> None:
@@ -152,9 +169,9 @@ def run_detector(model: nn.Module, batch: dict, dtype: str) -> None:
     wait(here())
 
 
-def measure_detector_memory(contender: str, path: str, shape: tuple, dtype: str) -> float:
+def measure_detector_memory(make: Callable[[], nn.Module], shape: tuple, dtype: str) -> float:
     """As :func:`measure_memory`, of a detector's training step."""
-    model = detector_of(contender, path)
+    model = make()
     run_detector(model, make_batch((1, 64, 64)), dtype)
     batch = make_batch(shape)
     return peak_of(lambda: run_detector(model, batch, dtype), here())
@@ -162,17 +179,19 @@ def measure_detector_memory(contender: str, path: str, shape: tuple, dtype: str)
 
 def benchmark_detector(args: argparse.Namespace) -> dict:
     """Time and memory of a detector's training step with each contender's backbone."""
-    arch, drop_path = (load_config(args.config).model.backbone.get(key) for key in ('arch', 'drop_path_rate'))
-    contenders = choose_contenders(args.peers, arch, args.compile)
-    models = {contender: detector_of(contender, args.config) for contender in contenders}
+    arch, drop_path = size_of_backbone(args.config)
+    makers = {
+        name: partial(detector_of, name, args.config) for name in choose_contenders(args.peers, arch, args.compile)
+    }
+    models = {name: make() for name, make in makers.items()}
     results = []
     cases = [(parse_shape(shape), 'train', dtype) for shape in args.shapes for dtype in args.dtype]
-    with tqdm(total=len(cases) * (args.repeat + 1 + len(contenders)), desc='Steps') as progress:
+    with tqdm(total=len(cases) * (args.repeat + 1 + len(makers)), desc='Steps') as progress:
         for case in cases:
             shape, _, dtype = case
             run = partial(run_detector, batch=make_batch(shape), dtype=dtype)
             times, _ = time_in_turn(models, run, args.repeat, lambda: 1, progress)
-            peaks = measure_each(contenders, progress, measure_detector_memory, args.config, shape, dtype)
+            peaks = measure_each(makers, progress, measure_detector_memory, shape, dtype)
             results.append(make_result(case, times, peaks))
     return dict(model=f'{Path(args.config).stem}, drop path {drop_path}', **settings(args), results=results)
 
@@ -180,15 +199,16 @@ def benchmark_detector(args: argparse.Namespace) -> dict:
 def benchmark_backbone(args: argparse.Namespace) -> dict:
     """Time and memory of each contender at each shape, in each mode and data type."""
     contenders = choose_contenders(args.peers, args.arch, args.compile)
-    models = {contender: build(contender, args.arch, args.drop_path, here()) for contender in contenders}
+    makers = {name: partial(build, name, args.arch, args.drop_path, here()) for name in contenders}
+    models = {name: make() for name, make in makers.items()}
     results = []
     cases = [(parse_shape(s), mode, dtype) for s in args.shapes for mode in args.mode for dtype in args.dtype]
-    with tqdm(total=len(cases) * (args.repeat + 1 + len(contenders)), desc='Steps') as progress:
+    with tqdm(total=len(cases) * (args.repeat + 1 + len(makers)), desc='Steps') as progress:
         for case in cases:
             shape, mode, dtype = case
             run = partial(run_backbone, images=make_images(shape), mode=mode, dtype=dtype)
             times, rate = time_in_turn(models, run, args.repeat, partial(matrix_rate, dtype), progress)
-            peaks = measure_each(contenders, progress, measure_memory, args.arch, args.drop_path, *case)
+            peaks = measure_each(makers, progress, measure_memory, *case)
             work = count_multiply_adds(args.arch, shape) * (3 if mode == 'train' else 1)
             results.append(make_result(case, times, peaks, work / rate))
     return dict(model=f'ConvNeXt {args.arch}, drop path {args.drop_path}', **settings(args), results=results)
@@ -200,12 +220,14 @@ def settings(args: argparse.Namespace) -> dict:
     return dict(device=device, torch=torch.__version__, repeat=args.repeat)
 
 
-def measure_each(contenders: list[str], progress: tqdm, measure: Callable[..., float], *arguments: object) -> dict:
-    """A measurement of each contender, in a fresh process."""
+def measure_each(
+    makers: dict[str, Callable[[], nn.Module]], progress: tqdm, measure: Callable[..., float], *arguments: object
+) -> dict[str, float]:
+    """A measurement of what each of them makes, in a fresh process."""
     found = {}
-    for contender in contenders:
+    for name, make in makers.items():
         with multiprocessing.get_context('spawn').Pool(1) as process:
-            found[contender] = process.apply(measure, (contender, *arguments))
+            found[name] = process.apply(measure, (make, *arguments))
         progress.update()
     return found
 

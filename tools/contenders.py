@@ -123,7 +123,17 @@ def choose_contenders(peers: str | None, arch: str, compiled: bool) -> list[str]
 
 
 def build(contender: str, arch: str, drop_path: float, device: torch.device) -> nn.Module:
-    """A contender's model with random weights, in the layout that is fastest for it."""
+    """A contender's model with random weights, in the layout that is fastest for it.
+
+    Raises:
+        UserError: A peer's package fails.
+    """
     torch.manual_seed(0)
-    model = CONTENDERS[contender.removesuffix(COMPILED)](arch, drop_path).to(device, memory_format=torch.channels_last)
-    return torch.compile(model) if contender.endswith(COMPILED) else model
+    name = contender.removesuffix(COMPILED)
+    try:
+        model = CONTENDERS[name](arch, drop_path).to(device, memory_format=torch.channels_last)
+    except Exception as error:  # a package beside versions that it was not made for can fail in any way
+        if name not in PEERS:
+            raise
+        raise UserError(f'The peer {name} does not work here ({error!r}): leave it out of --peers.') from error
+    return torch.compile(model, dynamic=False) if contender.endswith(COMPILED) else model
