@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import mmengine.config.utils
 import pytest
+from filelock import FileLock
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
@@ -43,6 +45,7 @@ def managers(kind: type = ManagerMixin) -> Iterator[type]:
 def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """Runs a tool's `main` in this process, for what ends before much is done: a process takes seconds to start."""
     monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.syspath_prepend(REPOSITORY / 'tools')  # the folder of a script that runs
     monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
     for kind in managers():  # a name is good for one run a second
         monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
@@ -72,12 +75,50 @@ def refusal(result: subprocess.CompletedProcess) -> str:
 
 
 @pytest.fixture(scope='session')
-def shapes(tmp_path_factory) -> Path:
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fills a folder that is expensive to fill once for all processes that share the tests."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = base / name
+        with FileLock(f'{folder}.lock'):
+            if not (folder / 'filled').exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+                folder.mkdir()
+                fill(folder)
+                (folder / 'filled').touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def run_once(make_once) -> Callable[[str, Callable[..., subprocess.CompletedProcess]], tuple[Path, str]]:
+    """A training that many tests look at: its work_dir, and what it printed."""
+
+    def run(name: str, train: Callable[..., subprocess.CompletedProcess]) -> tuple[Path, str]:
+        def fill(folder: Path) -> None:
+            result = train(cwd=folder)
+            assert result.returncode == 0, result.stderr[-3000:]
+            (folder / 'stdout').write_text(result.stdout)
+
+        folder = make_once(name, fill)
+        return folder / 'out', (folder / 'stdout').read_text()
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def shapes(make_once) -> Path:
     """A small drawn data set in COCO's layout."""
-    root = tmp_path_factory.mktemp('shapes') / 'data'
-    command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', root, '--train', '6', '--val', '4']
-    subprocess.run([*map(str, command), '--size', '128', '96', '--max-objects', '3'], check=True, capture_output=True)
-    return root
+
+    def draw(folder: Path) -> None:
+        command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', folder / 'data', '--train', '6', '--val', '4']
+        command += ['--size', '128', '96', '--max-objects', '3']
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+
+    return make_once('shapes', draw) / 'data'
 
 
 @pytest.fixture(scope='session')

@@ -14,16 +14,16 @@ sys.path.insert(0, str(REPOSITORY / 'tools'))
 from contenders import CONTENDERS, LACKS, build, has
 
 
-def measure(what: str, *arguments: object, cwd) -> dict:
+def measure(what: str, *arguments: object, cwd, how=run_tool) -> dict:
     """The report of a benchmark of one round."""
-    result = run_tool('benchmark.py', what, *arguments, '--repeat', 1, '--json', cwd=cwd)
+    result = how('benchmark.py', what, *arguments, '--repeat', 1, '--json', cwd=cwd)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout)
 
 
-def test_a_backbone_is_measured_beside_its_peers(tmp_path):
+def test_a_backbone_is_measured_beside_its_peers(tmp_path, call_tool):
     arguments = ['--arch', 'atto', '--shapes', '2x64x96', '--peers', 'ours-plain', '--mode', 'train']
-    report = measure('backbone', *arguments, '--out', 'picture.png', cwd=tmp_path)
+    report = measure('backbone', *arguments, '--out', 'picture.png', cwd=tmp_path, how=call_tool)
     (case,) = report['results']
     assert (case['images'], case['height'], case['width'], case['mode'], case['dtype']) == (2, 64, 96, 'train', 'fp32')
     assert [row['contender'] for row in case['rows']] == ['ours', 'ours-plain']
@@ -45,6 +45,15 @@ def test_a_detectors_training_step_is_measured_beside_its_peers(tmp_path):
     assert [row['contender'] for row in rows] == ['ours', 'timm'] and all(row['peak_mib'] > 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_compiled_peers_are_measured_at_every_shape(tmp_path):
+    arguments = ['--arch', 'atto', '--shapes', '1x64x64', '1x96x64', '--peers', 'timm', '--compile']
+    report = measure('backbone', *arguments, cwd=tmp_path)
+    assert [case['mode'] for case in report['results']] == ['train', 'infer'] * 2
+    for case in report['results']:
+        assert [row['contender'] for row in case['rows']] == ['ours', 'timm', 'timm, compiled']
+
+
 @pytest.mark.parametrize('contender', CONTENDERS)
 def test_contenders_give_the_maps_of_four_stages(contender):
     arch = 'tiny' if 'atto' in LACKS.get(contender, ()) else 'atto'
@@ -55,15 +64,25 @@ def test_contenders_give_the_maps_of_four_stages(contender):
     assert [tuple(one.shape) for one in maps] == shapes
 
 
+def test_a_peer_whose_package_fails_is_one_sentence(monkeypatch, tmp_path, call_tool):
+    package = tmp_path / 'mmpretrain/__init__.py'
+    package.parent.mkdir()
+    package.write_text('raise TypeError("made for another version")')
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = refusal(call_tool('benchmark.py', 'backbone', '--arch', 'atto', '--peers', 'mmpretrain', cwd=tmp_path))
+    assert all(word in sentence for word in ('mmpretrain', 'made for another version', '--peers'))
+
+
 @pytest.mark.parametrize(
     ('arguments', 'named'),
     [
-        (['--peers', 'tim'], ["'tim'", 'timm']),
-        (['--peers', 'torchvision', '--arch', 'atto'], ['torchvision', 'atto', '--peers']),
-        (['--shapes', '800x1216'], ["'800x1216'", 'NxHxW']),
-        (['--shapes', '1x0x64'], ["'1x0x64'"]),
+        (['backbone', '--peers', 'tim'], ["'tim'", 'timm']),
+        (['backbone', '--peers', 'torchvision', '--arch', 'atto'], ['torchvision', 'atto', '--peers']),
+        (['backbone', '--shapes', '800x1216'], ["'800x1216'", 'NxHxW']),
+        (['backbone', '--shapes', '1x0x64'], ["'1x0x64'"]),
+        (['detector', '--config', REPOSITORY / 'configs/pretrain_convnext_t_imagenet.py'], ['ConvNeXt', '--config']),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(arguments, named, tmp_path, call_tool):
-    sentence = refusal(call_tool('benchmark.py', 'backbone', *arguments, cwd=tmp_path))
+    sentence = refusal(call_tool('benchmark.py', *arguments, cwd=tmp_path))
     assert all(word in sentence for word in named)

@@ -153,7 +153,9 @@ def test_frozen_weights_get_no_gradient_and_pass_it_on(use_grn):
     assert all(p.grad is None for p in block.parameters())
 
 
-@pytest.mark.parametrize('model', [ConvNeXt(SMALL), ConvNeXtIsotropic(dict(depths=(2,), channels=(16,)))])
+@pytest.mark.parametrize(
+    'model', [ConvNeXt(SMALL, layer_scale_init_value=1.0), ConvNeXtIsotropic(dict(depths=(2,), channels=(16,)))]
+)
 def test_hooks_on_layers_are_called(model):
     """Who watches a layer sees what goes through it, and who changes it changes the output."""
     twin, images = copy.deepcopy(model), torch.randn(1, 3, 64, 64)

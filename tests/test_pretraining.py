@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 
 import pytest
 import torch
@@ -71,12 +72,9 @@ def data(shapes):
 
 
 @pytest.fixture(scope='module')
-def run(data, tmp_path_factory):
+def run(data, run_once):
     """One undisturbed run: its work_dir and what it printed."""
-    cwd = tmp_path_factory.mktemp('run')
-    result = train(data, 'out', cwd=cwd)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return cwd / 'out', result.stdout
+    return run_once('classification', partial(train, data, 'out'))
 
 
 @pytest.fixture(scope='module')

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ SMALL = [
     'train_cfg.max_epochs=2',
     'train_cfg.val_interval=2',
     'model.backbone.drop_path_rate=0.5',
+    'model.backbone.fused=True',
     'default_hooks.checkpoint.by_epoch=False',
     'default_hooks.checkpoint.interval=2',
     'default_hooks.logger.interval=1',
@@ -44,12 +46,9 @@ def train(shapes, work_dir, *arguments, options=(), cwd, how=run_tool):
 
 
 @pytest.fixture(scope='module')
-def run(shapes, tmp_path_factory):
+def run(shapes, run_once):
     """One undisturbed run: its work_dir and what it printed."""
-    cwd = tmp_path_factory.mktemp('run')
-    result = train(shapes, 'out', cwd=cwd)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return cwd / 'out', result.stdout
+    return run_once('detection', partial(train, shapes, 'out'))
 
 
 def test_train_shows_progress_scores_and_curves(run):
@@ -82,9 +81,10 @@ def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path):
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
 
 
-def test_another_seed_gives_other_weights(run, shapes, tmp_path):
+def test_another_seed_gives_other_weights(run, shapes, tmp_path, call_tool):
     """So that the test above can fail."""
-    result = train(shapes, 'out', options=['randomness.seed=4', 'train_cfg.max_epochs=1'], cwd=tmp_path)
+    options = ['randomness.seed=4', 'train_cfg.max_epochs=1']
+    result = train(shapes, 'out', options=options, cwd=tmp_path, how=call_tool)
     assert result.returncode == 0, result.stderr[-3000:]
     one, other = weights(run[0] / 'iter_2.pth'), weights(tmp_path / 'out/iter_2.pth')
     assert not torch.equal(one['backbone.stages.0.0.pwconv1.weight'], other['backbone.stages.0.0.pwconv1.weight'])
@@ -195,11 +195,9 @@ def test_bad_settings_are_named(options, named, shapes, tmp_path, call_tool):
     assert all(word in sentence for word in named)
 
 
-def test_small_images_are_named(shapes, tmp_path):
-    small = 'train_dataloader.dataset.pipeline.2.scale=(24,24)'
-    sentence = refusal(
-        train(shapes, 'out', options=[small, 'model.data_preprocessor.pad_size_divisor=1'], cwd=tmp_path)
-    )
+def test_small_images_are_named(shapes, tmp_path, call_tool):
+    options = ['train_dataloader.dataset.pipeline.2.scale=(24,24)', 'model.data_preprocessor.pad_size_divisor=1']
+    sentence = refusal(train(shapes, 'out', options=options, cwd=tmp_path, how=call_tool))
     assert '32' in sentence and '24' in sentence
 
 
@@ -239,8 +237,8 @@ def test_an_image_that_cannot_be_decoded_is_named(run, tmp_path, call_tool):
     assert 'broken.jpg cannot be decoded' in sentence
 
 
-def test_the_benchmark_of_loading_has_a_row_for_each_contender(tmp_path):
-    result = run_tool('benchmark.py', 'load', '--arch', 'atto', '--repeat', '1', '--json', cwd=tmp_path)
+def test_the_benchmark_of_loading_has_a_row_for_each_contender(tmp_path, call_tool):
+    result = call_tool('benchmark.py', 'load', '--arch', 'atto', '--repeat', '1', '--json', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert [row['contender'].split(',')[0] for row in report['rows']] == [
@@ -267,10 +265,11 @@ def test_a_detector_that_would_lack_weights_never_starts_to_train(case, run, sha
     assert 'Epoch(train)' not in result.stdout and not [*(tmp_path / 'out').glob('**/*.pth')]
 
 
-def test_a_run_starts_from_the_weights_of_another_with_other_heads(run, shapes, tmp_path):
+def test_a_run_starts_from_the_weights_of_another_with_other_heads(run, shapes, tmp_path, call_tool):
     whole = weights(run[0] / f'iter_{ITERATIONS}.pth')
     torch.save({name: tensor for name, tensor in whole.items() if 'fc_cls' not in name}, tmp_path / 'x.pth')
-    result = train(shapes, 'out', options=[f'load_from={tmp_path}/x.pth', 'train_cfg.max_epochs=1'], cwd=tmp_path)
+    options = [f'load_from={tmp_path}/x.pth', 'train_cfg.max_epochs=1']
+    result = train(shapes, 'out', options=options, cwd=tmp_path, how=call_tool)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
