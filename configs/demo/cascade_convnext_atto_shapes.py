@@ -6,6 +6,8 @@ _base_ = ['../_base_/cascade_small.py']
 
 classes = ('circle', 'square', 'triangle', 'star', 'cross')
 model = dict(
+    # Maps this small have no memory to save: layer by layer a step is 4 percent faster.
+    backbone=dict(fused=False),
     roi_head=dict(
         # Shapes are about 50 pixels wide: one sample for each of 7 x 7 bins of a map of stride 4 is enough.
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=1)),
