@@ -27,6 +27,7 @@ from .imagenet import TimmDataset, TimmShards
 from .isotropic import ConvNeXtIsotropic
 from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
 from .metrics import AccuracyMetric
+from .roadmap import ModernizedResNet
 from .runner import ResumableRunner
 from .saving import AtomicCheckpointHook, AtomicLocalBackend
 
@@ -49,6 +50,7 @@ __all__ = [
     'LabelledImagesHook',
     'LayerDecayOptimWrapperConstructor',
     'LoadReport',
+    'ModernizedResNet',
     'NonFiniteError',
     'ResumableRunner',
     'StepSchedulerHook',

@@ -26,6 +26,7 @@ class Architecture:
         layer_scale: Whether its blocks have one.
         in_channels: Of its images; 0 where the stem is missing.
         classes: Of its classifier, if it has one.
+        modernized: Whether it is a :class:`.ModernizedResNet` before its last step, which is a ConvNeXt.
     """
 
     depths: tuple[int, ...]
@@ -34,6 +35,7 @@ class Architecture:
     layer_scale: bool
     in_channels: int
     classes: int | None
+    modernized: bool
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> 'Architecture':
@@ -51,6 +53,7 @@ class Architecture:
             layer_scale=any(re.fullmatch(r'(stages\.\d+|blocks)\.\d+\.gamma', name) for name in tensors),
             in_channels=_size(tensors.get(stems[0]), 1),
             classes=_size(tensors.get('head.weight'), 0) or None,
+            modernized=any(re.match(r'stages\.\d+\.\d+\.(norm1|shortcut)\.', name) for name in tensors),
         )
 
     @property
@@ -82,13 +85,15 @@ class Architecture:
         """``'tiny, V1'``."""
         if not any(self.depths):
             return 'not a ConvNeXt of a known dialect'
+        if self.modernized:
+            return f'ModernizedResNet of {list(self.depths)} blocks'
         sizes = f'depths {list(self.depths)}, channels {list(self.channels)}'
         isotropic = 'isotropic, ' if self.isotropic else ''
         return f'{self.name or isotropic + sizes}, {self.version}'
 
     def arguments(self) -> dict:
         """What :attr:`model` takes to be this one, defaults left out; empty if it cannot be."""
-        if not all(self.depths + self.channels) or not self.in_channels:
+        if not all(self.depths + self.channels) or not self.in_channels or self.modernized:
             return {}
         arguments: dict = {'arch': self.arch or dict(depths=list(self.depths), channels=list(self.channels))}
         if self.in_channels != 3:

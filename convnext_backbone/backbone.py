@@ -23,12 +23,12 @@ class Backbone(BaseModule):
     Arguments and attributes are described by the models.
     """
 
-    archs: ClassVar[dict[str, Sizes]]
     stage_strides: ClassVar[tuple[int, ...]]
+    pooled_norm = True  # whether a classifier normalises what it pooled
 
     def __init__(
         self,
-        arch: str | Mapping[str, Sequence[int]],
+        sizes: Sizes,
         in_channels: int,
         out_indices: int | Sequence[int],
         out_norm: bool,
@@ -37,7 +37,7 @@ class Backbone(BaseModule):
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.depths, self.channels = parse_arch(arch, self.archs)
+        self.depths, self.channels = sizes
         self.in_channels = _check_int('in_channels', in_channels, low=1)
         self.out_indices = parse_out_indices(out_indices, len(self.depths))
         self.out_channels = tuple(self.channels[i] for i in self.out_indices)

@@ -96,10 +96,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Backbone -> mean over the last map -> LayerNorm -> linear head.
+    """Backbone -> mean over the last map -> LayerNorm -> linear head; a ResNet's features are not normalised.
 
     Args:
-        backbone: A config of :class:`.ConvNeXt` or :class:`.ConvNeXtIsotropic`. With ``frozen_stages=4`` (isotropic: 1)
+        backbone: A config of a model of this package. With ``frozen_stages=4`` (isotropic: 1)
             only norm and head learn: a linear probe.
         num_classes: Outputs of the head.
         head_init_scale: Factor on the head's random weights; 0.001 in fine-tuning (paper, table 6).
@@ -126,7 +126,7 @@ class ImageClassifier(BaseModel):
         super().__init__({**preprocessor, **(data_preprocessor or {})}, init_cfg)
         self.backbone = MODELS.build({**backbone, 'out_norm': False})
         channels = self.backbone.out_channels[-1]
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.norm = nn.LayerNorm(channels, eps=1e-6) if self.backbone.pooled_norm else nn.Identity()
         self.head = nn.Linear(channels, num_classes)
         self.label_smoothing = label_smoothing
         init_truncated_normal(self.head)

@@ -182,7 +182,8 @@ def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.M
     images = torch.empty(batch_size(model), getattr(model.backbone, 'in_channels', 3), *shape)
     maps = run('backbone', model.backbone, images)
     if is_classifier:
-        run('head', model.head, run('norm', model.norm, maps[-1].mean(dim=(2, 3))))
+        features = maps[-1].mean(dim=(2, 3))
+        run('head', model.head, run('norm', model.norm, features) if 'norm' in parts else features)
     if 'neck' in parts:
         maps = run('neck', model.neck, maps)
     for name in (*HEADS, AUXILIARY_HEAD) if model.training else HEADS:

@@ -99,7 +99,8 @@ def to_canonical(
 
 def _check_plain(name: str, tensor: Tensor, source: str) -> None:
     """Makes sure that a tensor is numbers that the file really has; what a crafted one claims may fill any memory."""
-    plain = tensor.dtype in _DTYPES and tensor.layout == torch.strided and tensor.device.type != 'meta'
+    counts = name.endswith('.num_batches_tracked') and tensor.dtype == torch.int64  # of a batch norm
+    plain = (tensor.dtype in _DTYPES or counts) and tensor.layout == torch.strided and tensor.device.type != 'meta'
     plain = plain and not tensor.is_nested
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointMismatch(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates
+from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates, parse_arch
 from .fused import FusedBlock
 from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype
 
@@ -109,6 +109,16 @@ def make_blocks(
     )
 
 
+def make_stem(in_channels: int, channels: int) -> nn.Sequential:
+    """What comes before the first stage: patchify, 4x4 pixels at a time (paper, section 2.2), and a norm."""
+    return nn.Sequential(PatchConv2d(in_channels, channels, 4), LayerNorm2d(channels, eps=NORM_EPS))
+
+
+def make_downsampling(before: int, channels: int) -> nn.Sequential:
+    """What comes between two stages (paper, section 2.6)."""
+    return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), PatchConv2d(before, channels, 2))
+
+
 @MODELS.register_module()
 class ConvNeXt(Backbone):
     """ConvNeXt V1 or V2 that returns a map for each of the chosen stages, for FPN, UPerHead and their like.
@@ -157,22 +167,16 @@ class ConvNeXt(Backbone):
         init_cfg: dict | list[dict] | None = None,
         fused: bool = True,
     ) -> None:
-        super().__init__(arch, in_channels, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
+        sizes = parse_arch(arch, ARCHS)
+        super().__init__(sizes, in_channels, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
         rates = drop_path_rates(drop_path_rate, self.depths)
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
-            self.downsample_layers.append(self._make_downsample(i))
-            self.stages.append(make_blocks(self.channels[i], rates[i], layer_scale_init_value, use_grn, fused))
+            before, channels = (in_channels, *self.channels)[i : i + 2]
+            self.downsample_layers.append(make_downsampling(before, channels) if i else make_stem(before, channels))
+            self.stages.append(make_blocks(channels, rates[i], layer_scale_init_value, use_grn, fused))
         self._complete()
-
-    def _make_downsample(self, stage: int) -> nn.Sequential:
-        """The stem (patchify: 4x4, stride 4) or what stands between two stages (paper, section 2.6)."""
-        if stage == 0:
-            width = self.channels[0]
-            return nn.Sequential(PatchConv2d(self.in_channels, width, 4), LayerNorm2d(width, eps=NORM_EPS))
-        before, after = self.channels[stage - 1 : stage + 1]
-        return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), PatchConv2d(before, after, 2))
 
     def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
         return list(zip(self.downsample_layers, self.stages, strict=True))

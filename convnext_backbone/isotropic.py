@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mmengine.registry import MODELS
 from torch import nn
 
-from .backbone import Backbone, Sizes, drop_path_rates
+from .backbone import Backbone, Sizes, drop_path_rates, parse_arch
 from .convnext import make_blocks
 from .layers import PatchConv2d
 
@@ -60,7 +60,7 @@ class ConvNeXtIsotropic(Backbone):
         init_cfg: dict | list[dict] | None = None,
         fused: bool = True,
     ) -> None:
-        super().__init__(arch, in_channels, (0,), out_norm, frozen_stages, with_cp, init_cfg)
+        super().__init__(parse_arch(arch, ISOTROPIC), in_channels, (0,), out_norm, frozen_stages, with_cp, init_cfg)
         rates = drop_path_rates(drop_path_rate, self.depths)
         self.stem = PatchConv2d(in_channels, self.channels[0], 16)  # the official one has no norm
         self.blocks = make_blocks(self.channels[0], rates[0], layer_scale_init_value, use_grn, fused)
