@@ -255,6 +255,7 @@ def test_the_readmes_lines_for_another_detector_train_it(name, tmp_path):
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).train()
+    model.init_weights()  # as the runner does: until then some of mmdet's parameters are whatever the memory held
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     masks = 'panoptic_head' in cfg.model
     images = demo_mm_inputs(1, image_shapes=(3, 64, 64), num_items=[3], num_classes=80, with_mask=masks)
