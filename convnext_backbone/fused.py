@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.ops import aten
+from torch.utils.flop_counter import register_flop_formula
 
 from .depthwise import depthwise_weight_grad
 from .layers import grn_, grn_backward_, without_autocast, working_dtype
+
+ONEDNN_DTYPES = torch.float32, torch.bfloat16
 
 
 class Weights(NamedTuple):
@@ -99,11 +102,10 @@ def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor)
     """What follows the depthwise convolution, from LayerNorm to the sum."""
     for tile, hidden in _tiles(mapped, w, buffers=1):
         normalised = F.layer_norm(_rows(mapped, tile).to(w.norm.dtype), w.norm.shape, w.norm, w.norm_bias, eps)
-        torch.addmm(w.expand_bias, normalised, w.expand.mT, out=hidden)
-        aten.gelu_(hidden)
+        hidden = _linear(normalised, w.expand, w.expand_bias, hidden, gelu=True)
         if w.grn is not None:
             grn_(_by_sample(hidden, mapped), w.grn, w.grn_bias)
-        branch = torch.addmm(w.project_bias, hidden, w.project.mT)
+        branch = _linear(hidden, w.project, w.project_bias)
         torch.addcmul(_rows(shortcut, tile), branch, w.scale, out=_rows(out, tile))
 
 
@@ -112,26 +114,32 @@ def _tail_backward(mapped: Tensor, dout: Tensor, w: Weights, original: Weights, 
     d = Weights(*(None if weight is None else torch.zeros_like(weight) for weight in original))
     dmapped = torch.empty_like(mapped)
     # Layer scale as rows of the projection: what it lets through of the gradient costs no pass over the map.
-    scaled = w.scale[:, None] * w.project
+    scaled = (w.scale[:, None] * w.project).mT
     for tile, hidden, activated, dhidden in _tiles(mapped, w, buffers=3):
         rows, drows = _rows(mapped, tile).to(w.norm.dtype), _rows(dout, tile).to(w.norm.dtype)
         normalised, *statistics = torch.native_layer_norm(rows, w.norm.shape, w.norm, w.norm_bias, eps)
-        torch.addmm(w.expand_bias, normalised, w.expand.mT, out=hidden)
+        hidden = _linear(normalised, w.expand, w.expand_bias, hidden)
         aten.gelu.out(hidden, out=activated)
         if w.grn is None:
             _add_product(d.project, drows.mT, activated)
-            torch.mm(drows, scaled, out=dhidden)
+            dhidden = _linear(drows, scaled, None, dhidden)
         else:
             response = grn_(_by_sample(dhidden.copy_(activated), mapped), w.grn, w.grn_bias)
             _add_product(d.project, drows.mT, dhidden)
-            torch.mm(drows, scaled, out=dhidden)
+            dhidden = _linear(drows, scaled, None, dhidden)
             dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), response, w.grn)
             for total, part in zip((d.grn, d.grn_bias), dgrn, strict=True):
                 total += part
         aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         _add_product(d.expand, dhidden.mT, normalised)
         drows_in, dnorm, dnorm_bias = aten.native_layer_norm_backward(
-            dhidden @ w.expand, rows, w.norm.shape, *statistics, w.norm, w.norm_bias, [True, True, True]
+            _linear(dhidden, w.expand.mT, None),
+            rows,
+            w.norm.shape,
+            *statistics,
+            w.norm,
+            w.norm_bias,
+            [True, True, True],
         )
         _rows(dmapped, tile).copy_(drows_in)
         d.norm.add_(dnorm)
@@ -209,6 +217,26 @@ def _rows(x: Tensor, tile: slice) -> Tensor:
 def _by_sample(tile: Tensor, mapped: Tensor) -> Tensor:
     """A tile of whole samples of (N, H, W, C), seen as (samples, H W, columns)."""
     return tile.view(-1, mapped.shape[1] * mapped.shape[2], tile.shape[1])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """``x @ weight.mT + bias``, then GELU if asked for.
+
+    With AVX-512 oneDNN's product is up to a fifth faster than MKL's on AMD's CPUs, and has GELU inside; it takes no
+    ``out``. Without, it is slower.
+    """
+    if x.device.type == 'cpu' and x.dtype in ONEDNN_DTYPES and torch.backends.cpu.get_cpu_capability() == 'AVX512':
+        return torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, 'gelu' if gelu else 'none', [], 'none')
+    out = torch.mm(x, weight.mT, out=out) if bias is None else torch.addmm(bias, x, weight.mT, out=out)
+    return aten.gelu_(out) if gelu else out
+
+
+if torch.backends.mkldnn.is_available():
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _count_linear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+        """So that torch's counter of operations counts it as it counts other products."""
+        return 2 * x.numel() * weight[0]
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
