@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from contenders import OURS, build, choose_contenders
@@ -26,6 +27,7 @@ from convnext_backbone.tasks import task_of
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 MODES = ('train', 'infer')
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def memory_mib(entry: str) -> float:
@@ -120,7 +122,9 @@ def peak_of(run: Callable[[], None], device: torch.device) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL('libc.so.6').malloc_trim(0)  # what was freed would be used again, and not count
+    libc = ctypes.CDLL('libc.so.6')
+    libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # by default it grows, and large blocks that are freed stay with the process
+    libc.malloc_trim(0)  # what was freed would be used again, and not count
     before = memory_mib('VmRSS')
     forget_peak()
     run()
@@ -183,16 +187,13 @@ def benchmark_detector(args: argparse.Namespace) -> dict:
     makers = {
         name: partial(detector_of, name, args.config) for name in choose_contenders(args.peers, arch, args.compile)
     }
-    models = {name: make() for name, make in makers.items()}
     results = []
-    cases = [(parse_shape(shape), 'train', dtype) for shape in args.shapes for dtype in args.dtype]
-    with tqdm(total=len(cases) * (args.repeat + 1 + len(makers)), desc='Steps') as progress:
-        for case in cases:
-            shape, _, dtype = case
-            run = partial(run_detector, batch=make_batch(shape), dtype=dtype)
-            times, _ = time_in_turn(models, run, args.repeat, lambda: 1, progress)
-            peaks = measure_each(makers, progress, measure_detector_memory, shape, dtype)
-            results.append(make_result(case, times, peaks))
+    for case in [(parse_shape(shape), 'train', dtype) for shape in args.shapes for dtype in args.dtype]:
+        shape, _, dtype = case
+        run = partial(run_detector, dtype=dtype)
+        times, _ = in_own_process(take_turns, name_case(case), makers, partial(make_batch, shape), run, args.repeat)
+        peaks = measure_each(makers, measure_detector_memory, shape, dtype)
+        results.append(make_result(case, times, peaks))
     return dict(model=f'{Path(args.config).stem}, drop path {drop_path}', **settings(args), results=results)
 
 
@@ -200,18 +201,22 @@ def benchmark_backbone(args: argparse.Namespace) -> dict:
     """Time and memory of each contender at each shape, in each mode and data type."""
     contenders = choose_contenders(args.peers, args.arch, args.compile)
     makers = {name: partial(build, name, args.arch, args.drop_path, here()) for name in contenders}
-    models = {name: make() for name, make in makers.items()}
     results = []
-    cases = [(parse_shape(s), mode, dtype) for s in args.shapes for mode in args.mode for dtype in args.dtype]
-    with tqdm(total=len(cases) * (args.repeat + 1 + len(makers)), desc='Steps') as progress:
-        for case in cases:
-            shape, mode, dtype = case
-            run = partial(run_backbone, images=make_images(shape), mode=mode, dtype=dtype)
-            times, rate = time_in_turn(models, run, args.repeat, partial(matrix_rate, dtype), progress)
-            peaks = measure_each(makers, progress, measure_memory, *case)
-            work = count_multiply_adds(args.arch, shape) * (3 if mode == 'train' else 1)
-            results.append(make_result(case, times, peaks, work / rate))
+    for case in [(parse_shape(s), mode, dtype) for s in args.shapes for mode in args.mode for dtype in args.dtype]:
+        shape, mode, dtype = case
+        run = partial(run_backbone, mode=mode, dtype=dtype)
+        turns = name_case(case), makers, partial(make_images, shape), run, args.repeat, partial(matrix_rate, dtype)
+        times, rate = in_own_process(take_turns, *turns)
+        peaks = measure_each(makers, measure_memory, *case)
+        work = count_multiply_adds(args.arch, shape) * (3 if mode == 'train' else 1)
+        results.append(make_result(case, times, peaks, work / rate))
     return dict(model=f'ConvNeXt {args.arch}, drop path {args.drop_path}', **settings(args), results=results)
+
+
+def name_case(case: tuple[tuple[int, int, int], str, str]) -> str:
+    """``'1x800x1216 train fp32'``."""
+    shape, mode, dtype = case
+    return f'{"x".join(map(str, shape))} {mode} {dtype}'
 
 
 def settings(args: argparse.Namespace) -> dict:
@@ -220,37 +225,39 @@ def settings(args: argparse.Namespace) -> dict:
     return dict(device=device, torch=torch.__version__, repeat=args.repeat)
 
 
+def in_own_process(function: Callable, *arguments: object) -> Any:
+    """What a function returns in a fresh process: memory that others freed would make its own come cheaper."""
+    with multiprocessing.get_context('spawn').Pool(1) as process:
+        return process.apply(function, arguments)
+
+
 def measure_each(
-    makers: dict[str, Callable[[], nn.Module]], progress: tqdm, measure: Callable[..., float], *arguments: object
+    makers: dict[str, Callable[[], nn.Module]], measure: Callable[..., float], *arguments: object
 ) -> dict[str, float]:
-    """A measurement of what each of them makes, in a fresh process."""
-    found = {}
-    for name, make in makers.items():
-        with multiprocessing.get_context('spawn').Pool(1) as process:
-            found[name] = process.apply(measure, (make, *arguments))
-        progress.update()
-    return found
+    """A measurement of what each of them makes, each in a process of its own."""
+    return {name: in_own_process(measure, make, *arguments) for name, make in tqdm(makers.items(), desc='Memory')}
 
 
-def time_in_turn(
-    models: dict[str, nn.Module],
-    run: Callable[[nn.Module], None],
+def take_turns(
+    title: str,
+    makers: dict[str, Callable[[], nn.Module]],
+    make_input: Callable[[], Any],
+    run: Callable[[nn.Module, Any], None],
     repeat: int,
-    rate: Callable[[], float],
-    progress: tqdm,
+    rate: Callable[[], float] = float,
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each model's steps, the models in turn, and the median of a rate that is measured in between."""
+    models, given = {contender: make() for contender, make in makers.items()}, make_input()
     times: dict[str, list[float]] = {contender: [] for contender in models}
     rates = []
-    for turn in range(repeat + 1):  # the first one warms up
+    for turn in tqdm(range(repeat + 1), desc=title):  # the first one warms up
         for contender, model in models.items():
             torch.manual_seed(turn)  # of stochastic depth
             start = time.perf_counter()
-            run(model)
+            run(model, given)
             times[contender].append(time.perf_counter() - start)
             model.zero_grad()
         rates.append(rate())
-        progress.update()
     return {contender: found[1:] for contender, found in times.items()}, statistics.median(rates)
 
 

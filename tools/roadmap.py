@@ -16,20 +16,21 @@ from functools import partial
 from pathlib import Path
 
 from benchmark_models import (
+    MODES,
     here,
+    in_own_process,
     make_images,
     measure_each,
     measure_memory,
     parse_shape,
     run_backbone,
     settings,
-    time_in_turn,
+    take_turns,
 )
 from roadmap_blocks import print_side_by_side
 from roadmap_pictures import draw_roadmap
 from roadmap_training import print_small, train_small
 from torch import nn
-from tqdm import tqdm
 
 from convnext_backbone import ModernizedResNet
 from convnext_backbone.cli import user_errors
@@ -45,16 +46,12 @@ def make_step(regime: str, step: str) -> nn.Module:
 def measure_steps(regime: str, shape: tuple[int, int, int], repeat: int) -> dict[str, dict[str, float]]:
     """Images a second in inference and training, and the peak of training in MiB an image, of each step here."""
     makers = {step: partial(make_step, regime, step) for step in PUBLISHED[regime]}
-    models = {step: make() for step, make in makers.items()}
-    images = make_images(shape)
     rates = {}
-    with tqdm(total=2 * (repeat + 1) + len(models), desc='Steps') as progress:
-        for mode in ('infer', 'train'):
-            run = partial(run_backbone, images=images, mode=mode, dtype='fp32')
-            times, _ = time_in_turn(models, run, repeat, lambda: 1, progress)
-            rates[mode] = {step: shape[0] / statistics.median(found) for step, found in times.items()}
-        del models
-        peaks = measure_each(makers, progress, measure_memory, shape, 'train', 'fp32')
+    for mode in MODES:
+        run = partial(run_backbone, mode=mode, dtype='fp32')
+        times, _ = in_own_process(take_turns, mode, makers, partial(make_images, shape), run, repeat)
+        rates[mode] = {step: shape[0] / statistics.median(found) for step, found in times.items()}
+    peaks = measure_each(makers, measure_memory, shape, 'train', 'fp32')
     return {
         step: dict(infer=rates['infer'][step], train=rates['train'][step], mib=peaks[step] / shape[0])
         for step in makers
