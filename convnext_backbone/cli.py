@@ -47,6 +47,12 @@ def set_launcher(cfg: dict, args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of a distributed run, before it has met the others, or the only one."""
+    ranks = (os.environ.get(name) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+    return next((rank for rank in ranks if rank is not None), '0') == '0'
+
+
 def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
     """Turns a :class:`UserError` of a tool's ``main`` into one sentence on stderr and exit code 2."""
 

@@ -14,7 +14,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor, nn
 
 from .errors import NonFiniteError
-from .saving import write_atomically
+from .saving import save_state
 
 
 @HOOKS.register_module()
@@ -36,6 +36,7 @@ class FiniteCheckHook(Hook):
     def before_train_iter(self, runner: object, batch_idx: int, data_batch: object = None) -> None:
         """Remembers the buffers: a forward pass that fails has already spoilt the running statistics of its norms."""
         self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+        self._batch = data_batch
 
     def _check_losses(self, model: nn.Module, inputs: tuple, output: object) -> None:
         if not isinstance(output, dict):  # predictions
@@ -57,18 +58,25 @@ class FiniteCheckHook(Hook):
         runner = self._runner
         for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
+        images = ', '.join(image_names(self._batch))
         advice = 'Lower the learning rate, use bf16 or fp32 in the place of fp16, or look at the images of that batch'
+        advice += f': {images}' if images else ''
         if not all(tensor.isfinite().all() for tensor in self._model.state_dict().values()):
             raise NonFiniteError(f'{what}: stopped, and nothing was saved, as the weights are not finite. {advice}.')
-        name = f'last_good_iter_{runner.iter}.pth'
-        runner.save_checkpoint(runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False)
-        path = Path(runner.work_dir) / name
-        if is_main_process():
-            write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
+        path = save_state(runner, f'last_good_iter_{runner.iter}.pth', runner.iter)
         raise NonFiniteError(
             f'{what}: stopped; the state after iteration {runner.iter} is in {path}. '
             f'{advice}, then go on with --resume.'
         )
+
+
+def image_names(batch: object) -> list[str]:
+    """The files of a batch, or the ids of its images where it names no files."""
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    if not isinstance(samples, (list, tuple)):
+        return []
+    known = [getattr(sample, 'metainfo', {}) for sample in samples]
+    return [str(one.get('img_path', one.get('img_id'))) for one in known if 'img_path' in one or 'img_id' in one]
 
 
 def bare_model(runner: object) -> nn.Module:

@@ -63,6 +63,8 @@ def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> An
         if path.suffix == '.safetensors':
             return load_file(path, device=str(map_location or 'cpu'))
         is_zip = _check_zip(path, source)
+        if is_zip and not mmap:
+            check_whole(path)
         with torch.serialization.safe_globals(safe_types()):
             return torch.load(path, map_location=map_location, weights_only=not trust, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
@@ -129,6 +131,25 @@ def _check_zip(path: Path, source: str) -> bool:
     if wrong:
         raise CheckpointError(f'The checkpoint {printable(source)} was refused: {wrong}.')
     return True
+
+
+def check_whole(path: str | os.PathLike) -> None:
+    """Compares each part of a checkpoint with its checksum, which torch writes and does not look at.
+
+    Raises:
+        CheckpointError: The file is cut off, or a part of it is damaged.
+    """
+    shown = printable(os.fspath(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # what damaged bytes raise is not limited to a few types
+        raise CheckpointError(_damaged(shown)) from error
+    if part is not None:
+        raise CheckpointError(
+            f'The checkpoint {shown} is damaged: the checksum of {printable(part)} in it is wrong; copy or download it '
+            f'again.'
+        )
 
 
 def _damaged(source: str) -> str:

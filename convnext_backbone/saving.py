@@ -5,7 +5,9 @@ can leave no usable one. Here a file is written under a temporary name and renam
 """
 
 import contextlib
+import fcntl
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from .errors import UserError
+
+STOPPED = 'stopped'  # the name of a checkpoint that a stop asked for; one is enough
 
 
 @contextlib.contextmanager
@@ -119,17 +123,54 @@ class AtomicCheckpointHook(CheckpointHook):
                     self.file_backend.remove(path)
 
 
-def find_checkpoint(work_dir: str | os.PathLike) -> Path | None:
-    """The checkpoint to resume from: what ``last_checkpoint`` names, or else the newest file of the folder.
+def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
+    """The checkpoints to resume from: what ``last_checkpoint`` names, then the files of the folder, newest first.
 
     A kill may strike between a checkpoint and the note that names it, so the note alone is not trusted.
     """
     work_dir = Path(work_dir)
+    saved = [path for kind in ('epoch_*', 'iter_*', 'last_good_*', STOPPED) for path in work_dir.glob(f'{kind}.pth')]
+    saved.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     note = work_dir / 'last_checkpoint'
-    if note.is_file():
-        named = note.read_text().strip()
-        for candidate in (Path(named), work_dir / Path(named).name):  # the folder may have been moved
-            if named and candidate.is_file():
-                return candidate
-    saved = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth'), *work_dir.glob('last_good_*.pth')]
-    return max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
+    named = note.read_text().strip() if note.is_file() else ''
+    for candidate in (work_dir / Path(named).name, Path(named)):  # the folder may have been moved or copied
+        if named and candidate.is_file():
+            return [candidate, *(path for path in saved if not path.samefile(candidate))]
+    return saved
+
+
+def find_checkpoint(work_dir: str | os.PathLike) -> Path | None:
+    """The first of :func:`find_checkpoints`."""
+    return next(iter(find_checkpoints(work_dir)), None)
+
+
+def save_state(runner: object, name: str, done: int) -> Path:
+    """Saves the state of a run after so many iterations, as the one to resume from; returns its path."""
+    runner.save_checkpoint(runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=done), by_epoch=False)
+    path = Path(runner.work_dir) / name
+    if is_main_process():
+        write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
+    return path
+
+
+@contextlib.contextmanager
+def locked(work_dir: str | os.PathLike) -> Iterator[None]:
+    """Keeps a folder for this process; however it ends, the system gives the folder free.
+
+    Raises:
+        UserError: Another run has it.
+    """
+    with (Path(work_dir) / '.lock').open('a+') as file:
+        try:
+            # Not flock, which the workers of a loader would hold for some seconds longer than a run that was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f'The work_dir {work_dir} is in use by another run ({file.read()}): wait for its end, or choose '
+                f'another folder with --work-dir.'
+            ) from error
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {platform.node()}')
+        file.flush()
+        yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_train_shows_progress_scores_and_curves(run):
     assert (work_dir / 'curves.png').read_bytes()[:4] == b'\x89PNG'
 
 
-def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path):
+def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path, call_tool):
     """Exact: SIGKILL in the middle of an epoch, then --resume, gives the undisturbed run's weights to the last bit."""
     command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', shapes, '--work-dir', 'out']
     command += ['--cfg-options', *SMALL, 'randomness.seed=3']
@@ -70,6 +71,9 @@ def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path):
     while not (tmp_path / 'out/last_checkpoint').is_file() or process.poll() is not None:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
+    os.kill(process.pid, signal.SIGSTOP)
+    sentence = refusal(train(shapes, 'out', '--resume', cwd=tmp_path, how=call_tool))
+    assert all(word in sentence for word in ('in use', str(process.pid), '--work-dir'))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / f'out/iter_{ITERATIONS}.pth').exists()  # it was stopped before its end
@@ -79,6 +83,30 @@ def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path):
     expected, resumed = weights(run[0] / 'iter_6.pth'), weights(tmp_path / 'out/iter_6.pth')
     assert expected.keys() == resumed.keys()
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
+
+
+def test_damaged_checkpoints_are_passed_over(run, shapes, tmp_path, call_tool):
+    shutil.copytree(run[0], tmp_path / 'out')
+    flipped, cut = tmp_path / 'out/iter_6.pth', tmp_path / 'out/iter_4.pth'
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1  # of a tensor: torch reads it as if nothing were wrong
+    flipped.write_bytes(content)
+    os.truncate(cut, 10_000)
+    sentence = refusal(train(shapes, 'out', f'--resume={flipped}', cwd=tmp_path, how=call_tool))
+    assert 'iter_6.pth' in sentence and 'checksum' in sentence
+    result = train(shapes, 'out', '--resume', cwd=tmp_path, how=call_tool)
+    assert result.returncode == 0, result.stderr[-3000:]
+    warnings = [line for line in result.stderr.splitlines() if line.startswith('warning:')]
+    assert ['iter_6.pth' in warnings[0], 'iter_4.pth' in warnings[1], len(warnings)] == [True, True, 2]
+    expected, resumed = weights(run[0] / 'iter_6.pth'), weights(flipped)
+    assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
+
+
+def test_a_restart_by_torchrun_goes_on(run, shapes, tmp_path, call_tool, monkeypatch):
+    shutil.copytree(run[0], tmp_path / 'out')
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    result = train(shapes, 'out', cwd=tmp_path, how=call_tool)
+    assert result.returncode == 0 and f'iter: {ITERATIONS}' in result.stdout + result.stderr
 
 
 def test_another_seed_gives_other_weights(run, shapes, tmp_path, call_tool):
@@ -134,6 +162,7 @@ def test_nan_loss_stops_after_saving_the_last_good_state(shapes, tmp_path):
     result = train(shapes, 'out', options=['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None'], cwd=tmp_path)
     sentence = refusal(result)
     assert 'iteration 2' in sentence and 'loss' in sentence and 'last_good_iter_1.pth' in sentence
+    assert str(shapes / 'train2017') in sentence  # the images of the batch
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / 'out/last_good_iter_1.pth').values())
     assert (tmp_path / 'out/last_checkpoint').read_text().endswith('last_good_iter_1.pth')
 

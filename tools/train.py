@@ -7,6 +7,7 @@ tools/train.py --list                                               # what confi
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -16,10 +17,11 @@ from typing import NoReturn
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
-from convnext_backbone.errors import UserError
+from convnext_backbone.cli import add_launcher, common_parser, is_first_process, set_launcher, user_errors
+from convnext_backbone.errors import CheckpointError, UserError
+from convnext_backbone.reader import check_whole
 from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
-from convnext_backbone.saving import find_checkpoint
+from convnext_backbone.saving import find_checkpoints, locked
 from convnext_backbone.tasks import list_recipes
 
 
@@ -60,18 +62,30 @@ def parse_args() -> argparse.Namespace:
 
 def set_resume(cfg: Config, resume: str | None) -> None:
     """Points the config at the checkpoint to go on from, or makes sure that no earlier run is overwritten."""
-    last = find_checkpoint(cfg.work_dir)
+    saved = find_checkpoints(cfg.work_dir)
+    if saved and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):  # torchrun --max-restarts, after a failure
+        resume = 'auto'
     if resume is None:
-        if last is not None and not cfg.get('resume'):
+        if saved and not cfg.get('resume'):
             raise UserError(
-                f'The work_dir {cfg.work_dir} holds a run already ({last.name}): go on with --resume, or choose '
+                f'The work_dir {cfg.work_dir} holds a run already ({saved[0].name}): go on with --resume, or choose '
                 f'another folder with --work-dir.'
             )
         return
-    if resume == 'auto' and last is None:
-        raise UserError(f'There is no checkpoint in {cfg.work_dir} to resume from: check --work-dir, or name one.')
     cfg.resume = True
-    cfg.load_from = str(last) if resume == 'auto' else resume
+    cfg.load_from = resume if resume != 'auto' else str(newest_whole(saved, cfg.work_dir))
+
+
+def newest_whole(saved: list[Path], work_dir: str) -> Path:
+    """The first checkpoint that is not damaged; a line tells of each that is passed over."""
+    for path in saved:
+        try:
+            check_whole(path)
+        except CheckpointError as error:
+            print(f'warning: {error} Looking at the one before it.', file=sys.stderr)
+        else:
+            return path
+    raise UserError(f'There is no whole checkpoint in {work_dir} to resume from: check --work-dir, or name one.')
 
 
 @user_errors
@@ -90,11 +104,12 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     check_data(cfg)
     check_work_dir(cfg.work_dir)
-    set_resume(cfg, args.resume)
     adapt_to_machine(cfg)
     cfg.setdefault('runner_type', 'ResumableRunner')
-    with explained_failures(cfg):
-        RUNNERS.build(cfg).train()
+    with locked(cfg.work_dir) if is_first_process() else contextlib.nullcontext():
+        set_resume(cfg, args.resume)
+        with explained_failures(cfg):
+            RUNNERS.build(cfg).train()
     print(f'Done: checkpoints, logs and curves.png are in {Path(cfg.work_dir).absolute()}')
 
 
