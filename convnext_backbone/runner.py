@@ -17,6 +17,7 @@ from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
 from .hooks import accumulated_batches, bare_model
+from .preemption import PatientWorker, PreemptionHook
 from .reader import read_state
 from .replay import IterationSeedHook, ReplayLoader
 from .stream import ImageStream
@@ -72,32 +73,40 @@ class ResumableRunner(Runner):
     ) -> DataLoader:
         """Builds a data loader; a stream learns its batch size, for it deals out whole batches to the workers."""
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
         if isinstance(loader.dataset, ImageStream):
             loader.dataset.set_batch_size(loader.batch_size, loader.drop_last)
         return loader
 
     def _accumulation(self) -> int:
-        """Batches of an optimizer step; ``'auto'`` becomes a number and is logged."""
+        """Batches of an optimizer step; ``'auto'`` becomes a number. The images of a step are logged."""
         wrapper = self.optim_wrapper
         if not isinstance(wrapper, dict):
             return accumulated_batches(wrapper)
-        count = wrapper.get('accumulative_counts', 1)
-        if count != 'auto':
+        count, settings = wrapper.get('accumulative_counts', 1), self.auto_scale_lr or {}
+        wanted, scaled = settings.get('base_batch_size'), settings.get('enable')
+        if wanted is None:
+            if count == 'auto':
+                raise ArgumentError(
+                    "accumulative_counts='auto' takes the images of a step from auto_scale_lr: set its base_batch_size."
+                )
             return count
-        settings = self.auto_scale_lr or {}
-        if 'base_batch_size' not in settings:
-            raise ArgumentError(
-                "accumulative_counts='auto' takes the images of a step from auto_scale_lr: set its base_batch_size."
+        batch = self._train_dataloader['batch_size']
+        together = self.world_size * batch
+        fitting = max(1, round(wanted / together))
+        remedy = 'choose another train_dataloader.batch_size'
+        if count == 'auto':
+            count = wrapper['accumulative_counts'] = 1 if scaled else fitting
+        elif fitting * together == wanted:
+            remedy = (
+                f'optim_wrapper.accumulative_counts={fitting} makes as many, --auto-scale-lr fits the rate to these'
             )
-        wanted, batch = settings['base_batch_size'], self._train_dataloader['batch_size']
-        count = 1 if settings.get('enable') else max(1, round(wanted / (self.world_size * batch)))
-        images = self.world_size * batch * count
+        images = together * count
         what = f'{images} images a step = {self.world_size} processes x {batch} images x {count} accumulated batches'
-        if images != wanted and not settings.get('enable'):
-            self.logger.warning(f'{what}, where the recipe has {wanted}: choose another train_dataloader.batch_size.')
-        else:
+        if images == wanted or scaled:
             self.logger.info(what)
-        wrapper['accumulative_counts'] = count
+        else:
+            self.logger.warning(f'{what}, where the recipe has {wanted}: {remedy}.')
         return count
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
@@ -131,8 +140,9 @@ class ResumableRunner(Runner):
         return super().build_param_scheduler(counted(scheduler))
 
     def train(self) -> nn.Module:
-        """Trains, each iteration seeded by its number."""
+        """Trains, each iteration seeded by its number, until it is done or is told to end."""
         self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
+        self.register_hook(PreemptionHook())
         return super().train()
 
     def load_checkpoint(

@@ -4,6 +4,9 @@ A toy model with dropout and random augmentation, in the engine's own loops; `te
 """
 
 import itertools
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -48,10 +51,31 @@ class CutOff(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.at:
-            raise KeyboardInterrupt
+            self.cut()
+
+    def cut(self):
+        raise KeyboardInterrupt
 
 
-def train(work_dir, loop, workers, seed, cut=None, resume=False):
+class Preempt(CutOff):
+    """SIGTERM to the process, as a scheduler sends it."""
+
+    def cut(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class PreemptedWorkers(Augmented):
+    """SIGTERM to the process and its worker while it waits for a batch."""
+
+    def __getitem__(self, index):
+        if torch.utils.data.get_worker_info() is not None and (self.at and index == self.at):
+            time.sleep(0.5)  # until what came before is used up
+            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, step=1):
     loops = dict(
         epoch=dict(by_epoch=True, max_epochs=3),
         infinite=dict(by_epoch=False, max_iters=ITERATIONS),
@@ -61,17 +85,17 @@ def train(work_dir, loop, workers, seed, cut=None, resume=False):
         model=Toy(),
         work_dir=str(work_dir),
         train_dataloader=dict(
-            dataset=Augmented(),
+            dataset=dataset or Augmented(),
             batch_size=BATCH,
             num_workers=workers,
             persistent_workers=workers > 0,
             sampler=dict(type='InfiniteSampler' if loop == 'infinite' else 'DefaultSampler', shuffle=True),
         ),
         train_cfg=loops[loop],
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01), accumulative_counts=step),
         param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=1)),
-        custom_hooks=[CutOff(cut)],
+        custom_hooks=[cut] if cut else [],
         randomness=dict(seed=seed),
         resume=resume,
         load_from=str(find_checkpoint(work_dir)) if resume else None,
@@ -81,6 +105,8 @@ def train(work_dir, loop, workers, seed, cut=None, resume=False):
         runner.train()
     except KeyboardInterrupt:
         assert cut is not None
+    except SystemExit as end:
+        assert end.code == 143
     if workers:  # left to the garbage collector, each is waited for 5 s
         runner.train_dataloader._iterator._shutdown_workers()
     return runner
@@ -97,14 +123,42 @@ def short_pause(monkeypatch):
 @pytest.mark.parametrize('seed', [5, None])
 def test_resume_is_exact(loop, workers, seed, tmp_path):
     if seed is None:  # a random seed, which the checkpoint alone knows
-        seed_of_run = train(tmp_path / 'cut', loop, workers, None, cut=10).seed
+        seed_of_run = train(tmp_path / 'cut', loop, workers, None, cut=CutOff(10)).seed
         resumed = train(tmp_path / 'cut', loop, workers, None, resume=True)
     else:
         seed_of_run = seed
-        train(tmp_path / 'cut', loop, workers, seed, cut=10)
+        train(tmp_path / 'cut', loop, workers, seed, cut=CutOff(10))
         resumed = train(tmp_path / 'cut', loop, workers, seed, resume=True)
     whole = train(tmp_path / 'whole', loop, workers, seed_of_run)
     assert resumed.iter == whole.iter == (18 if loop == 'epoch' else ITERATIONS)
+    expected, got = whole.model.state_dict(), resumed.model.state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+@pytest.mark.parametrize(('loop', 'workers'), [('epoch', 0), ('epoch', 2), ('infinite', 0), ('finite', 2)])
+@pytest.mark.parametrize('at', [1, 9, 12])  # 12: the last of an epoch
+@pytest.mark.parametrize('step', [1, 2])
+def test_a_run_that_is_told_to_end_saves_its_state(loop, workers, at, step, tmp_path):
+    """Exact, and at a whole optimizer step."""
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = train(tmp_path / 'cut', loop, workers, 5, cut=Preempt(at), step=step)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert read_checkpoint(find_checkpoint(tmp_path / 'cut'))['meta']['iter'] == -(-at // step) * step
+    assert stopped.iter < ITERATIONS and find_checkpoint(tmp_path / 'cut').name == 'stopped.pth'
+    resumed = train(tmp_path / 'cut', loop, workers, 5, resume=True, step=step)
+    whole = train(tmp_path / 'whole', loop, workers, 5, step=step)
+    expected, got = whole.model.state_dict(), resumed.model.state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+def test_a_run_whose_workers_are_told_to_end_too_saves_its_state(tmp_path):
+    dataset = PreemptedWorkers()
+    dataset.at = 5
+    train(tmp_path / 'cut', 'epoch', 1, 5, dataset=dataset)
+    assert find_checkpoint(tmp_path / 'cut').name == 'stopped.pth'
+    dataset.at = None
+    resumed = train(tmp_path / 'cut', 'epoch', 1, 5, resume=True, dataset=dataset)
+    whole = train(tmp_path / 'whole', 'epoch', 1, 5)
     expected, got = whole.model.state_dict(), resumed.model.state_dict()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
 

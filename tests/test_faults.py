@@ -1,0 +1,111 @@
+"""Bad days, as they come: processes that are told to end or are killed. Exact: the weights are those of a good day."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from test_pretraining import DEMO, SMALL, differing, run_script, train
+
+from convnext_backbone import read_checkpoint
+
+
+@contextmanager
+def started(*command: object, cwd: Path, **environment: str) -> Iterator[subprocess.Popen]:
+    """A command in a process group of its own, of which nothing is left in the end."""
+    environment = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+        **environment,
+    }
+    process = subprocess.Popen(
+        [*map(str, command)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def read_until(process: subprocess.Popen, words: str) -> None:
+    """Reads what a process prints up to a line with these words."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return
+    raise AssertionError(''.join(seen[-30:]))
+
+
+def test_a_run_that_is_told_to_end_saves_its_state_and_goes_on(shapes, run_once, tmp_path):
+    """All processes of the group get SIGTERM, the workers that load images too."""
+    data = shapes / 'imagenet'
+    whole, _ = run_once('classification', partial(train, data, 'out'))
+    command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', 'out']
+    with started(*command, '--cfg-options', *SMALL, cwd=tmp_path) as process:
+        read_until(process, 'Epoch(train) [1][1/6]')
+        told = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and time.monotonic() - told < 10, output[-3000:]
+    assert 'stopped.pth' in output and 'Traceback' not in output
+    assert (tmp_path / 'out/stopped.pth').is_file() and not (tmp_path / 'out/epoch_2.pth').exists()
+    result = train(data, 'out', '--resume', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, other = (read_checkpoint(folder / 'epoch_2.pth') for folder in (whole, tmp_path / 'out'))
+    for weights in ('state_dict', 'ema_state_dict'):
+        assert differing(one[weights], other[weights]) == []
+
+
+def _parent(folder: Path) -> Path:
+    return folder.parent / (folder / 'stat').read_text().rpartition(')')[2].split()[1]
+
+
+def _is_torchrun(folder: Path) -> bool:
+    return b'torch.distributed.run' in (folder / 'cmdline').read_bytes()
+
+
+def process_of_rank(rank: int, work_dir: Path) -> int:
+    """The process of a rank that trains into a folder."""
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            command = (folder / 'cmdline').read_bytes().split(b'\0')
+            variables = (folder / 'environ').read_bytes().split(b'\0')
+        except OSError:  # it has ended
+            continue
+        if f'RANK={rank}'.encode() in variables and str(work_dir).encode() in command and _is_torchrun(_parent(folder)):
+            return int(folder.name)
+    raise AssertionError(f'no process of rank {rank}')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_rank_that_is_killed_is_started_again_from_the_last_checkpoint(rank, shapes, tmp_path):
+    command = [REPOSITORY / 'tools/dist_train.sh', DEMO, 2, '--data-root', shapes / 'imagenet']
+    options = ['--cfg-options', *SMALL]
+    result = run_script(*command, '--work-dir', tmp_path / 'whole', *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    with started(*command, '--work-dir', tmp_path / 'out', *options, cwd=tmp_path, RESTARTS='1') as process:
+        read_until(process, 'Epoch(train) [2][1/3]')
+        os.kill(process_of_rank(rank, tmp_path / 'out'), signal.SIGKILL)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output[-3000:]
+    assert 'resumed epoch: 1' in output
+    one, other = (read_checkpoint(tmp_path / name / 'epoch_2.pth') for name in ('whole', 'out'))
+    for weights in ('state_dict', 'ema_state_dict'):
+        assert differing(one[weights], other[weights]) == []
