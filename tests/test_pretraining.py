@@ -2,12 +2,14 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,15 +168,27 @@ BY_SAMPLE = [
 ]
 
 
+def run_script(*command: object, cwd) -> subprocess.CompletedProcess:
+    """A shell script of the tools, where `python` is the one of the tests."""
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    environment = {**os.environ, 'PATH': path}
+    return subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'slurm_train.sh'])
+def test_a_script_that_lacks_arguments_tells_its_usage(script, tmp_path):
+    result = run_script(REPOSITORY / 'tools' / script, DEMO, cwd=tmp_path)
+    assert result.returncode == 2 and f'tools/{script}' in result.stderr and 'CONFIG' in result.stderr
+
+
 def test_two_processes_give_the_weights_of_one(data, tmp_path):
     """To 1e-5, with random augmentation, and accumulating: 1 x 4 images a step and 2 x 1 x 2."""
     runs, scores = [], []
     for name, processes, batch in (('one', 1, 4), ('two', 2, 1)):
         options = [*SMALL, *BY_SAMPLE, f'train_dataloader.batch_size={batch}']
-        launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes]
-        launch += [REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', name]
-        launch += ['--launcher', 'pytorch', '--cfg-options', *options]
-        result = subprocess.run([*map(str, launch)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        launch = [REPOSITORY / 'tools/dist_train.sh', DEMO, processes, '--data-root', data, '--work-dir', name]
+        launch += ['--cfg-options', *options]
+        result = run_script(*launch, cwd=tmp_path)
         assert result.returncode == 0, result.stderr[-3000:]
         runs.append(read_checkpoint(tmp_path / name / 'epoch_2.pth'))
         line = [line for line in result.stdout.splitlines() if 'ema_accuracy/top1' in line][-1]

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of one machine, or of several that each run this:
+#
+#   tools/dist_train.sh CONFIG GPUS [flags of train.py]
+#   NNODES=4 NODE_RANK=0 MASTER_ADDR=first-machine tools/dist_train.sh CONFIG 8
+#
+# RESTARTS=3 starts all processes again when one has died, up to so many times, from the last checkpoint.
+set -euo pipefail
+
+if [[ $# -lt 2 ]]; then
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+config=$1 gpus=$2
+shift 2
+meeting=(--standalone)  # at a port that is free
+if [[ ${NNODES:-1} -gt 1 ]]; then
+    meeting=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "${PORT:-29500}")
+fi
+# By default torchrun (2.13) lets processes that it starts again meet where those before met, and read their addresses.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+exec python -m torch.distributed.run "${meeting[@]}" --nproc-per-node "$gpus" --max-restarts "${RESTARTS:-0}" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
