@@ -1,6 +1,8 @@
 """A run that is told to end, by SIGTERM as schedulers send it before they take a machine, saves its state first."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable
 
 import torch
@@ -27,7 +29,9 @@ class PreemptionHook(Hook):
         """Listens from now on."""
         self._asked = False
         self._group = torch.distributed.new_group(backend='gloo') if is_distributed() else None
-        self._before = signal.signal(signal.SIGTERM, self._ask)
+        self._listens = threading.current_thread() is threading.main_thread()  # no other one can
+        if self._listens:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, *_: object) -> None:
         self._asked = True
@@ -47,7 +51,8 @@ class PreemptionHook(Hook):
 
     def after_train(self, runner: object) -> None:
         """Listens no more."""
-        signal.signal(signal.SIGTERM, self._before)
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._before)
 
     def _anyone_asked(self) -> bool:
         if self._group is None:
@@ -60,6 +65,8 @@ class PreemptionHook(Hook):
 class PatientWorker:
     """Starts the workers of a loader: a SIGTERM to all processes of a run is not for them, who still have to serve it.
 
+    One from the process that they serve ends them, as always.
+
     Args:
         start: What each does first, with its number.
     """
@@ -69,6 +76,14 @@ class PatientWorker:
 
     def __call__(self, number: int) -> None:
         """Starts a worker."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
         if self._start is not None:
             self._start(number)
+
+
+def _obey(parent: int) -> None:
+    """Ends this process at a SIGTERM from its parent."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -75,7 +75,7 @@ class PreemptedWorkers(Augmented):
         return super().__getitem__(index)
 
 
-def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, step=1):
+def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, step=1, **settings):
     loops = dict(
         epoch=dict(by_epoch=True, max_epochs=3),
         infinite=dict(by_epoch=False, max_iters=ITERATIONS),
@@ -100,6 +100,7 @@ def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, s
         resume=resume,
         load_from=str(find_checkpoint(work_dir)) if resume else None,
         experiment_name=f'toy_{next(NUMBERS)}',
+        **settings,
     )
     try:
         runner.train()
@@ -161,6 +162,15 @@ def test_a_run_whose_workers_are_told_to_end_too_saves_its_state(tmp_path):
     whole = train(tmp_path / 'whole', 'epoch', 1, 5)
     expected, got = whole.model.state_dict(), resumed.model.state_dict()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+@pytest.mark.parametrize(('step', 'remedy'), [(1, 'accumulative_counts=4 '), (4, None)])
+def test_a_batch_other_than_the_recipes_is_told_with_its_remedy(step, remedy, tmp_path):
+    train(tmp_path, 'infinite', 0, 5, step=step, auto_scale_lr=dict(base_batch_size=8))
+    (log,) = (path.read_text() for path in tmp_path.glob('*/*.log'))
+    line = next(line for line in log.splitlines() if 'images a step' in line)
+    assert f'{2 * step} images a step = 1 processes x 2 images x {step} accumulated batches' in line
+    assert (remedy in line and 'the recipe has 8' in line) if remedy else line.endswith('accumulated batches')
 
 
 def test_the_newest_checkpoint_is_written_before_the_oldest_goes(tmp_path, monkeypatch):
