@@ -147,8 +147,8 @@ def check_whole(path: str | os.PathLike) -> None:
         raise CheckpointError(_damaged(shown)) from error
     if part is not None:
         raise CheckpointError(
-            f'The checkpoint {shown} is damaged: the checksum of {printable(part)} in it is wrong; copy or download it '
-            f'again.'
+            f'The checkpoint {shown} cannot be read: the checksum of {printable(part)} in it is wrong; copy or '
+            f'download it again.'
         )
 
 

@@ -164,12 +164,14 @@ def locked(work_dir: str | os.PathLike) -> Iterator[None]:
         try:
             # Not flock, which the workers of a loader would hold for some seconds longer than a run that was killed.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise UserError(
                 f'The work_dir {work_dir} is in use by another run ({file.read()}): wait for its end, or choose '
                 f'another folder with --work-dir.'
             ) from error
+        except OSError:  # of a file system that has no locks
+            pass
         file.truncate(0)
         file.write(f'process {os.getpid()} on {platform.node()}')
         file.flush()
