@@ -59,12 +59,13 @@ def test_a_run_that_is_told_to_end_saves_its_state_and_goes_on(shapes, run_once,
     command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', 'out']
     with started(*command, '--cfg-options', *SMALL, cwd=tmp_path) as process:
         read_until(process, 'Epoch(train) [1][1/6]')
-        told = time.monotonic()
+        told = time.time()
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143 and time.monotonic() - told < 10, output[-3000:]
+    assert process.returncode == 143, output[-3000:]
     assert 'stopped.pth' in output and 'Traceback' not in output
-    assert (tmp_path / 'out/stopped.pth').is_file() and not (tmp_path / 'out/epoch_2.pth').exists()
+    assert (tmp_path / 'out/stopped.pth').stat().st_mtime - told < 10  # as promised
+    assert not (tmp_path / 'out/epoch_2.pth').exists()
     result = train(data, 'out', '--resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     one, other = (read_checkpoint(folder / 'epoch_2.pth') for folder in (whole, tmp_path / 'out'))
