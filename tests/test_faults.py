@@ -12,23 +12,18 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from test_pretraining import DEMO, SMALL, differing, run_script, train
+from test_pretraining import DEMO, SMALL, differing, environment, run_script, train
 
 from convnext_backbone import read_checkpoint
 
 
 @contextmanager
-def started(*command: object, cwd: Path, **environment: str) -> Iterator[subprocess.Popen]:
+def started(*command: object, cwd: Path, **variables: str) -> Iterator[subprocess.Popen]:
     """A command in a process group of its own, of which nothing is left in the end."""
-    environment = {
-        **os.environ,
-        'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
-        **environment,
-    }
     process = subprocess.Popen(
         [*map(str, command)],
         cwd=cwd,
-        env=environment,
+        env={**environment(), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -168,11 +168,14 @@ BY_SAMPLE = [
 ]
 
 
+def environment() -> dict[str, str]:
+    """That of a shell script, where `python` is the one of the tests."""
+    return {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
+
+
 def run_script(*command: object, cwd) -> subprocess.CompletedProcess:
-    """A shell script of the tools, where `python` is the one of the tests."""
-    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    environment = {**os.environ, 'PATH': path}
-    return subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    """A shell script of the tools."""
+    return subprocess.run([*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'slurm_train.sh'])

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmark_models import forget_peak, memory_mib
+from benchmark_models import forget_peak, in_own_process, memory_mib
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
@@ -55,11 +54,9 @@ def benchmark_load(args: argparse.Namespace) -> dict:
         model_mib = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 2**20
         del state
         found: dict[str, list] = {contender: [] for contender in LOADERS}
-        context = multiprocessing.get_context('spawn')
         for _ in tqdm(range(args.repeat), desc='Rounds'):
             for contender, results in found.items():
-                with context.Pool(1) as process:
-                    results.append(process.apply(measure_load, (contender, args.arch, folder)))
+                results.append(in_own_process(measure_load, contender, args.arch, folder))
         rows = []
         for contender, results in found.items():
             file_mib = (folder / f'{args.arch}{LOADERS[contender][1]}').stat().st_size / 2**20
