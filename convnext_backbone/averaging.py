@@ -14,8 +14,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner.amp import autocast
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .arguments import numbers
 from .errors import ArgumentError
 from .hooks import bare_model
+from .sharding import WRAPPER, is_sharded
 
 KEY = 'ema_state_dict'
 
@@ -34,8 +36,7 @@ class AveragedWeightsHook(Hook):
     priority = 'ABOVE_NORMAL'  # before hooks that hang into the model, and before those that log and save
 
     def __init__(self, decay: float = 0.9999) -> None:
-        if not 0 < decay < 1:
-            raise ArgumentError(f'decay={decay!r} is out of range: it takes a number between 0 and 1.')
+        numbers(lambda value: 0 < value < 1, 'between 0 and 1').check('decay', decay)
         self._decay = decay
         self._evaluator = None
         self._loaded: Mapping | None = None
@@ -54,7 +55,16 @@ class AveragedWeightsHook(Hook):
             self._average.module.load_state_dict(weights)
 
     def before_train(self, runner: object) -> None:
-        """Starts the average: from the first weights, or where a resumed run left it."""
+        """Starts the average: from the first weights, or where a resumed run left it.
+
+        Raises:
+            ArgumentError: The model is sharded, and cannot be copied.
+        """
+        if is_sharded(runner.model):
+            raise ArgumentError(
+                f'AveragedWeightsHook cannot average a sharded model (model_wrapper_cfg.type={WRAPPER!r}): take one of '
+                f'the two out of the config.'
+            )
         if runner._resume and self._loaded is None:
             print_log('warning: the checkpoint holds no averaged weights: they start anew from the plain ones.')
         self._start(runner, self._loaded if runner._resume else None)

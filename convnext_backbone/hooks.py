@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import NonFiniteError
 from .saving import save_state
+from .sharding import local
 
 
 @HOOKS.register_module()
@@ -42,32 +43,45 @@ class FiniteCheckHook(Hook):
         if not isinstance(output, dict):  # predictions
             return
         losses = {name: _total(loss) for name, loss in output.items() if 'loss' in name}
-        if losses and not torch.stack([*losses.values()]).sum().isfinite():
+        if losses and not _finite_everywhere(torch.stack([*losses.values()]).sum()):
             bad = {name: float(loss) for name, loss in losses.items() if not loss.isfinite()}
-            what = ', '.join(f'{name} = {value}' for name, value in bad.items()) or 'the sum of the losses overflows'
-            self._stop(f'The loss is not finite at iteration {self._runner.iter + 1} ({what})')
+            self._stop(f'The loss is not finite at iteration {self._runner.iter + 1}', bad)
 
     def _check_gradients(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        parameters = (p for group in optimizer.param_groups for p in group['params'])
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
         # The norm of finite gradients can overflow too, hence the second look.
-        if torch.nn.utils.get_total_norm(gradients).isfinite() or all(g.isfinite().all() for g in gradients):
-            return
-        self._stop(f'A gradient is not finite at iteration {self._runner.iter + 1}')
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not _finite_everywhere(norm) and not _finite_everywhere(*gradients):
+            self._stop(f'A gradient is not finite at iteration {self._runner.iter + 1}')
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str, losses: dict[str, float] | None = None) -> None:
+        """Ends the run, in all processes together."""
         runner = self._runner
         for buffer, before in zip(self._model.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
-        images = ', '.join(image_names(self._batch))
+        found = all_gather_object((losses or {}, image_names(self._batch)))
+        bad = ', '.join(f'{name} = {value}' for process, _ in found for name, value in process.items())
+        # With losses to tell by, it is the images of those processes that have them.
+        images = ', '.join(name for process, names in found if process or not bad for name in names)
+        if losses is not None:
+            what += f' ({bad or "the sum of the losses overflows"})'
         advice = 'Lower the learning rate, use bf16 or fp32 in the place of fp16, or look at the images of that batch'
         advice += f': {images}' if images else ''
-        if not all(tensor.isfinite().all() for tensor in self._model.state_dict().values()):
+        if not _finite_everywhere(*(local(tensor) for tensor in (*self._model.parameters(), *self._model.buffers()))):
             raise NonFiniteError(f'{what}: stopped, and nothing was saved, as the weights are not finite. {advice}.')
         path = save_state(runner, f'last_good_iter_{runner.iter}.pth', runner.iter)
         raise NonFiniteError(
             f'{what}: stopped; the state after iteration {runner.iter} is in {path}. '
             f'{advice}, then go on with --resume.'
         )
+
+
+def _finite_everywhere(*tensors: Tensor) -> bool:
+    """Whether tensors are finite, in all processes."""
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all().float()
+    all_reduce(finite, 'min')
+    return bool(finite)
 
 
 def image_names(batch: object) -> list[str]:

@@ -1,9 +1,9 @@
 """Randomness that depends on a position and on nothing else, so that a resumed run repeats what was lost to the bit.
 
-Each sample's augmentation is seeded by (seed, epoch, its place in the epoch over all processes) and each training
-iteration by (seed, rank, iteration). No generator state then has to be saved, none is lost in a worker process that is
-killed, the batches before a checkpoint are skipped without loading a single image, and two processes see what one with
-the same global batch would see.
+Each sample's augmentation is seeded by (seed, epoch, its place in the epoch over all processes) and each batch by
+(seed, its place among those of all processes). No generator state then has to be saved, none is lost in a worker
+process that is killed, the batches before a checkpoint are skipped without loading a single image, and two processes
+see what one with the same global batch would see.
 """
 
 import itertools
@@ -128,9 +128,6 @@ class IterationSeedHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self) -> None:
-        self._rank = get_rank()
-
     def before_train_epoch(self, runner: object) -> None:
         """Sets the place of a stream."""
         loader = runner.train_dataloader
@@ -139,7 +136,8 @@ class IterationSeedHook(Hook):
             loader.dataset.start_at(runner.epoch, runner.iter - runner.epoch * len(loader))
 
     def before_train_iter(self, runner: object, batch_idx: int, data_batch: object = None) -> None:
-        """Seeds by (seed, rank, iteration)."""
-        seed = seed_by(runner.seed, self._rank, runner.iter)
+        """Seeds by the number of the batch among those of all processes."""
+        # As one process that accumulates would number them: with one image in a batch it then draws the same.
+        seed = seed_by(runner.seed, 0, runner.iter * get_world_size() + get_rank())
         seed_all(seed)
         torch.manual_seed(seed)  # of the other devices too

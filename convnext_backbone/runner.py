@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
@@ -16,10 +17,12 @@ from .backbone import Backbone
 from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
+from .heartbeat import Heartbeat
 from .hooks import accumulated_batches, bare_model
 from .preemption import PatientWorker, PreemptionHook
 from .reader import read_state
 from .replay import IterationSeedHook, ReplayLoader
+from .sharding import WRAPPER, is_sharded, shard, shard_state
 from .stream import ImageStream
 
 _REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
@@ -44,15 +47,47 @@ class ResumableRunner(Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps the model for distributed training; mmengine's own wrapper takes a GPU for granted."""
+        """Wraps the model for distributed training, or shards it; mmengine's own wrapper takes a GPU for granted."""
+        if self.distributed and model_wrapper_cfg == dict(type=WRAPPER):
+            model.init_weights()  # weights that were divided could not be drawn, or read, as they are whole
+            return shard(model.to(get_device()))
         if self.distributed and model_wrapper_cfg is None and get_device() == 'cpu':
             unused = self.cfg.get('find_unused_parameters', False)
             model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def _init_model_weights(self) -> None:
+        if not is_sharded(self.model):
+            super()._init_model_weights()
+
+    def build_optim_wrapper(self, optim_wrapper: BaseOptimWrapper | dict) -> BaseOptimWrapper:
+        """Builds the optimizer; that of a sharded model gives and takes whole states."""
+        built = super().build_optim_wrapper(optim_wrapper)
+        if is_sharded(self.model) and built is not optim_wrapper:
+            shard_state(built.optimizer)
+        return built
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        meta: dict | None = None,
+        **options: object,
+    ) -> None:
+        """Saves a checkpoint; the first process writes, and all give what they hold of a state that is divided."""
+        if not is_main_process():
+            self.model.state_dict()
+            if save_optimizer:
+                self.optim_wrapper.state_dict()
+        meta = {**(meta or {}), 'batches_per_epoch': len(self.train_dataloader), 'images_per_batch': self._batch_images}
+        super().save_checkpoint(out_dir, filename, file_client_args, save_optimizer, meta=meta, **options)
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Builds the training loop around a repeatable data loader."""
         if not isinstance(loop, BaseLoop):
+            self._batch_images = self.world_size * self._train_dataloader['batch_size']
             loader = self.build_dataloader(
                 self._train_dataloader,
                 seed=self.seed,
@@ -143,7 +178,9 @@ class ResumableRunner(Runner):
         """Trains, each iteration seeded by its number, until it is done or is told to end."""
         self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
         self.register_hook(PreemptionHook())
-        return super().train()
+        with Heartbeat() as heartbeat:
+            self.register_hook(heartbeat)
+            return super().train()
 
     def load_checkpoint(
         self, filename: str, map_location: object = 'cpu', strict: bool = False, revise_keys: list = _REVISE_KEYS
@@ -171,6 +208,7 @@ class ResumableRunner(Runner):
                 f'The checkpoint {filename} holds weights and no training state to resume: start a new run from them '
                 f'with --cfg-options load_from={filename}.'
             )
+        self._loaded_meta = checkpoint.get('meta', {})
         if not strict:
             self._check_backbones(checkpoint.get('state_dict', checkpoint), filename, revise_keys)
         return checkpoint
@@ -212,6 +250,7 @@ class ResumableRunner(Runner):
         """Resumes from a checkpoint and tells the data loader where to go on."""
         super().resume(filename, *args, **kwargs)
         loader = self.train_dataloader
+        self._renumber(self._loaded_meta)
         if not isinstance(loader, ReplayLoader):
             return
         batches = loader.batch_sampler
@@ -228,6 +267,20 @@ class ResumableRunner(Runner):
             batches.start_at(batch, epoch)
             self.train_loop.dataloader_iterator._epoch = epoch
         self.train_loop.dataloader_iterator = _Advanced(self.train_loop.dataloader_iterator, self.iter)
+
+    def _renumber(self, meta: dict) -> None:
+        """Counts the iterations anew where a run goes on with batches of another size, on other processes say."""
+        before = meta.get('images_per_batch', self._batch_images)
+        if before == self._batch_images or isinstance(self.train_loop, IterBasedTrainLoop):
+            return
+        images = (self.iter - self.epoch * meta['batches_per_epoch']) * before
+        if images and (images % self._batch_images or not isinstance(self.train_dataloader, ReplayLoader)):
+            raise CheckpointError(
+                f'The checkpoint was written in the middle of epoch {self.epoch + 1}, by processes that took {before} '
+                f'images together and not {self._batch_images}: resume with as many, or from the end of an epoch.'
+            )
+        self.train_loop._iter = self.epoch * len(self.train_dataloader) + images // self._batch_images
+        self.logger.info(f'Batches of {self._batch_images} images, and not of {before}: this is iteration {self.iter}.')
 
 
 class _Advanced:

@@ -89,19 +89,37 @@ def process_of_rank(rank: int, work_dir: Path) -> int:
     raise AssertionError(f'no process of rank {rank}')
 
 
+PARALLEL = [REPOSITORY / 'tools/dist_train.sh', DEMO, 2]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('rank', [0, 1])
-def test_a_rank_that_is_killed_is_started_again_from_the_last_checkpoint(rank, shapes, tmp_path):
-    command = [REPOSITORY / 'tools/dist_train.sh', DEMO, 2, '--data-root', shapes / 'imagenet']
-    options = ['--cfg-options', *SMALL]
-    result = run_script(*command, '--work-dir', tmp_path / 'whole', *options, cwd=tmp_path)
+@pytest.mark.parametrize(('rank', 'fault'), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_a_rank_that_is_lost_is_started_again_from_the_last_checkpoint(rank, fault, shapes, tmp_path):
+    """Killed, or stopped, so that it neither answers nor ends."""
+    data, options = ['--data-root', shapes / 'imagenet'], ['--cfg-options', *SMALL]
+    result = run_script(*PARALLEL, *data, '--work-dir', tmp_path / 'whole', *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    with started(*command, '--work-dir', tmp_path / 'out', *options, cwd=tmp_path, RESTARTS='1') as process:
+    command = [*PARALLEL, *data, '--work-dir', tmp_path / 'out', *options]
+    with started(*command, cwd=tmp_path, RESTARTS='1') as process:
         read_until(process, 'Epoch(train) [2][1/3]')
-        os.kill(process_of_rank(rank, tmp_path / 'out'), signal.SIGKILL)
-        output, _ = process.communicate(timeout=120)
+        os.kill(process_of_rank(rank, tmp_path / 'out'), fault)
+        output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output[-3000:]
     assert 'resumed epoch: 1' in output
     one, other = (read_checkpoint(tmp_path / name / 'epoch_2.pth') for name in ('whole', 'out'))
     for weights in ('state_dict', 'ema_state_dict'):
         assert differing(one[weights], other[weights]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('rank', 'fault'), [(0, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGSTOP)])
+def test_without_restarts_a_lost_rank_ends_all_within_a_minute(rank, fault, shapes, tmp_path):
+    work_dir = tmp_path / 'out'
+    command = [*PARALLEL, '--data-root', shapes / 'imagenet', '--work-dir', work_dir, '--cfg-options', *SMALL]
+    with started(*command, 'train_cfg.max_epochs=1000', cwd=tmp_path) as process:
+        read_until(process, 'Epoch(train) [2][1/3]')
+        os.kill(process_of_rank(rank, work_dir), fault)
+        lost = time.time()
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and time.time() - lost < 60
+    assert 'error: Another process of this run has ended or has not answered' in output and '--resume' in output

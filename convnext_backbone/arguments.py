@@ -1,0 +1,49 @@
+"""What arguments and settings may be, in one place: a value that is out of range ends in one sentence that names it."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import NamedTuple
+
+from .errors import ArgumentError, printable
+
+
+class Kind(NamedTuple):
+    """What values are right, and how to say so."""
+
+    fits: Callable[[object], bool]
+    words: str
+
+    def check(self, name: str, value: object) -> None:
+        """Refuses a value of another kind.
+
+        Raises:
+            ArgumentError: The text names the argument, its value and what is allowed.
+        """
+        if not self.fits(value):
+            raise ArgumentError(f'{name}={printable(repr(value))} is out of range: it takes {self.words}.')
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def integers(low: int, high: int | None = None) -> Kind:
+    """Integers of a range; True and False are none."""
+    words = f'an integer of at least {low}' if high is None else f'an integer from {low} to {high}'
+    return Kind(lambda value: is_number(value) and isinstance(value, int) and low <= value <= (high or value), words)
+
+
+def numbers(fits: Callable[[float], bool], words: str) -> Kind:
+    """Finite numbers of which a condition holds."""
+    return Kind(lambda value: is_number(value) and fits(value), f'a number {words}')
+
+
+FLAG = Kind(lambda value: isinstance(value, bool), 'True or False')
+COUNT = integers(1)
+SIZE = integers(1, 2**16)  # of layers or channels: more would end in the allocator, or not at all
+NOT_NEGATIVE = numbers(lambda value: value >= 0, 'of at least 0')
+POSITIVE = numbers(lambda value: value > 0, 'above 0')
+PART = numbers(lambda value: 0 <= value <= 1, 'in [0, 1]')
+PROPER_PART = numbers(lambda value: 0 <= value < 1, 'in [0, 1)')

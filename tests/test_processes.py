@@ -1,0 +1,98 @@
+"""However many processes train, and however the model is divided among them: the weights of one. To 1e-5."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from convnext_backbone import read_checkpoint
+
+TASKS = ('classifier', 'detector', 'frozen detector', 'segmentor')
+SHARDED = ['--options', 'model_wrapper_cfg.type=fully_shard']
+ZERO = [
+    '--options',
+    'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer',
+    'optim_wrapper.optimizer.optimizer_type=AdamW',
+]
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope='session')
+def data(make_once) -> Path:
+    """Eight pictures with a shape in each: as many objects, so that all kinds of data come out even."""
+
+    def draw(folder: Path) -> None:
+        command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', folder / 'data', '--train', 8, '--val', 4]
+        command += ['--size', 128, 96, '--max-objects', 1]
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+
+    return make_once('even_shapes', draw) / 'data'
+
+
+def train(data: Path, out: Path, processes: int, *arguments: object) -> Path:
+    """All tasks in three epochs of two steps."""
+    script = REPOSITORY / 'tests/train_all_tasks.py'
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes]
+    command = [*launch, script, data, out, *arguments]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900, env=environment)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    return out
+
+
+@pytest.fixture(scope='session')
+def of_one(data, make_once) -> Path:
+    return make_once('of_one', lambda folder: train(data, folder, 1))
+
+
+def assert_equal(out: Path, expected: Path) -> None:
+    """Weights and the optimizer's state, which both are whole in a checkpoint; some weights did move."""
+    for task in TASKS:
+        ours, theirs = (read_checkpoint(folder / task / 'epoch_3.pth') for folder in (out, expected))
+        first = read_checkpoint(expected / task / 'epoch_1.pth')['state_dict']
+        assert ours['state_dict'].keys() == theirs['state_dict'].keys()
+        # Running statistics are those of the first process alone, without SyncBN, which wants a GPU.
+        names = [name for name in first if not name.rpartition('.')[2].startswith(('running_', 'num_batches'))]
+        assert (
+            len(names) > 100 and sum(not torch.equal(first[name], theirs['state_dict'][name]) for name in names) > 100
+        )
+        for name in names:
+            difference = (ours['state_dict'][name] - theirs['state_dict'][name]).abs().max()
+            assert difference < 1e-5, f'{task}, {name}: {difference}'
+        ours, theirs = ours['optimizer'], theirs['optimizer']
+        assert [group['params'] for group in ours['param_groups']] == [
+            group['params'] for group in theirs['param_groups']
+        ]
+        assert ours['state'].keys() == theirs['state'].keys()
+        for number, state in theirs['state'].items():
+            for name, tensor in state.items():
+                torch.testing.assert_close(ours['state'][number][name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('processes', 'arguments'),
+    [
+        pytest.param(2, [], marks=SLOW, id='two'),
+        pytest.param(4, [], marks=SLOW, id='four'),
+        pytest.param(2, SHARDED, id='two, sharded'),
+        pytest.param(4, SHARDED, marks=SLOW, id='four, sharded'),
+        pytest.param(2, ZERO, marks=SLOW, id="two, the optimizer's state sharded"),
+    ],
+)
+def test_more_processes_give_the_weights_of_one(processes, arguments, data, of_one, tmp_path):
+    """With accumulation and stochastic depth; no parameter is unused, or the second step would raise."""
+    assert_equal(train(data, tmp_path, processes, *arguments), of_one)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_a_sharded_model_goes_on_in_one_process_and_back(data, of_one, tmp_path):
+    for folder, processes, checkpoint, arguments in (
+        (tmp_path / 'many', 2, of_one / '{task}/epoch_1.pth', SHARDED),
+        (tmp_path / 'one', 1, tmp_path / 'many/{task}/epoch_2.pth', []),
+    ):
+        folder.mkdir()
+        assert_equal(train(data, folder, processes, '--resume', checkpoint, *arguments), of_one)
