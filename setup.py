@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 # Classification: timm for images, shards and Hugging Face data sets by the other two.
 IMAGENET = ['timm==1.0.29', 'webdataset==1.0.2', 'datasets==5.2.0']
+TESTS = ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'hypothesis==6.170.15', 'submitit==1.5.4']
 
 
 def version() -> str:
@@ -52,7 +53,7 @@ setup(
             'onedl-mmsegmentation==1.4.2',
         ],
         'imagenet': IMAGENET,
-        'dev': [*IMAGENET, 'pytest==9.2.0', 'pytest-xdist==3.8.0', 'ruff==0.17.5', 'transformers'],
+        'dev': [*IMAGENET, *TESTS, 'ruff==0.17.5', 'transformers'],
     },
     classifiers=[
         'Intended Audience :: Science/Research',

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -123,3 +123,24 @@ def test_without_restarts_a_lost_rank_ends_all_within_a_minute(rank, fault, shap
         output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and time.time() - lost < 60
     assert 'error: Another process of this run has ended or has not answered' in output and '--resume' in output
+
+
+@pytest.mark.slow
+def test_a_job_of_submitit_that_is_preempted_saves_its_state_and_goes_on(shapes, tmp_path):
+    """On the local cluster, which runs and queues jobs anew as slurm does."""
+    command = [sys.executable, REPOSITORY / 'tools/submitit_train.py', DEMO, '--cluster', 'local', '--gpus-per-node', 2]
+    command += ['--data-root', shapes / 'imagenet', '--work-dir', 'out', '--cfg-options', *SMALL]
+    with started(*command, 'train_cfg.max_epochs=20', 'train_cfg.val_interval=20', cwd=tmp_path) as process:
+        job = process.stdout.readline().split()[1].rstrip(':')
+        log = tmp_path / f'work_dirs/submitit/{job}_0_log.out'
+        while not (log.is_file() and 'Epoch(train)  [2][1/3]' in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.2)
+        for folder in Path('/proc').glob('[0-9]*'):
+            with suppress(OSError):  # it has ended
+                if b'submitit.core._submit' in (folder / 'cmdline').read_bytes() and tmp_path.samefile(folder / 'cwd'):
+                    os.kill(int(folder.name), signal.SIGUSR2)  # slurm's notice, as submitit asks for it
+        process.communicate(timeout=300)
+    text = log.read_text()
+    assert 'stopped.pth. Go on with --resume' in text and 'resumed epoch: 1' in text
+    assert (tmp_path / 'out/epoch_20.pth').is_file()

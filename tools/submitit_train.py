@@ -40,7 +40,8 @@ class Training:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """At a preemption, in the first process: the run saves its state, and the job is queued to go on from there."""
         self._process.send_signal(signal.SIGTERM)  # which all processes of the run agree on
-        self._process.wait()
+        # Not Popen.wait, which the process was in when the signal came, and which has a lock.
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training([*self.arguments, '--resume']))
 
 
