@@ -9,7 +9,7 @@ PRETRAINING = configs/demo/pretrain_convnext_atto_shapes.py
 DETECTION = configs/demo/cascade_convnext_atto_shapes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all faults lint clean
 
 help:  ## this list
 	@echo 'make TARGET [STACK=openmmlab|onedl] [PYTHON=python3] [VENV=folder]'
@@ -36,6 +36,10 @@ test: setup  ## the tests
 
 test-all: setup  ## the tests, those that take minutes too
 	$(BIN)/python -m pytest -m ''
+
+faults: setup  ## the table of docs/faults.md: a hundred kills, ten thousand spoilt configs and annotation files, and the rest
+	KILLS=100 FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -s -n 2 --dist worksteal tests/test_faults.py tests/test_kills.py \
+	    tests/test_photographs.py tests/test_fuzz.py tests/test_damage.py tests/test_resume.py tests/test_processes.py
 
 lint: setup  ## check format and style
 	$(BIN)/ruff format --check .

@@ -11,7 +11,8 @@ from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 
 INTERVAL = 1  # seconds between two beats
-PATIENCE = 25  # and what is left of a minute is torchrun's, which gives a process 30 s between SIGTERM and SIGKILL
+# What is left of a minute is torchrun's, which gives a process 30 s between SIGTERM and SIGKILL.
+PATIENCE = timedelta(seconds=25)
 
 
 class Heartbeat(Hook):
@@ -28,7 +29,7 @@ class Heartbeat(Hook):
     def before_train(self, runner: object) -> None:
         """Starts; not before, as the data may be parsed in one go that leaves no other thread a turn."""
         if is_distributed():
-            group = dist.new_group(backend='gloo', timeout=timedelta(seconds=PATIENCE))
+            group = dist.new_group(backend='gloo', timeout=PATIENCE)
             self._thread = threading.Thread(target=_beat, args=(group, self._done), daemon=True)
             self._thread.start()
 
@@ -51,13 +52,13 @@ def _beat(group: dist.ProcessGroup, done: threading.Event) -> None:
     all_done = torch.tensor(0)
     while not all_done:
         try:
-            dist.monitored_barrier(group, wait_all_ranks=True)  # which names those that do not come
+            dist.monitored_barrier(group, PATIENCE, wait_all_ranks=True)  # which names those that do not come
             all_done.fill_(done.is_set())
             dist.all_reduce(all_done, dist.ReduceOp.MIN, group)
         except RuntimeError as error:
             sys.stderr.write(
-                f'error: Another process of this run has ended or has not answered for {PATIENCE} s, so this one ends '
-                f'too ({" ".join(str(error).split())}). Go on from the last checkpoint with --resume; RESTARTS=3 '
+                f'error: Another process of this run has ended or has not answered for {PATIENCE.seconds} s, so this '
+                f'one ends too ({" ".join(str(error).split())}). Go on from the last checkpoint with --resume; RESTARTS=3 '
                 f'tools/dist_train.sh does so by itself.\n'
             )
             sys.stderr.flush()

@@ -4,12 +4,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import REPOSITORY
+from families import TINY
+from test_pretraining import differing
+from torch.distributed.tensor import DTensor
 
-from convnext_backbone import read_checkpoint
+from convnext_backbone import ConvNeXt, read_checkpoint
+from convnext_backbone.averaging import AveragedWeightsHook
+from convnext_backbone.errors import ArgumentError
+from convnext_backbone.sharding import shard
 
 TASKS = ('classifier', 'detector', 'frozen detector', 'segmentor')
 SHARDED = ['--options', 'model_wrapper_cfg.type=fully_shard']
@@ -96,3 +104,18 @@ def test_a_checkpoint_of_a_sharded_model_goes_on_in_one_process_and_back(data, o
     ):
         folder.mkdir()
         assert_equal(train(data, folder, processes, '--resume', checkpoint, *arguments), of_one)
+
+
+def test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged(tmp_path):
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/meeting', rank=0, world_size=1)
+    try:
+        plain, model = ConvNeXt(TINY), shard(ConvNeXt(TINY))
+        model.load_state_dict(plain.state_dict())
+        state = model.state_dict()
+        assert differing(plain.state_dict(), state) == [] and not any(
+            isinstance(one, DTensor) for one in state.values()
+        )
+        with pytest.raises(ArgumentError, match='AveragedWeightsHook cannot average a sharded model'):
+            AveragedWeightsHook().before_train(SimpleNamespace(model=model))
+    finally:
+        dist.destroy_process_group()

@@ -102,6 +102,23 @@ def test_damaged_checkpoints_are_passed_over(run, shapes, tmp_path, call_tool):
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
 
 
+def test_a_resume_with_batches_of_another_size_goes_on_at_the_same_image_or_says_why_not(
+    run, shapes, tmp_path, call_tool
+):
+    """After two batches of two images, of six in an epoch."""
+
+    def resume(size: int) -> subprocess.CompletedProcess:
+        options = [f'train_dataloader.batch_size={size}']
+        return train(shapes, 'out', '--resume', run[0] / 'iter_2.pth', options=options, cwd=tmp_path, how=call_tool)
+
+    sentence = refusal(resume(3))
+    assert all(words in sentence for words in ('middle of epoch 1', '2 images together and not 3', 'end of an epoch'))
+    result = resume(4)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'Batches of 4 images, and not of 2: this is iteration 1.' in result.stdout
+    assert result.stdout.count('Epoch(train)') == 3  # one is left of the first epoch
+
+
 def test_a_restart_by_torchrun_goes_on(run, shapes, tmp_path, call_tool, monkeypatch):
     shutil.copytree(run[0], tmp_path / 'out')
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
