@@ -5,7 +5,10 @@ can leave no usable one. Here a file is written under a temporary name and renam
 """
 
 import contextlib
+import errno
 import fcntl
+import logging
+import math
 import os
 import platform
 import tempfile
@@ -17,9 +20,12 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from .errors import UserError
+from .errors import CheckpointError, UserError
+from .reader import read_checkpoint
 
 STOPPED = 'stopped'  # the name of a checkpoint that a stop asked for; one is enough
+_TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
+_DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -41,13 +47,17 @@ def replaced_atomically(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f'{path} cannot be written: {error.strerror}; what was saved before is untouched. Free space there or '
-            f'choose another folder.'
-        ) from error
+        raise _cannot_be_written(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _cannot_be_written(path: str | os.PathLike, error: OSError) -> UserError:
+    return UserError(
+        f'{path} cannot be written: {error.strerror}; what was saved before is untouched. Free space there or choose '
+        f'another folder.'
+    )
 
 
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
@@ -86,7 +96,10 @@ class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, which deletes an outdated checkpoint only once the new one is in place.
 
     It deletes nothing but checkpoints of its own folder, whatever a checkpoint that is resumed says of those before it.
+    One that falls due while gradients accumulate, which no checkpoint holds, is written when the step is whole.
     """
+
+    _is_late = False
 
     def before_train(self, runner: object) -> None:
         """Takes over from a resumed run which checkpoints there are."""
@@ -103,6 +116,25 @@ class AtomicCheckpointHook(CheckpointHook):
     def _is_own(self, best: object) -> bool:
         path = Path(str(best))
         return path.parent == Path(self.out_dir) and path.name.startswith('best_')
+
+    def every_n_train_iters(self, runner: object, n: int, start: int = 0) -> bool:
+        """Whether a checkpoint is due now, or became due while the optimizer accumulated."""
+        due = self._is_late or super().every_n_train_iters(runner, n, start)
+        wrapper = runner.optim_wrapper
+        self._is_late = due and getattr(wrapper, '_accumulative_counts', 1) > 1 and not wrapper.should_update()
+        return due and not self._is_late
+
+    def _save_best_checkpoint(self, runner: object, metrics: dict) -> None:
+        backend = self.file_backend
+        self.file_backend = postponed = _PostponedRemovals(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
+        for path in postponed.paths:
+            if path not in best:
+                backend.remove(path)
 
     def _save_checkpoint_with_step(self, runner: object, step: int, meta: dict) -> None:
         keep = self.max_keep_ckpts
@@ -123,14 +155,39 @@ class AtomicCheckpointHook(CheckpointHook):
                     self.file_backend.remove(path)
 
 
-def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
-    """The checkpoints to resume from: what ``last_checkpoint`` names, then the files of the folder, newest first.
+class _PostponedRemovals:
+    """A file backend that removes nothing yet: it keeps the paths."""
 
-    A kill may strike between a checkpoint and the note that names it, so the note alone is not trusted.
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+        self.paths: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.paths.append(path)
+
+
+def _iterations(path: Path) -> float:
+    """How far a run was when it wrote a checkpoint; infinity where that cannot be read, -1 if it has no state."""
+    try:
+        return int(read_checkpoint(path)['meta']['iter'])
+    except CheckpointError:
+        return math.inf
+    except Exception:  # in a file that no run wrote anything can be found there
+        return -1
+
+
+def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
+    """The checkpoints to resume from: what ``last_checkpoint`` names, then the files of the folder, furthest first.
+
+    A kill may strike between a checkpoint and the note that names it, so the note alone is not trusted; nor are the
+    times of files, as clocks jump and copies are new. Damaged ones come before whole ones: who resumes is told of them.
     """
     work_dir = Path(work_dir)
-    saved = [path for kind in ('epoch_*', 'iter_*', 'last_good_*', STOPPED) for path in work_dir.glob(f'{kind}.pth')]
-    saved.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    saved = [path for kind in _TO_RESUME for path in work_dir.glob(f'{kind}.pth')]
+    saved.sort(key=lambda path: (_iterations(path), path.stat().st_mtime_ns), reverse=True)
     note = work_dir / 'last_checkpoint'
     named = note.read_text().strip() if note.is_file() else ''
     for candidate in (work_dir / Path(named).name, Path(named)):  # the folder may have been moved or copied
@@ -157,6 +214,8 @@ def save_state(runner: object, name: str, done: int) -> Path:
 def locked(work_dir: str | os.PathLike) -> Iterator[None]:
     """Keeps a folder for this process; however it ends, the system gives the folder free.
 
+    What a run that was killed had written of a checkpoint is removed.
+
     Raises:
         UserError: Another run has it.
     """
@@ -172,7 +231,28 @@ def locked(work_dir: str | os.PathLike) -> Iterator[None]:
             ) from error
         except OSError:  # of a file system that has no locks
             pass
+        else:
+            for kind in (*_TO_RESUME, 'best_*'):
+                for path in Path(work_dir).glob(f'.{kind}.pth.*.tmp'):
+                    path.unlink(missing_ok=True)
         file.truncate(0)
         file.write(f'process {os.getpid()} on {platform.node()}')
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def explained_disk_failures(work_dir: str | os.PathLike) -> Iterator[None]:
+    """Turns what a disk raises that is full or read-only into a :class:`UserError`, whatever a run was writing.
+
+    A log that cannot be written does not stop a run, nor is each of its lines worth a traceback.
+    """
+    tell, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FAILURES:
+            raise
+        raise _cannot_be_written(error.filename or work_dir, error) from error
+    finally:
+        logging.raiseExceptions = tell

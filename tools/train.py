@@ -11,17 +11,20 @@ import contextlib
 import itertools
 import os
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 from mmengine.config import Config
+from mmengine.hooks import iter_timer_hook
 from mmengine.registry import RUNNERS
 
 from convnext_backbone.cli import add_launcher, common_parser, is_first_process, set_launcher, user_errors
 from convnext_backbone.errors import CheckpointError, UserError
 from convnext_backbone.reader import check_whole
 from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
-from convnext_backbone.saving import find_checkpoints, locked
+from convnext_backbone.saving import explained_disk_failures, find_checkpoints, locked
 from convnext_backbone.tasks import list_recipes
 
 
@@ -92,6 +95,8 @@ def newest_whole(saved: list[Path], work_dir: str) -> Path:
 def main() -> None:
     """Trains."""
     args = parse_args()
+    # mmengine takes the time of day, and once a clock has jumped the times and the ETA in the log are nonsense.
+    iter_timer_hook.time = SimpleNamespace(time=time.monotonic)
     cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
     set_launcher(cfg, args)
     if args.amp:
@@ -106,7 +111,8 @@ def main() -> None:
     check_work_dir(cfg.work_dir)
     adapt_to_machine(cfg)
     cfg.setdefault('runner_type', 'ResumableRunner')
-    with locked(cfg.work_dir) if is_first_process() else contextlib.nullcontext():
+    lock = locked(cfg.work_dir) if is_first_process() else contextlib.nullcontext()
+    with explained_disk_failures(cfg.work_dir), lock:
         set_resume(cfg, args.resume)
         with explained_failures(cfg):
             RUNNERS.build(cfg).train()
