@@ -56,10 +56,10 @@ def _beat(group: dist.ProcessGroup, done: threading.Event) -> None:
             all_done.fill_(done.is_set())
             dist.all_reduce(all_done, dist.ReduceOp.MIN, group)
         except RuntimeError as error:
+            what = ' '.join(str(error).split())
             sys.stderr.write(
                 f'error: Another process of this run has ended or has not answered for {PATIENCE.seconds} s, so this '
-                f'one ends too ({" ".join(str(error).split())}). Go on from the last checkpoint with --resume; RESTARTS=3 '
-                f'tools/dist_train.sh does so by itself.\n'
+                f'one ends too ({what}). Go on with --resume; RESTARTS=3 tools/dist_train.sh does so by itself.\n'
             )
             sys.stderr.flush()
             os._exit(1)  # the main thread waits for that process

@@ -1,6 +1,6 @@
 # Cascade Mask R-CNN, ConvNeXt-XL, the same with weights, gradients and the optimizer's state divided among the GPUs (FSDP).
 #
-#   tools/dist_train.sh configs/fsdp/cascade_convnext_xl_22k_coco_fsdp.py 8
+#   torchrun --nproc-per-node 8 tools/train.py configs/fsdp/cascade_convnext_xl_22k_coco_fsdp.py --launcher pytorch
 _base_ = '../cascade_convnext_xl_22k_coco.py'
 
 model_wrapper_cfg = dict(type='fully_shard')

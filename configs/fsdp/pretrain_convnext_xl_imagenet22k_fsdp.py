@@ -1,6 +1,6 @@
 # Pre-training on ImageNet-22K, ConvNeXt-XL, the same with weights, gradients and the optimizer's state divided among the GPUs (FSDP).
 #
-#   tools/dist_train.sh configs/fsdp/pretrain_convnext_xl_imagenet22k_fsdp.py 8
+#   torchrun --nproc-per-node 8 tools/train.py configs/fsdp/pretrain_convnext_xl_imagenet22k_fsdp.py --launcher pytorch
 _base_ = '../pretrain_convnext_xl_imagenet22k.py'
 
 model_wrapper_cfg = dict(type='fully_shard')

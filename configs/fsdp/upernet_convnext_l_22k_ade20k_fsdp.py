@@ -1,6 +1,6 @@
 # UperNet, ConvNeXt-L, the same with weights, gradients and the optimizer's state divided among the GPUs (FSDP).
 #
-#   tools/dist_train.sh configs/fsdp/upernet_convnext_l_22k_ade20k_fsdp.py 8
+#   torchrun --nproc-per-node 8 tools/train.py configs/fsdp/upernet_convnext_l_22k_ade20k_fsdp.py --launcher pytorch
 _base_ = '../upernet_convnext_l_22k_ade20k.py'
 
 model_wrapper_cfg = dict(type='fully_shard')
