@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -15,8 +14,8 @@ from torch import Tensor
 from .checkpoint import load_backbone, require_whole
 from .class_names import describe_class, imagenet_classes
 from .classifier import ImageClassifier
-from .errors import UserError
 from .imagenet import build_transform
+from .photographs import read_image
 from .pictures import add_bars, name_pictures, write_picture
 from .reader import read_state
 
@@ -67,15 +66,12 @@ def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Itera
         UserError: An image cannot be decoded.
     """
     for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
-        try:
-            image = Image.open(path).convert('RGB')
-        except Exception as error:  # decoders raise anything
-            raise UserError(f'The image {path} cannot be decoded: replace it or leave it out.') from error
+        image = read_image(path)
         with torch.no_grad():
-            (prediction,) = model.test_step(dict(inputs=model.transform(image)[None]))
+            (prediction,) = model.test_step(dict(inputs=model.transform(Image.fromarray(image))[None]))
         classes = top_classes(prediction['scores'].cpu(), model.class_names)
         parts = [(found['description'], found['score']) for found in classes[:3]]
-        write_picture(add_bars(np.asarray(image), parts), picture)
+        write_picture(add_bars(image, parts), picture)
         yield dict(image=path, picture=picture, classes=classes)
 
 

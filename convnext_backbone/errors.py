@@ -15,6 +15,10 @@ def shorten(names: list[str]) -> str:
 class UserError(Exception):
     """Something outside the code is wrong: data, a file, a folder or a setting. The tools end with exit code 2."""
 
+    def __init__(self, text: str = '') -> None:
+        # Out of a process that loads data it comes with that one's traceback, which ends with the name of the class.
+        super().__init__(text.rpartition(f'{type(self).__module__}.{type(self).__qualname__}: ')[2])
+
 
 class ArgumentError(UserError, ValueError):
     """An argument is out of range: the text names it, its value and what is allowed."""

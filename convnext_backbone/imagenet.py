@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from .errors import ArgumentError, UserError
+from .photographs import decode_photograph
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,11 +151,9 @@ class TimmDataset(Dataset):
         return dict(inputs=self.transform(image), labels=label, broken='\n'.join(broken))
 
     def _read(self, index: int) -> tuple:
-        from PIL import Image
-
         file, label = self.reader[index]
-        with file, Image.open(file) as image:
-            return image.convert('RGB'), label
+        with file:
+            return decode_photograph(file), label
 
 
 def _black() -> 'Image':

@@ -14,7 +14,8 @@ from torch import nn
 
 from .checkpoint import mismatch_sentence
 from .errors import CheckpointMismatch, UserError
-from .pictures import name_pictures, read_image, swap_colours, write_picture
+from .photographs import read_image
+from .pictures import name_pictures, swap_colours, write_picture
 from .reader import read_state
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import UserError
+from .photographs import read_image
 from .run_config import IMAGE_SUFFIXES
 from .saving import write_atomically
 
@@ -35,18 +36,6 @@ def find_images(sources: Iterable[str]) -> list[Path]:
         else:
             raise UserError(f'The image {source} does not exist: name image files or folders of them.')
     return images
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Reads an image as the MM libraries do, turned upright by its EXIF data.
-
-    Raises:
-        UserError: It cannot be decoded.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f'The image {path} cannot be decoded: replace it or leave it out.')
-    return swap_colours(image)
 
 
 def swap_colours(image: np.ndarray) -> np.ndarray:

@@ -120,6 +120,26 @@ class ReplayLoader(DataLoader):
         yield from super().__iter__()
 
 
+class AdvancedIterator:
+    """The iterator of an iteration-based loop, at the place already to which the loop will advance it.
+
+    mmengine advances it by taking batches, onedl-mmengine by ``skip_iter``.
+    """
+
+    def __init__(self, iterator: Iterator, steps: int) -> None:
+        self._iterator, self._idle = iterator, steps
+
+    def __next__(self) -> object:
+        if self._idle:
+            self._idle -= 1
+            return None
+        return next(self._iterator)
+
+    def skip_iter(self, steps: int) -> None:
+        """Advances by so many batches."""
+        self._idle -= steps
+
+
 class IterationSeedHook(Hook):
     """Seeds each training iteration: stochastic depth, dropout, mixup, the random sampling of proposals.
 

@@ -1,7 +1,6 @@
 """mmengine's Runner, with a resume that continues exactly where a run was cut off."""
 
 import re
-from collections.abc import Iterator
 
 import torch
 from mmengine.dataset import InfiniteSampler
@@ -19,9 +18,10 @@ from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
 from .heartbeat import Heartbeat
 from .hooks import accumulated_batches, bare_model
+from .photographs import guard_photographs
 from .preemption import PatientWorker, PreemptionHook
 from .reader import read_state
-from .replay import IterationSeedHook, ReplayLoader
+from .replay import AdvancedIterator, IterationSeedHook, ReplayLoader
 from .sharding import WRAPPER, is_sharded, shard, shard_state
 from .stream import ImageStream
 
@@ -106,8 +106,12 @@ class ResumableRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Builds a data loader; a stream learns its batch size, for it deals out whole batches to the workers."""
+        """Builds a data loader, of photographs as :func:`.guard_photographs` has them.
+
+        A stream learns its batch size, for it deals out whole batches to the workers.
+        """
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        guard_photographs(loader.dataset)
         loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
         if isinstance(loader.dataset, ImageStream):
             loader.dataset.set_batch_size(loader.batch_size, loader.drop_last)
@@ -266,7 +270,7 @@ class ResumableRunner(Runner):
             epoch, batch = divmod(self.iter, len(loader))
             batches.start_at(batch, epoch)
             self.train_loop.dataloader_iterator._epoch = epoch
-        self.train_loop.dataloader_iterator = _Advanced(self.train_loop.dataloader_iterator, self.iter)
+        self.train_loop.dataloader_iterator = AdvancedIterator(self.train_loop.dataloader_iterator, self.iter)
 
     def _renumber(self, meta: dict) -> None:
         """Counts the iterations anew where a run goes on with batches of another size, on other processes say."""
@@ -281,22 +285,3 @@ class ResumableRunner(Runner):
             )
         self.train_loop._iter = self.epoch * len(self.train_dataloader) + images // self._batch_images
         self.logger.info(f'Batches of {self._batch_images} images, and not of {before}: this is iteration {self.iter}.')
-
-
-class _Advanced:
-    """The iterator of an iteration-based loop, at the place already to which the loop will advance it.
-
-    mmengine advances it by taking batches, onedl-mmengine by ``skip_iter``.
-    """
-
-    def __init__(self, iterator: Iterator, steps: int) -> None:
-        self._iterator, self._idle = iterator, steps
-
-    def __next__(self) -> object:
-        if self._idle:
-            self._idle -= 1
-            return None
-        return next(self._iterator)
-
-    def skip_iter(self, steps: int) -> None:
-        self._idle -= steps
