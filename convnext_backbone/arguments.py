@@ -1,6 +1,6 @@
 """What arguments and settings may be, in one place: a value that is out of range ends in one sentence that names it."""
 
-import math
+import sys
 from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def integers(low: int, high: int | None = None) -> Kind:
@@ -40,10 +40,19 @@ def numbers(fits: Callable[[float], bool], words: str) -> Kind:
     return Kind(lambda value: is_number(value) and fits(value), f'a number {words}')
 
 
+def one_or_three(kind: Kind) -> Kind:
+    """Lists of a value for all three colours, or of one for each."""
+    return Kind(
+        lambda value: isinstance(value, (list, tuple)) and len(value) in (1, 3) and all(map(kind.fits, value)),
+        f'a list with {kind.words} for each colour',
+    )
+
+
 FLAG = Kind(lambda value: isinstance(value, bool), 'True or False')
 COUNT = integers(1)
 SIZE = integers(1, 2**16)  # of layers or channels: more would end in the allocator, or not at all
 NOT_NEGATIVE = numbers(lambda value: value >= 0, 'of at least 0')
 POSITIVE = numbers(lambda value: value > 0, 'above 0')
+NUMBER = numbers(lambda value: True, 'that is finite')
 PART = numbers(lambda value: 0 <= value <= 1, 'in [0, 1]')
 PROPER_PART = numbers(lambda value: 0 <= value < 1, 'in [0, 1)')

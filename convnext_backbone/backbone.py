@@ -9,7 +9,8 @@ from mmengine.model import BaseModule, PretrainedInit, initialize
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .errors import ArgumentError
+from .arguments import FLAG, PROPER_PART, SIZE, integers
+from .errors import ArgumentError, printable
 from .layers import LayerNorm2d, init_truncated_normal, is_channels_last
 
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # blocks and channels, of each stage
@@ -38,13 +39,15 @@ class Backbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.depths, self.channels = sizes
-        self.in_channels = _check_int('in_channels', in_channels, low=1)
+        SIZE.check('in_channels', in_channels)
+        self.in_channels = in_channels
         self.out_indices = parse_out_indices(out_indices, len(self.depths))
         self.out_channels = tuple(self.channels[i] for i in self.out_indices)
         self.strides = tuple(self.stage_strides[i] for i in self.out_indices)
-        self.out_norm = out_norm
-        self.frozen_stages = _check_int('frozen_stages', frozen_stages, low=0, high=len(self.depths))
-        self.with_cp = with_cp
+        FLAG.check('out_norm', out_norm)
+        FLAG.check('with_cp', with_cp)
+        integers(0, len(self.depths)).check('frozen_stages', frozen_stages)
+        self.out_norm, self.frozen_stages, self.with_cp = out_norm, frozen_stages, with_cp
 
     def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
         """For each stage that is built, the stem or downsampling layer before it, and its blocks."""
@@ -100,6 +103,11 @@ class Backbone(BaseModule):
         return tuple(maps[i] for i in self.out_indices)
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise ArgumentError(
+                f'The input is a {type(x).__name__}, but this backbone takes images as one tensor: name a '
+                f'data_preprocessor of the model that makes it.'
+            )
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ArgumentError(
                 f'The input has the shape {tuple(x.shape)}, but this backbone takes (N, {self.in_channels}, H, W): '
@@ -128,13 +136,20 @@ def init_from_config(model: BaseModule) -> None:
     """Does what the ``init_cfg`` of a backbone or a classifier says; raises as :meth:`Backbone.init_weights`."""
     from .checkpoint import load_backbone  # which knows the models that derive from those here
 
-    entries = [model.init_cfg] if isinstance(model.init_cfg, Mapping) else list(model.init_cfg or [])
+    given = model.init_cfg
+    entries = [given] if isinstance(given, Mapping) else given or []
+    if not isinstance(entries, Sequence) or not all(isinstance(one, Mapping) and 'type' in one for one in entries):
+        raise ArgumentError(
+            f'init_cfg={printable(repr(given))} is wrong: it takes a dict with a type, or a list of such dicts.'
+        )
     pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
     initialize(model, [entry for entry in entries if entry not in pretrained])
     for entry in pretrained:
         unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
         if unknown or 'checkpoint' not in entry:
-            raise ArgumentError(f'init_cfg={dict(entry)!r} is wrong: it takes checkpoint, and maybe prefix and ema.')
+            raise ArgumentError(
+                f'init_cfg={printable(repr(entry))} is wrong: it takes checkpoint, and maybe prefix and ema.'
+            )
         load_backbone(model, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
     model._is_init = True
 
@@ -145,8 +160,7 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     Raises:
         ArgumentError: The rate is no probability below 1.
     """
-    if not 0 <= rate < 1:
-        raise ArgumentError(f'drop_path_rate={rate!r} is out of range: it is a probability in [0, 1).')
+    PROPER_PART.check('drop_path_rate', rate)
     # On the CPU even where a model is built on the meta device, which holds no numbers.
     return [part.tolist() for part in torch.linspace(0, rate, sum(depths), device='cpu').split(list(depths))]
 
@@ -165,19 +179,19 @@ def parse_arch(arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Size
             near = difflib.get_close_matches(name, [*archs, *aliases], n=1, cutoff=0.4)
             hint = f'did you mean {near[0]!r}? ' if near else ''
             raise ArgumentError(
-                f'arch={arch!r} is unknown: {hint}Known are {", ".join(archs)} and the short forms '
+                f'arch={printable(repr(arch))} is unknown: {hint}Known are {", ".join(archs)} and the short forms '
                 f'{", ".join(aliases)}, or dict(depths=..., channels=...).'
             )
         return archs[name]
     if not isinstance(arch, Mapping) or set(arch) != {'depths', 'channels'}:
-        raise ArgumentError(f'arch={arch!r} is neither a name nor dict(depths=..., channels=...).')
+        raise ArgumentError(f'arch={printable(repr(arch))} is neither a name nor dict(depths=..., channels=...).')
     stages = len(next(iter(archs.values()))[0])
     for key in ('depths', 'channels'):
         numbers = arch[key]
         whole = isinstance(numbers, Sequence) and len(numbers) == stages
-        if not whole or not all(isinstance(n, int) and n > 0 for n in numbers):
+        if not whole or not all(map(SIZE.fits, numbers)):
             takes = 'four positive integers, one per stage' if stages == 4 else 'a list of one positive integer'
-            raise ArgumentError(f'arch[{key!r}]={numbers!r} is wrong: it takes {takes}.')
+            raise ArgumentError(f'arch[{key!r}]={printable(repr(numbers))} is wrong: it takes {takes}.')
     return tuple(arch['depths']), tuple(arch['channels'])
 
 
@@ -187,19 +201,13 @@ def parse_out_indices(out_indices: int | Sequence[int], stages: int) -> tuple[in
     Raises:
         ArgumentError: An index out of range, one named twice, or none at all.
     """
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or not all(isinstance(i, int) and -stages <= i < stages for i in indices):
+    indices = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
+    if not indices or not all(map(integers(-stages, stages - 1).fits, indices)):
         raise ArgumentError(
-            f'out_indices={out_indices!r} is out of range: each is a stage, 0 to {stages - 1} or -{stages} to -1.'
+            f'out_indices={printable(repr(out_indices))} is out of range: each is a stage, 0 to {stages - 1} or '
+            f'-{stages} to -1.'
         )
     chosen = tuple(i % stages for i in indices)
     if len(set(chosen)) < len(chosen):
         raise ArgumentError(f'out_indices={out_indices!r} names a stage twice.')
     return chosen
-
-
-def _check_int(name: str, value: int, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        allowed = f'an integer from {low} to {high}' if high is not None else f'an integer of at least {low}'
-        raise ArgumentError(f'{name}={value!r} is out of range: it takes {allowed}.')
-    return value

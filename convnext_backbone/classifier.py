@@ -12,6 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .arguments import COUNT, NOT_NEGATIVE, NUMBER, PART, POSITIVE, PROPER_PART, one_or_three
 from .backbone import init_from_config
 from .errors import ArgumentError
 from .layers import init_truncated_normal
@@ -46,15 +47,14 @@ class ImagePreprocessor(BaseDataPreprocessor):
         cutmix_alpha: float = 0.0,
     ) -> None:
         super().__init__()
+        one_or_three(NUMBER).check('mean', mean)
+        one_or_three(POSITIVE).check('std', std)
         for name, statistics in (('mean', mean), ('std', std)):
             scaled = torch.tensor(statistics).view(-1, 1, 1) * 255
             self.register_buffer(name, scaled, persistent=False)  # of the data, not of the weights
-        if not 0 <= random_erasing <= 1:
-            raise ArgumentError(f'random_erasing={random_erasing!r} is out of range: it is a probability in [0, 1].')
-        if min(mixup_alpha, cutmix_alpha) < 0:
-            raise ArgumentError(
-                f'mixup_alpha={mixup_alpha!r} and cutmix_alpha={cutmix_alpha!r} are out of range: they take 0 and more.'
-            )
+        PART.check('random_erasing', random_erasing)
+        NOT_NEGATIVE.check('mixup_alpha', mixup_alpha)
+        NOT_NEGATIVE.check('cutmix_alpha', cutmix_alpha)
         self._erasing, self._mixup = None, None
         if random_erasing:
             from timm.data.random_erasing import RandomErasing  # training alone needs timm
@@ -118,10 +118,9 @@ class ImageClassifier(BaseModel):
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ArgumentError(f'num_classes={num_classes!r} is out of range: it takes an integer of at least 1.')
-        if not 0 <= label_smoothing < 1:
-            raise ArgumentError(f'label_smoothing={label_smoothing!r} is out of range: it is a part in [0, 1).')
+        COUNT.check('num_classes', num_classes)
+        NOT_NEGATIVE.check('head_init_scale', head_init_scale)
+        PROPER_PART.check('label_smoothing', label_smoothing)
         preprocessor = dict(type='ImagePreprocessor', num_classes=num_classes, label_smoothing=label_smoothing)
         super().__init__({**preprocessor, **(data_preprocessor or {})}, init_cfg)
         self.backbone = MODELS.build({**backbone, 'out_norm': False})

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .arguments import FLAG, NOT_NEGATIVE
 from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates, parse_arch
 from .fused import FusedBlock
 from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype
@@ -52,6 +53,9 @@ class ConvNeXtBlock(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
+        NOT_NEGATIVE.check('layer_scale_init_value', layer_scale_init_value)
+        FLAG.check('use_grn', use_grn)
+        FLAG.check('fused', fused)
         self.dwconv = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.pwconv1 = nn.Linear(channels, 4 * channels)

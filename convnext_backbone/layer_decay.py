@@ -14,6 +14,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from .arguments import NOT_NEGATIVE, numbers
 from .backbone import Backbone
 from .errors import ArgumentError
 
@@ -78,20 +79,35 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def _validate_cfg(self) -> None:
-        super()._validate_cfg()
-        if 'num_layers' in self.paramwise_cfg:
+        settings = self.paramwise_cfg
+        custom_keys = settings.get('custom_keys') or {} if isinstance(settings, dict) else None
+        if not isinstance(custom_keys, dict):
+            raise ArgumentError(f'paramwise_cfg={settings!r} is wrong: it takes a dict, for custom_keys too.')
+        if 'num_layers' in settings:
             raise ArgumentError('paramwise_cfg has num_layers, but layer ids come from the model itself: remove it.')
-        unknown = set(self.paramwise_cfg) - {'decay_rate', 'decay_type', 'custom_keys'}
+        unknown = set(settings) - {'decay_rate', 'decay_type', 'custom_keys'}
         if unknown:
             raise ArgumentError(
                 f'paramwise_cfg has {sorted(unknown)}, but takes decay_rate, decay_type and custom_keys.'
             )
-        rate = self.paramwise_cfg.get('decay_rate')
-        if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-            raise ArgumentError(f'paramwise_cfg has decay_rate={rate!r}: set it to a number above 0 and up to 1.')
-        decay_type = self.paramwise_cfg.get('decay_type', DECAY_TYPES[0])
+        numbers(lambda rate: 0 < rate <= 1, 'above 0 and up to 1').check(
+            'paramwise_cfg.decay_rate', settings.get('decay_rate')
+        )
+        decay_type = settings.get('decay_type', DECAY_TYPES[0])
         if decay_type not in DECAY_TYPES:
             raise ArgumentError(f'paramwise_cfg has decay_type={decay_type!r}: it is one of {", ".join(DECAY_TYPES)}.')
+        NOT_NEGATIVE.check('optimizer.lr', self.base_lr)
+        for key, factors in custom_keys.items():
+            if not isinstance(key, str) or not isinstance(factors, dict) or set(factors) - {'lr_mult', 'decay_mult'}:
+                raise ArgumentError(
+                    f'paramwise_cfg has custom_keys={{{key!r}: {factors!r}}}: it takes, for a part of the names of '
+                    f'parameters, dict(lr_mult=..., decay_mult=...).'
+                )
+            for name, factor in factors.items():
+                NOT_NEGATIVE.check(f'paramwise_cfg.custom_keys[{key!r}].{name}', factor)
+        if self.base_wd is not None or any('decay_mult' in factors for factors in custom_keys.values()):
+            NOT_NEGATIVE.check('optimizer.weight_decay', self.base_wd)
+        super()._validate_cfg()
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: object) -> None:
         """Adds the groups of all trainable parameters of ``module`` to ``params``, those of the head first.

@@ -1,7 +1,6 @@
 """From a config file and command-line flags to a config that runs here: data found, machine considered."""
 
 import contextlib
-import json
 import os
 import re
 import tempfile
@@ -13,11 +12,14 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from .annotations import coco_problem
+from .config_checks import building_problem, channels_problem, check_heads, check_settings, find_classes, reads_coco
 from .errors import UserError
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
+_QUICKLY_READ = 32 * 2**20  # bytes of json, a second or two
 
 
 def load_config(
@@ -35,7 +37,7 @@ def load_config(
         cfg_options: Further settings by dotted name; they win over all else.
 
     Raises:
-        UserError: The file is missing, or it is not a config.
+        UserError: The file is missing, it is not a config, or a setting is out of range.
     """
     if not Path(path).is_file():
         raise UserError(f'The config {path} does not exist: check the path; `ls configs` shows what there is.')
@@ -49,6 +51,7 @@ def load_config(
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError, AssertionError) as error:
         raise UserError(f'--cfg-options {cfg_options} does not fit {path}: {error}') from error
+    check_settings(cfg)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     # Everything that the package registers must be there, whatever the config imports.
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
@@ -92,11 +95,13 @@ def replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
-    """Makes sure that the data of a run is there before anything is built.
+    """Makes sure that the data of a run is there, and fits the model, before anything is built.
 
     Raises:
-        UserError: Something is missing: the text names the folder, the files expected in it and the flag.
+        UserError: Something is missing: the text names the folder, the files expected in it and the flag. Or something
+            is wrong with it, or the model has other classes.
     """
+    scope = cfg.get('default_scope')
     for split in splits:
         for dataset in _datasets(cfg.get(f'{split}_dataloader')):
             if dataset.get('reader'):  # which fetches or finds what it is told to
@@ -105,17 +110,34 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
             prefix = dataset.get('data_prefix') or {}
             folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
             wanted = [part for part in (dataset.get('ann_file'), *folders) if part]
-            missing = [str(part) for part in wanted if not (root / part).exists()]
+            try:
+                missing = [str(part) for part in wanted if not (root / part).exists()]
+            except (TypeError, ValueError, OSError) as error:
+                raise UserError(
+                    f'The {split} data is not named by paths: ann_file={dataset.get("ann_file")!r}, '
+                    f'data_prefix={prefix!r} ({error}).'
+                ) from error
             if missing:
                 raise UserError(
                     f'The {split} data is missing: looked in {root.absolute()} for {", ".join(map(str, wanted))}, and '
                     f'did not find {", ".join(missing)}; put the data there or point elsewhere with --data-root.'
                 )
+            classes = find_classes(dataset, scope)
+            if split == 'train' and classes is not None:
+                check_heads(cfg, classes)
+            # What is labelled must be so; a larger file is judged after a failure.
+            if split != 'test' and reads_coco(dataset, scope):
+                if not dataset.get('ann_file'):
+                    raise UserError(f'The {split} data has ann_file={dataset.get("ann_file")!r}: name the annotations.')
+                size = (root / dataset['ann_file']).stat().st_size
+                problem = coco_problem(dataset, classes) if size <= _QUICKLY_READ else None
+                if problem:
+                    raise UserError(problem)
 
 
 @contextlib.contextmanager
 def explained_failures(cfg: Config) -> Iterator[None]:
-    """Turns a failure of a run that bad data explains into a :class:`UserError`; any other one passes as it is."""
+    """Turns a failure that a run's data or config explains into a :class:`UserError`; any other one passes as it is."""
     try:
         yield
     except UserError:
@@ -128,36 +150,33 @@ def explained_failures(cfg: Config) -> Iterator[None]:
 
 
 def explain_failure(error: BaseException, cfg: Config) -> str | None:
-    """One sentence on a failure that bad data explains; None for any other failure.
+    """One sentence on a failure that data or the config explain; None for any other failure.
 
-    Data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
+    All of the data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
     """
     text = str(error)
+    if text.startswith('DataLoader worker (pid'):
+        return (
+            f'A process that loads data was killed, as a rule because memory ran out ({text.splitlines()[0].strip()}): '
+            f'give the run more memory, and of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, '
+            f'and go on with --resume.'
+        )
     # The last match: a worker's message quotes the line of source that raised it first.
     named = re.findall(r"(?:failed to load image: |No such file or directory: ')([^'\n]+)", text)
     if named and Path(named[-1].strip()).suffix.lower() in IMAGE_SUFFIXES:
-        return f'The image {named[-1].strip()} cannot be decoded or is missing: replace it or take it out of the data.'
+        return (
+            f'The image {named[-1].strip()} cannot be decoded or is missing: replace it, take it out of the data, or '
+            f'mend data_root and data_prefix.'
+        )
+    scope = cfg.get('default_scope')
     for loader in _DATALOADERS:
         for dataset in _datasets(cfg.get(loader)):
-            if str(dataset.get('ann_file', '')).endswith('.json'):
-                problem = coco_problem(Path(dataset.get('data_root') or '.') / dataset['ann_file'])
+            path = Path(dataset.get('data_root') or '.') / (dataset.get('ann_file') or '')
+            if path.is_file() and reads_coco(dataset, scope):
+                problem = coco_problem(dataset, find_classes(dataset, scope), failed=True)
                 if problem:
                     return problem
-    return None
-
-
-def coco_problem(path: Path) -> str | None:
-    """What keeps a file from being COCO annotations, in one sentence; None if nothing does."""
-    expected = 'a COCO annotation file is a json object with the lists images, annotations and categories'
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        return f'The annotation file {path} is not json ({error}): {expected}; point elsewhere with --data-root.'
-    keys = ('images', 'annotations', 'categories')
-    lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if lacking:
-        return f'The annotation file {path} is not COCO json, it has no list {", ".join(lacking)}: {expected}.'
-    return None
+    return channels_problem(cfg) or building_problem(error, cfg)
 
 
 def check_work_dir(work_dir: str | os.PathLike) -> None:

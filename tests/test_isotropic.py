@@ -198,8 +198,8 @@ def test_torch_compile():
         (dict(arch=dict(depths=[2], channels=[8, 8])), "arch['channels']=[8, 8] is wrong"),
         (dict(arch=dict(depths=[2], channels=[0])), "arch['channels']=[0] is wrong"),
         (dict(frozen_stages=2), 'frozen_stages=2 is out of range: it takes an integer from 0 to 1.'),
-        (dict(in_channels=0), 'in_channels=0 is out of range: it takes an integer of at least 1.'),
-        (dict(drop_path_rate=1.0), 'drop_path_rate=1.0 is out of range: it is a probability in [0, 1).'),
+        (dict(in_channels=0), 'in_channels=0 is out of range: it takes an integer from 1 to 65536.'),
+        (dict(drop_path_rate=1.0), 'drop_path_rate=1.0 is out of range: it takes a number in [0, 1).'),
     ],
 )
 def test_wrong_arguments_are_named_in_a_sentence(arguments, sentence):

@@ -1,0 +1,241 @@
+"""Settings that the engine takes as they are, or refuses by a traceback: each ends in one sentence that names it."""
+
+import functools
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, build_from_cfg
+from mmengine.runner import BaseLoop
+
+from .arguments import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, Kind, integers
+from .errors import ArgumentError, printable
+
+_SECTION = Kind(lambda value: value is None or isinstance(value, dict), 'a dict')
+_WRAPPER = Kind(
+    lambda value: value is None or (isinstance(value, dict) and {'optimizer', 'constructor'} & value.keys()),
+    'a dict with an optimizer',
+)
+_NAME = Kind(lambda value: value is None or isinstance(value, str), 'a text')
+_TYPED = Kind(lambda value: isinstance(value, dict) and 'type' in value, 'a dict with a type')
+_MAYBE_TYPED = Kind(lambda value: value is None or _TYPED.fits(value), _TYPED.words)
+_SEEDED = Kind(lambda value: isinstance(value, dict) and 'seed' in value, 'a dict with a seed')
+_LOADER = Kind(
+    lambda value: value is None or (isinstance(value, dict) and {'dataset', 'sampler'} <= value.keys()),
+    'a dict with a dataset and a sampler',
+)
+_SEVERAL = Kind(lambda value: value is None or isinstance(value, (dict, list, tuple)), 'a dict, or a list of dicts')
+_STEPS = Kind(lambda value: value == 'auto' or COUNT.fits(value), "an integer of at least 1, or 'auto'")
+_SEED = Kind(lambda value: value is None or integers(0, 2**32 - 1).fits(value), 'an integer from 0 to 4294967295')
+_RATE = Kind(lambda value: value is None or NOT_NEGATIVE.fits(value), NOT_NEGATIVE.words)
+_SIDES = Kind(
+    lambda value: all(map(COUNT.fits, value if isinstance(value, (list, tuple)) and value else [value])),
+    'an integer of at least 1, or a list of such',
+)
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# What the engine does not look at, or not before the run is under way. Sections come before what is in them.
+SETTINGS = {
+    'optim_wrapper': _WRAPPER,
+    **dict.fromkeys(_LOADERS, _LOADER),
+    **dict.fromkeys(
+        (*('train_cfg', 'optim_wrapper.clip_grad', 'auto_scale_lr', 'env_cfg', 'custom_imports', 'default_hooks'),),
+        _SECTION,
+    ),
+    **dict.fromkeys(
+        (
+            *('model.backbone', 'default_hooks.checkpoint', 'default_hooks.param_scheduler'),
+            *(f'{loader}.{part}' for loader in _LOADERS for part in ('sampler', 'batch_sampler')),
+        ),
+        _MAYBE_TYPED,
+    ),
+    **dict.fromkeys(('model', 'optim_wrapper.optimizer', *(f'{loader}.dataset' for loader in _LOADERS)), _TYPED),
+    'env_cfg.dist_cfg': Kind(lambda value: isinstance(value, dict), 'a dict'),
+    'randomness': _SEEDED,
+    **dict.fromkeys(('val_evaluator', 'test_evaluator', 'custom_hooks', 'param_scheduler'), _SEVERAL),
+    **dict.fromkeys(('work_dir', 'load_from', 'default_scope'), _NAME),
+    **{f'{loader}.dataset.{part}': _NAME for loader in _LOADERS for part in ('data_root', 'ann_file')},
+    **{f'{loader}.dataset.transform.input_size': _SIDES for loader in _LOADERS},
+    **{f'{loader}.batch_size': COUNT for loader in _LOADERS},
+    **{f'{loader}.num_workers': integers(0, 1024) for loader in _LOADERS},
+    'randomness.seed': _SEED,
+    'train_cfg.max_epochs': COUNT,
+    'train_cfg.max_iters': COUNT,
+    'train_cfg.val_interval': COUNT,
+    'train_cfg.val_begin': integers(0),
+    'optim_wrapper.accumulative_counts': _STEPS,
+    'optim_wrapper.optimizer.lr': _RATE,
+    'optim_wrapper.optimizer.weight_decay': _RATE,
+    'optim_wrapper.clip_grad.max_norm': POSITIVE,
+    'optim_wrapper.clip_grad.clip_value': POSITIVE,
+    'auto_scale_lr.base_batch_size': COUNT,
+    'default_hooks.checkpoint.interval': integers(-1),
+    'default_hooks.checkpoint.max_keep_ckpts': integers(-1),
+    **dict.fromkeys(('resume', 'auto_scale_lr.enable', 'default_hooks.checkpoint.by_epoch'), FLAG),
+}
+_OF_SCHEDULES = dict.fromkeys(('begin', 'end', 'eta_min', 'eta_min_ratio', 'gamma', 'power', 'factor'), NOT_NEGATIVE)
+_OF_SCHEDULES |= dict(T_max=COUNT)
+# What is built by methods of the engine's runner, for failures outside of the classes that they build.
+_BUILT_BY = dict(
+    build_runner_from_cfg='runner_type',
+    set_randomness='randomness',
+    setup_env='env_cfg',
+    build_log_processor='log_processor',
+    build_logger='log_level',
+    build_visualizer='visualizer',
+    build_model='model',
+    register_default_hooks='default_hooks',
+    register_custom_hooks='custom_hooks',
+    build_train_loop='train_cfg',
+    build_dataloader='train_dataloader',
+    build_optim_wrapper='optim_wrapper',
+    scale_lr='auto_scale_lr',
+    _check_scheduler_cfg='param_scheduler',
+    build_param_scheduler='param_scheduler',
+    _init_model_weights='model',
+    build_val_loop='val_cfg',
+    build_evaluator='val_evaluator',
+    load_or_resume='load_from',
+    from_cfg='',
+)
+_HEADS = ('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+
+
+def check_settings(cfg: Config) -> None:
+    """Looks at the settings that the engine does not look at.
+
+    Raises:
+        ArgumentError: One is out of range or is not a number; the text names it, its value and what is allowed.
+    """
+    settings = cfg.to_dict()
+    for name, kind in SETTINGS.items():
+        *parents, last = name.split('.')
+        node = functools.reduce(lambda node, key: node.get(key) if isinstance(node, dict) else None, parents, settings)
+        if isinstance(node, dict) and last in node:
+            kind.check(name, node[last])
+    _check_samplers(settings)
+    for name, value in _walk(settings):
+        key = name.rpartition('.')[2]
+        if isinstance(value, float) and value != value:
+            raise ArgumentError(f'{name}={value!r} is not a number.')
+        if key == 'init_cfg':
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                _MAYBE_TYPED.check(name, one)
+        if key.endswith('_mult') and name.startswith('optim_wrapper.'):
+            NOT_NEGATIVE.check(name, value)
+        if key in _OF_SCHEDULES and name.startswith('param_scheduler.') and value is not None:
+            _OF_SCHEDULES[key].check(name, value)
+
+
+def _check_samplers(settings: dict) -> None:
+    loop = settings.get('train_cfg') or {}
+    by_iterations = loop.get('type') == 'IterBasedTrainLoop' or loop.get('by_epoch') is False
+    for loader in _LOADERS[1 if by_iterations else 0 :]:
+        sampler = (settings.get(loader) or {}).get('sampler') or {}
+        if sampler.get('type') == 'InfiniteSampler':
+            raise ArgumentError(
+                f'{loader}.sampler.type={sampler["type"]!r} never ends, and so would the first epoch: take '
+                f'DefaultSampler, or in training a train_cfg of the type IterBasedTrainLoop.'
+            )
+
+
+def _walk(node: object, name: str = '') -> Iterator[tuple[str, object]]:
+    """All values below a node of a config, by dotted name."""
+    yield name, node
+    if isinstance(node, (dict, list, tuple)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _walk(value, f'{name}.{key}' if name else str(key))
+
+
+def find_type(dataset: Mapping, scope: str | None) -> type | None:
+    """The class of a data set's config; None if there is none of that name."""
+    kind = dataset.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        return registry.get(kind)
+
+
+def find_classes(dataset: Mapping, scope: str | None) -> Sequence[str] | None:
+    """The classes that a config gives a data set, or that its type has; None where neither names them."""
+    for meta in (dataset.get('metainfo'), getattr(find_type(dataset, scope), 'METAINFO', None)):
+        if isinstance(meta, Mapping) and 'classes' in meta:
+            return meta['classes'] if isinstance(meta['classes'], (list, tuple)) else None
+    return None
+
+
+def reads_coco(dataset: Mapping, scope: str | None) -> bool:
+    """Whether a data set is mmdet's CocoDataset, or one of its kind that reads its file no other way."""
+    kind = find_type(dataset, scope)
+    base = next((base for base in getattr(kind, '__mro__', ()) if base.__name__ == 'CocoDataset'), None)
+    return base is not None and all(
+        getattr(kind, name) is getattr(base, name) for name in ('load_data_list', 'parse_data_info')
+    )
+
+
+def check_heads(cfg: Config, classes: Sequence[str]) -> None:
+    """Compares the heads of a model with the classes of its data.
+
+    Raises:
+        ArgumentError: A head has another number of classes; the text names it.
+    """
+    for part in _HEADS:
+        for name, value in _walk((cfg.get('model') or {}).get(part), f'model.{part}'):
+            if name.endswith('.num_classes') and 'semantic_head' not in name and value != len(classes):
+                raise ArgumentError(
+                    f'{name}={printable(repr(value))} does not fit the training data, which has {len(classes)} classes '
+                    f'({printable(", ".join(map(str, classes)))}): set the one, or metainfo.classes of the data sets.'
+                )
+
+
+def building_problem(error: BaseException, cfg: Config) -> str | None:
+    """One sentence on a failure to build what the config says; None for any other, as that of a run under way."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop) for frame in frames):
+        return None
+    part = next((part for frame in reversed(frames) for part in _built_by(frame, cfg)), None)
+    if part is None:
+        return None
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    return f'{part} cannot be built: {printable(text)} ({frames[-1].f_code.co_filename}:{frames[-1].f_lineno}).'
+
+
+def _built_by(frame: FrameType, cfg: Config) -> Iterator[str]:
+    """The part of a config that a frame of a traceback builds: its dotted name and its value."""
+    made = frame.f_locals.get('cfg') if frame.f_code is build_from_cfg.__code__ else None
+    part = _BUILT_BY.get(frame.f_code.co_name)
+    for name, node in _walk(cfg.to_dict()):
+        # The libraries add arguments to what they take from the config.
+        same = isinstance(node, dict) and 'type' in node and isinstance(made, dict)
+        if name and name == part or (same and {key: made.get(key) for key in node} == node):
+            yield f'{name}={printable(repr(node))} of the config'
+    if part == '':
+        yield 'The config'
+
+
+def channels_problem(cfg: Config) -> str | None:
+    """One sentence on a neck or a head that takes other maps than the backbone gives; None if they fit."""
+    model = cfg.get('model') or {}
+    try:
+        with torch.device('meta'):
+            given = MODELS.build({**model['backbone'], 'init_cfg': None}).out_channels
+    except Exception:  # then it is not this that has failed
+        return None
+    for part in ['neck'] if model.get('neck') else ['decode_head', 'auxiliary_head']:
+        nodes = model.get(part) or []
+        for node in nodes if isinstance(nodes, (list, tuple)) else [nodes]:
+            if not isinstance(node, dict) or 'in_channels' not in node:
+                continue
+            taken, index = node['in_channels'], range(len(given)) if part == 'neck' else node.get('in_index', -1)
+            places = index if isinstance(index, (list, tuple, range)) else [index]
+            there = all(isinstance(place, int) and -len(given) <= place < len(given) for place in places)
+            if not there or (list(taken) if isinstance(taken, (list, tuple)) else [taken]) != [
+                given[i] for i in places
+            ]:
+                reads = '' if part == 'neck' else f' and in_index={index!r}'
+                return (
+                    f'model.{part} has in_channels={taken!r}{reads}, but the backbone gives {len(given)} maps of '
+                    f'{", ".join(map(str, given))} channels: change these, or arch and out_indices of the backbone.'
+                )
+    return None
