@@ -100,8 +100,10 @@ class ConvNeXtBlock(nn.Module):
         ]
         grn = (None, None) if self.grn is None else (self.grn.gamma, self.grn.beta)
         rows = x.permute(0, 2, 3, 1).contiguous()
+        operands = (*weights, scale, *grn)
+        learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (rows, *operands))
         dtype = map_dtype(self.pwconv1.weight)
-        return FusedBlock.apply(rows, kept, dtype, self.norm.eps, *weights, scale, *grn).permute(0, 3, 1, 2)
+        return FusedBlock.apply(rows, kept, dtype, self.norm.eps, learns, *operands).permute(0, 3, 1, 2)
 
 
 def make_blocks(

@@ -46,7 +46,13 @@ class FusedBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, kept: Tensor | None, dtype: torch.dtype, eps: float, *weights: Tensor | None
+        ctx: FunctionCtx,
+        x: Tensor,
+        kept: Tensor | None,
+        dtype: torch.dtype,
+        eps: float,
+        learns: bool,
+        *weights: Tensor | None,
     ) -> Tensor:
         """Computes the block.
 
@@ -56,6 +62,7 @@ class FusedBlock(torch.autograd.Function):
             kept: The samples whose branch is computed; ``None`` for all.
             dtype: What the maps are rounded to: that of autocast, or the weights'.
             eps: Of the LayerNorm.
+            learns: Whether there may be a backward pass.
             weights: :class:`Weights`, in their order.
 
         Returns:
@@ -68,10 +75,14 @@ class FusedBlock(torch.autograd.Function):
             shortcut = x if kept is None else x[kept]
             inputs = shortcut.to(dtype)
             mapped = _depthwise(inputs, w).to(dtype)
-            out = torch.empty_like(shortcut, dtype=out_dtype)
+            if learns:
+                ctx.save_for_backward(inputs, mapped, kept, *weights)
+                ctx.eps = eps
+            del inputs
+            # With no backward pass a tile of the output may lie where its input was: a map less, and no fresh pages.
+            in_place = not learns and mapped.dtype == out_dtype
+            out = mapped if in_place else torch.empty_like(shortcut, dtype=out_dtype)
             _tail(mapped, shortcut, w, eps, out)
-        ctx.save_for_backward(inputs, mapped, kept, *weights)
-        ctx.eps = eps
         return out if kept is None else x.to(out_dtype, copy=True).index_copy_(0, kept, out)
 
     @staticmethod
@@ -95,7 +106,7 @@ class FusedBlock(torch.autograd.Function):
                 dx = dinputs.add_(dout) if dinputs.dtype == dout.dtype else dout + dinputs
             else:
                 dx = dout.index_add(0, kept, dinputs.to(dout.dtype))
-        return dx, None, None, None, *d
+        return dx, None, None, None, None, *d
 
 
 def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor) -> None:

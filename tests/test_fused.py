@@ -104,6 +104,22 @@ def test_two_values_a_position_are_kept(use_grn):
     assert values == 2 * x.numel()
 
 
+@VERSIONS
+def test_without_a_backward_pass_no_map_is_computed_over_another(use_grn):
+    """The maps of all blocks, as someone may take them out by hooks, and the image stay what they are."""
+    torch.manual_seed(0)
+    model = ConvNeXt(SMALL, use_grn=use_grn, layer_scale_init_value=1.0).eval()
+    x, seen, copies = torch.randn(2, 3, 64, 96), [], []
+    for block in (block for stage in model.stages for block in stage):
+        block.register_forward_hook(lambda block, inputs, out: (seen.append(out), copies.append(out.clone())) and None)
+    learnt = [map_.detach().clone() for map_ in model(x)]
+    before = x.clone()
+    with torch.inference_mode():
+        maps = model(x)
+    assert torch.equal(x, before) and all(torch.equal(one, other) for one, other in zip(seen, copies, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(maps, learnt, strict=True)) and len(seen) == 10
+
+
 def test_what_is_dropped_is_neither_kept_nor_computed(monkeypatch):
     block = make_block(False, rate=0.9)
     seen = []
