@@ -130,8 +130,8 @@ def check_settings(cfg: Config) -> None:
 
 def _check_samplers(settings: dict) -> None:
     loop = settings.get('train_cfg') or {}
-    by_iterations = loop.get('type') == 'IterBasedTrainLoop' or loop.get('by_epoch') is False
-    for loader in _LOADERS[1 if by_iterations else 0 :]:
+    by_epochs = loop.get('type') == 'EpochBasedTrainLoop' or loop.get('by_epoch') is True
+    for loader in _LOADERS[0 if by_epochs else 1 :]:
         sampler = (settings.get(loader) or {}).get('sampler') or {}
         if sampler.get('type') == 'InfiniteSampler':
             raise ArgumentError(

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,15 +150,23 @@ def explained_failures(cfg: Config) -> Iterator[None]:
         raise UserError(sentence) from error
 
 
+def _lost_a_worker(error: BaseException) -> bool:
+    """Whether a process that loads data is gone: torch says so, or what it was about to hand over cannot be read."""
+    if str(error).startswith('DataLoader worker (pid'):
+        return True
+    waits = any(frame.f_code.co_name == '_try_get_data' for frame, _ in traceback.walk_tb(error.__traceback__))
+    return waits and isinstance(error, (OSError, EOFError))
+
+
 def explain_failure(error: BaseException, cfg: Config) -> str | None:
     """One sentence on a failure that data or the config explain; None for any other failure.
 
     All of the data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
     """
     text = str(error)
-    if text.startswith('DataLoader worker (pid'):
+    if _lost_a_worker(error):
         return (
-            f'A process that loads data was killed, as a rule because memory ran out ({text.splitlines()[0].strip()}): '
+            f'A process that loads data was killed, as a rule because memory ran out ({(text or type(error).__name__).splitlines()[0].strip()}): '
             f'give the run more memory, and of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, '
             f'and go on with --resume.'
         )
