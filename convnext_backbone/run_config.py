@@ -165,8 +165,9 @@ def explain_failure(error: BaseException, cfg: Config) -> str | None:
     """
     text = str(error)
     if _lost_a_worker(error):
+        first = (text.strip() or type(error).__name__).splitlines()[0]
         return (
-            f'A process that loads data was killed, as a rule because memory ran out ({(text or type(error).__name__).splitlines()[0].strip()}): '
+            f'A process that loads data was killed, as a rule because memory ran out ({first}): '
             f'give the run more memory, and of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, '
             f'and go on with --resume.'
         )
