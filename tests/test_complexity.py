@@ -344,3 +344,18 @@ def test_what_cannot_be_counted_is_one_sentence(call_tool, tmp_path, arguments, 
     (tmp_path / 'retinanet.py').write_text(RETINANET)
     (tmp_path / 'dino.py').write_text("_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'")
     assert named in refusal(call_tool('complexity.py', *arguments, cwd=tmp_path))
+
+
+def test_scale_has_the_memory_of_a_recipe_and_times_that_its_products_alone_would_take(call_tool, tmp_path):
+    result = call_tool('scale.py', CONFIGS / 'cascade_convnext_t_coco.py', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    cost = count_complexity(load_config(CONFIGS / 'cascade_convnext_t_coco.py'))
+    rows = [line.strip('| ').split(' | ') for line in result.stdout.splitlines() if line.startswith('| cascade')]
+    memory, cards, times = rows
+    parts = [float(number) for number in memory[2:]]
+    assert memory[1] == '1280x800' and sum(parts[:3]) == pytest.approx(cost.memory.model / 1e9, abs=2e-3)
+    assert parts[3] == pytest.approx(cost.memory.image / 1e9, abs=1e-3) and parts[3] > parts[4] > parts[5]
+    assert int(cards[1]) == 2 and cards[2] == '5 / 11 / 13'  # (16 - 2 - 1.374) / 2.183 in fp32
+    # A step on two images is six forward passes, at two operations a multiply-add; with half the regions of a test.
+    least = 6 * 2 * cost.total.multiply_adds / 312e12 * 1e3
+    assert 0.7 * least < float(times[1]) < 4 * least

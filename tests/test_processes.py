@@ -97,9 +97,10 @@ def test_more_processes_give_the_weights_of_one(processes, arguments, data, of_o
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_a_sharded_model_goes_on_in_one_process_and_back(data, of_one, tmp_path):
+@pytest.mark.parametrize('how', [SHARDED, ZERO], ids=['sharded', "the optimizer's state sharded"])
+def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(how, data, of_one, tmp_path):
     for folder, processes, checkpoint, arguments in (
-        (tmp_path / 'many', 2, of_one / '{task}/epoch_1.pth', SHARDED),
+        (tmp_path / 'many', 2, of_one / '{task}/epoch_1.pth', how),
         (tmp_path / 'one', 1, tmp_path / 'many/{task}/epoch_2.pth', []),
     ):
         folder.mkdir()
