@@ -65,7 +65,8 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         try:
             return main() or 0
         except UserError as error:
-            print(f'error: {error}', file=sys.stderr)
+            # What it quotes may have lines of its own.
+            print(f'error: {" ".join(str(error).splitlines())}', file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr)

@@ -18,6 +18,7 @@ _WRAPPER = Kind(
     lambda value: value is None or (isinstance(value, dict) and {'optimizer', 'constructor'} & value.keys()),
     'a dict with an optimizer',
 )
+_SCOPE = Kind(lambda value: value is None or (isinstance(value, str) and value.isidentifier()), 'the name of a library')
 _NAME = Kind(lambda value: value is None or isinstance(value, str), 'a text')
 _TYPED = Kind(lambda value: isinstance(value, dict) and 'type' in value, 'a dict with a type')
 _MAYBE_TYPED = Kind(lambda value: value is None or _TYPED.fits(value), _TYPED.words)
@@ -198,6 +199,8 @@ def building_problem(error: BaseException, cfg: Config) -> str | None:
     if part is None:
         return None
     text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    if ' registry' in text:
+        text = f'with default_scope={cfg.get("default_scope")!r}, {text}'
     return f'{part} cannot be built: {printable(text)} ({frames[-1].f_code.co_filename}:{frames[-1].f_lineno}).'
 
 

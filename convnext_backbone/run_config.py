@@ -171,6 +171,11 @@ def explain_failure(error: BaseException, cfg: Config) -> str | None:
             f'give the run more memory, and of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, '
             f'and go on with --resume.'
         )
+    if text.startswith('Expected more than 1 value per channel when training'):
+        return (
+            f'A batch norm has one value in a batch to normalise, as with train_dataloader.batch_size=1 where maps are '
+            f'pooled to one place ({text}): take at least two images in a batch.'
+        )
     # The last match: a worker's message quotes the line of source that raised it first.
     named = re.findall(r"(?:failed to load image: |No such file or directory: ')([^'\n]+)", text)
     if named and Path(named[-1].strip()).suffix.lower() in IMAGE_SUFFIXES:
