@@ -65,8 +65,8 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         try:
             return main() or 0
         except UserError as error:
-            # What it quotes may have lines of its own.
-            print(f'error: {" ".join(str(error).splitlines())}', file=sys.stderr)
+            one_line = r'\n'.join(str(error).splitlines())  # what it quotes may have several
+            print(f'error: {one_line}', file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr)

@@ -20,6 +20,13 @@ _WRAPPER = Kind(
 )
 _SCOPE = Kind(lambda value: value is None or (isinstance(value, str) and value.isidentifier()), 'the name of a library')
 _NAME = Kind(lambda value: value is None or isinstance(value, str), 'a text')
+_SCORES = Kind(
+    lambda value: (
+        value is None
+        or (isinstance(value, (str, list, tuple)) and value and all(isinstance(one, str) and one for one in value))
+    ),
+    'the name of a score, or a list of such',
+)
 _TYPED = Kind(lambda value: isinstance(value, dict) and 'type' in value, 'a dict with a type')
 _MAYBE_TYPED = Kind(lambda value: value is None or _TYPED.fits(value), _TYPED.words)
 _SEEDED = Kind(lambda value: isinstance(value, dict) and 'seed' in value, 'a dict with a seed')
@@ -57,6 +64,7 @@ SETTINGS = {
     **dict.fromkeys(('val_evaluator', 'test_evaluator', 'custom_hooks', 'param_scheduler'), _SEVERAL),
     **dict.fromkeys(('work_dir', 'load_from'), _NAME),
     'default_scope': _SCOPE,
+    'default_hooks.checkpoint.save_best': _SCORES,
     **{f'{loader}.dataset.{part}': _NAME for loader in _LOADERS for part in ('data_root', 'ann_file')},
     **{f'{loader}.dataset.transform.input_size': _SIDES for loader in _LOADERS},
     **{f'{loader}.batch_size': COUNT for loader in _LOADERS},
