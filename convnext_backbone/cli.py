@@ -65,8 +65,7 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         try:
             return main() or 0
         except UserError as error:
-            one_line = r'\n'.join(str(error).splitlines())  # what it quotes may have several
-            print(f'error: {one_line}', file=sys.stderr)
+            print(f'error: {error}', file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr)

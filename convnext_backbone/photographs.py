@@ -75,10 +75,14 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
     try:
         return np.array(decode_photograph(io.BytesIO(fileio.get(path, backend_args=backend_args))))
     except FileNotFoundError as error:
-        raise UserError(f'The image {path} is missing: put it there or take it out of the data.') from error
+        raise UserError(
+            f'The image {printable(str(path))} is missing: put it there or take it out of the data.'
+        ) from error
     except Exception as error:  # decoders raise anything
         reason = '' if isinstance(error, UnidentifiedImageError) else f' ({printable(str(error))})'
-        raise UserError(f'The image {path} cannot be decoded{reason}: replace it or leave it out.') from error
+        raise UserError(
+            f'The image {printable(str(path))} cannot be decoded{reason}: replace it or leave it out.'
+        ) from error
 
 
 class LoadPhotograph:
@@ -134,7 +138,7 @@ class LoadFittingAnnotations:
             results = self._load(results)
         except Exception as error:  # what decoders raise, and what polygons of any form lead to
             raise UserError(
-                f'The annotations of the image {path} cannot be read{f" from {mask}" if mask else ""} '
+                f'The annotations of the image {printable(path)} cannot be read{f" from {mask}" if mask else ""} '
                 f'({type(error).__name__}: {printable(str(error))}): mend them or leave the image out.'
             ) from error
         if 'gt_seg_map' in results:
@@ -144,7 +148,7 @@ class LoadFittingAnnotations:
 
 def _check_size(path: str, size: tuple[int, int], annotated: tuple[int, int], where: str) -> None:
     if tuple(size) != tuple(annotated):
-        (height, width), (other_height, other_width) = size, annotated
+        (height, width), (other_height, other_width), path = size, annotated, printable(path)
         raise UserError(
             f'The image {path} is {width} x {height} pixels large, but {other_width} x {other_height} {where}, so that '
             f'its annotations do not fit: mend them or replace the image; if it was annotated as it is stored, before '

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 from .annotations import coco_problem
 from .config_checks import building_problem, channels_problem, check_heads, check_settings, find_classes, reads_coco
-from .errors import UserError
+from .errors import UserError, printable, shorten
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -120,8 +120,9 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
                 ) from error
             if missing:
                 raise UserError(
-                    f'The {split} data is missing: looked in {root.absolute()} for {", ".join(map(str, wanted))}, and '
-                    f'did not find {", ".join(missing)}; put the data there or point elsewhere with --data-root.'
+                    f'The {split} data is missing: looked in {printable(str(root.absolute()))} for '
+                    f'{shorten([*map(str, wanted)])}, and did not find {shorten(missing)}; put the data there or point '
+                    f'elsewhere with --data-root.'
                 )
             classes = find_classes(dataset, scope)
             if split == 'train' and classes is not None:
