@@ -31,7 +31,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image
 from torch import nn
 
-from convnext_backbone import ConvNeXt, UserError
+from convnext_backbone import ConvNeXt, UserError, image_hooks
 from convnext_backbone.config_checks import check_settings
 from convnext_backbone.run_config import explained_failures, load_config
 
@@ -355,6 +355,7 @@ NO_EVALUATION |= dict(test_cfg=None, test_dataloader=None, test_evaluator=None)
 def small_classifier(shapes: Path) -> Config:
     cfg = load_config(REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py', data_root=str(shapes / 'imagenet'))
     cfg.merge_from_dict(QUICK | dict(optim_wrapper=dict(_delete_=True, accumulative_counts='auto', **WRAPPER)))
+    cfg.custom_hooks.append(dict(type='LabelledImagesHook'))  # which compares the classes with the head
     cfg.model.backbone.arch = dict(TINY)
     cfg.auto_scale_lr.base_batch_size = 2
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
@@ -406,6 +407,11 @@ def small_segmentor(folder: Path) -> Config:
     data.pipeline[2].scale, data.pipeline[3].crop_size = (64, 64), (64, 64)
     cfg.train_dataloader.batch_size = 2
     return cfg
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(image_hooks, 'write_class_report', lambda *_: None)  # half a second each
 
 
 @pytest.fixture(scope='module')
