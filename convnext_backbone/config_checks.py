@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, build_from_cfg
 from mmengine.runner import BaseLoop
 
-from .arguments import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, Kind, integers
+from .arguments import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SIZE, Kind, integers
 from .errors import ArgumentError, printable
 
 _SECTION = Kind(lambda value: value is None or isinstance(value, dict), 'a dict')
@@ -39,8 +39,8 @@ _STEPS = Kind(lambda value: value == 'auto' or COUNT.fits(value), "an integer of
 _SEED = Kind(lambda value: value is None or integers(0, 2**32 - 1).fits(value), 'an integer from 0 to 4294967295')
 _RATE = Kind(lambda value: value is None or NOT_NEGATIVE.fits(value), NOT_NEGATIVE.words)
 _SIDES = Kind(
-    lambda value: all(map(COUNT.fits, value if isinstance(value, (list, tuple)) and value else [value])),
-    'an integer of at least 1, or a list of such',
+    lambda value: all(map(SIZE.fits, value if isinstance(value, (list, tuple)) and value else [value])),
+    f'{SIZE.words}, or a list of such',
 )
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What the engine does not look at, or not before the run is under way. Sections come before what is in them.
@@ -218,9 +218,10 @@ def _built_by(frame: FrameType, cfg: Config) -> Iterator[str]:
     made = frame.f_locals.get('cfg') if frame.f_code is build_from_cfg.__code__ else None
     part = _BUILT_BY.get(frame.f_code.co_name)
     for name, node in _walk(cfg.to_dict()):
-        # The libraries add arguments to what they take from the config.
-        same = isinstance(node, dict) and 'type' in node and isinstance(made, dict)
-        if name and name == part or (same and {key: made.get(key) for key in node} == node):
+        # Libraries add arguments to what they take from the config; the runner takes hooks of ours for theirs.
+        own = {key: value for key, value in node.items() if key != 'type'} if isinstance(node, dict) else {}
+        same = isinstance(made, dict) and (own or node == made) and {key: made.get(key) for key in own} == own
+        if name and name == part or (same and isinstance(node, dict) and 'type' in node):
             yield f'{name}={printable(repr(node))} of the config'
     if part == '':
         yield 'The config'
