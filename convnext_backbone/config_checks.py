@@ -70,8 +70,8 @@ SETTINGS = {
     **{f'{loader}.batch_size': COUNT for loader in _LOADERS},
     **{f'{loader}.num_workers': integers(0, 1024) for loader in _LOADERS},
     'randomness.seed': _SEED,
-    'train_cfg.max_epochs': COUNT,
-    'train_cfg.max_iters': COUNT,
+    'train_cfg.max_epochs': integers(1, 10**6),  # more would never end
+    'train_cfg.max_iters': integers(1, 10**9),
     'train_cfg.val_interval': COUNT,
     'train_cfg.val_begin': integers(0),
     'optim_wrapper.accumulative_counts': _STEPS,
@@ -164,7 +164,10 @@ def find_type(dataset: Mapping, scope: str | None) -> type | None:
     if not isinstance(kind, str):
         return kind
     with DATASETS.switch_scope_and_registry(scope) as registry:
-        return registry.get(kind)
+        try:
+            return registry.get(kind)
+        except (ValueError, RuntimeError, ImportError):  # of a text that is no name
+            return None
 
 
 def find_classes(dataset: Mapping, scope: str | None) -> Sequence[str] | None:
@@ -218,10 +221,10 @@ def _built_by(frame: FrameType, cfg: Config) -> Iterator[str]:
     made = frame.f_locals.get('cfg') if frame.f_code is build_from_cfg.__code__ else None
     part = _BUILT_BY.get(frame.f_code.co_name)
     for name, node in _walk(cfg.to_dict()):
-        # Libraries add arguments to what they take from the config; the runner takes hooks of ours for theirs.
-        own = {key: value for key, value in node.items() if key != 'type'} if isinstance(node, dict) else {}
-        same = isinstance(made, dict) and (own or node == made) and {key: made.get(key) for key in own} == own
-        if name and name == part or (same and isinstance(node, dict) and 'type' in node):
+        # Libraries add arguments to what they take from the config, and the runner has hooks of its own for some.
+        same = isinstance(made, dict) and isinstance(node, dict) and 'type' in node
+        same = same and {key: made.get(key) for key in node} == {**node, 'type': made.get('type')}
+        if name and name == part or (same and str(made.get('type')).endswith(str(node['type']))):
             yield f'{name}={printable(repr(node))} of the config'
     if part == '':
         yield 'The config'

@@ -115,8 +115,8 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
                 missing = [str(part) for part in wanted if not (root / part).exists()]
             except (TypeError, ValueError, OSError) as error:
                 raise UserError(
-                    f'The {split} data is not named by paths: ann_file={dataset.get("ann_file")!r}, '
-                    f'data_prefix={prefix!r} ({error}).'
+                    f'The {split} data is not named by paths: data_root={dataset.get("data_root")!r}, '
+                    f'ann_file={dataset.get("ann_file")!r}, data_prefix={prefix!r} ({error}).'
                 ) from error
             if missing:
                 raise UserError(
@@ -129,6 +129,8 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
                 check_heads(cfg, classes)
             # What is labelled must be so; a larger file is judged after a failure.
             if split != 'test' and reads_coco(dataset, scope):
+                if not isinstance(prefix, dict):
+                    raise UserError(f'The {split} data has data_prefix={prefix!r}: it takes a dict with img, a folder.')
                 if not dataset.get('ann_file'):
                     raise UserError(f'The {split} data has ann_file={dataset.get("ann_file")!r}: name the annotations.')
                 size = (root / dataset['ann_file']).stat().st_size
