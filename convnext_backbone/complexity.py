@@ -71,8 +71,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     if 'model' not in cfg:
         raise UserError('The config has no model to count: name one of those in configs/ itself, not in its _base_.')
     height, width = shape or input_shape(cfg)
-    crop = (cfg.model.get('data_preprocessor') or {}).get('size')  # what a segmentor is trained on
-    in_training = tuple(crop) if crop and not shape else (height, width)
+    in_training = (height, width) if shape else training_shape(cfg)
     if min(height, width) < 1:
         raise UserError(f'--shape {height} {width} is out of range: height and width are at least 1 pixel.')
     with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, torch.device('meta'):
@@ -102,6 +101,11 @@ def input_shape(cfg: Config) -> tuple[int, int]:
             width, height = COCO_PUBLISHED if tuple(step.scale) == COCO_BOUND else step.scale
             return height, width
     raise UserError('The test pipeline of the config has no Resize with a scale: give the size with --shape.')
+
+
+def training_shape(cfg: Config) -> tuple[int, int]:
+    """Height and width of what a config trains on: a segmentor's crops, or images as it tests on them."""
+    return tuple((cfg.model.get('data_preprocessor') or {}).get('size') or input_shape(cfg))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import NonFiniteError
 from .saving import save_state
 from .sharding import local
+from .steps import ends_step
 
 
 @HOOKS.register_module()
@@ -98,11 +99,6 @@ def bare_model(runner: object) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def accumulated_batches(optim_wrapper: object) -> int:
-    """Batches of a step of mmengine's optimizer wrapper; one of several optimizers counts none."""
-    return getattr(optim_wrapper, '_accumulative_counts', 1)
-
-
 @HOOKS.register_module()
 class StepSchedulerHook(ParamSchedulerHook):
     """mmengine's ``ParamSchedulerHook``; in training by epochs, schedules by iteration count optimizer steps.
@@ -114,8 +110,7 @@ class StepSchedulerHook(ParamSchedulerHook):
         self, runner: object, batch_idx: int, data_batch: object = None, outputs: object = None
     ) -> None:
         """Steps the schedules, unless the optimizer still accumulates."""
-        steps = accumulated_batches(runner.optim_wrapper) == 1 or runner.optim_wrapper.should_update()
-        if steps or isinstance(runner.train_loop, IterBasedTrainLoop):
+        if ends_step(runner.optim_wrapper) or isinstance(runner.train_loop, IterBasedTrainLoop):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
 

@@ -9,8 +9,8 @@ import torch
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 
-from .hooks import accumulated_batches
 from .saving import STOPPED, save_state
+from .steps import ends_step
 
 EXIT_CODE = 128 + signal.SIGTERM  # what shells and schedulers know of a process that SIGTERM ended
 
@@ -40,8 +40,7 @@ class PreemptionHook(Hook):
         self, runner: object, batch_idx: int, data_batch: object = None, outputs: object = None
     ) -> None:
         """Ends the run if one of its processes was asked to."""
-        whole_step = accumulated_batches(runner.optim_wrapper) == 1 or runner.optim_wrapper.should_update()
-        if not whole_step or not self._anyone_asked():
+        if not ends_step(runner.optim_wrapper) or not self._anyone_asked():
             return
         self.after_train(runner)
         done = runner.iter + 1

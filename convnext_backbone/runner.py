@@ -17,12 +17,13 @@ from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
 from .heartbeat import Heartbeat
-from .hooks import accumulated_batches, bare_model
+from .hooks import bare_model
 from .photographs import guard_photographs
 from .preemption import PatientWorker, PreemptionHook
 from .reader import read_state
 from .replay import AdvancedIterator, IterationSeedHook, ReplayLoader
 from .sharding import WRAPPER, is_sharded, shard, shard_state
+from .steps import accumulated_batches
 from .stream import ImageStream
 
 _REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers

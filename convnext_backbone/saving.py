@@ -22,6 +22,7 @@ from mmengine.registry import HOOKS
 
 from .errors import CheckpointError, UserError
 from .reader import read_checkpoint
+from .steps import ends_step
 
 STOPPED = 'stopped'  # the name of a checkpoint that a stop asked for; one is enough
 _TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
@@ -120,8 +121,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def every_n_train_iters(self, runner: object, n: int, start: int = 0) -> bool:
         """Whether a checkpoint is due now, or became due while the optimizer accumulated."""
         due = self._is_late or super().every_n_train_iters(runner, n, start)
-        wrapper = runner.optim_wrapper
-        self._is_late = due and getattr(wrapper, '_accumulative_counts', 1) > 1 and not wrapper.should_update()
+        self._is_late = due and not ends_step(runner.optim_wrapper)
         return due and not self._is_late
 
     def _save_best_checkpoint(self, runner: object, metrics: dict) -> None:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from convnext_backbone.cli import user_errors
-from convnext_backbone.complexity import count_memory, input_shape, run_parts
+from convnext_backbone.complexity import count_memory, run_parts, training_shape
 from convnext_backbone.convnext import ConvNeXtBlock
 from convnext_backbone.run_config import load_config
 
@@ -100,18 +100,13 @@ def build(cfg: Config, **backbone: object) -> nn.Module:
         return registry.build(settings).train()
 
 
-def crop(cfg: Config) -> tuple[int, int]:
-    """Height and width of what a recipe trains on."""
-    return tuple((cfg.model.get('data_preprocessor') or {}).get('size') or input_shape(cfg))
-
-
 def measure(cfg: Config) -> Held:
     """Counts what a recipe holds."""
     images = []
     for dtype, how in ((torch.float32, {}), (torch.bfloat16, {}), (torch.bfloat16, dict(with_cp=True))):
         with default_dtype(dtype), torch.device('meta'):
             model = build(cfg, **how)
-            images.append(count_memory(model, crop(cfg)).image / GB)
+            images.append(count_memory(model, training_shape(cfg)).image / GB)
     learnt = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 / GB
     weights = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers())) * 4 / GB
     in_blocks = sum(p.numel() for m in model.modules() if isinstance(m, ConvNeXtBlock) for p in m.parameters()) * 4 / GB
@@ -123,7 +118,7 @@ def step_time(cfg: Config) -> dict[str, float]:
     with default_dtype(torch.bfloat16), torch.device('meta'), torch.no_grad():
         model = build(cfg)
         with Roofline() as roofline:
-            run_parts(model, crop(cfg), lambda name, part, inputs: part(inputs))
+            run_parts(model, training_shape(cfg), lambda name, part, inputs: part(inputs))
     images = cfg.train_dataloader.batch_size / 2  # it runs two
     return {name: 3 * images * seconds for name, seconds in roofline.seconds.items()}
 
@@ -145,7 +140,7 @@ def main() -> None:
     held = {name: measure(cfg) for name, cfg in recipes.items()}
 
     def memory_row(name: str) -> list[str]:
-        height, width = crop(recipes[name])
+        height, width = training_shape(recipes[name])
         part = held[name]
         numbers = (part.weights, part.gradients, part.moments, part.fp32, part.half, part.recomputed)
         return [name, f'{width}x{height}', *(f'{number:.3f}' for number in numbers)]
