@@ -47,6 +47,13 @@ def read_until(process: subprocess.Popen, words: str) -> None:
     raise AssertionError(''.join(seen[-30:]))
 
 
+def assert_same_weights(whole: Path, resumed: Path) -> None:
+    """To the bit, at the end of two runs, and their averages too."""
+    one, other = (read_checkpoint(folder / 'epoch_2.pth') for folder in (whole, resumed))
+    for weights in ('state_dict', 'ema_state_dict'):
+        assert differing(one[weights], other[weights]) == []
+
+
 def test_a_run_that_is_told_to_end_saves_its_state_and_goes_on(shapes, run_once, tmp_path):
     """All processes of the group get SIGTERM, the workers that load images too."""
     data = shapes / 'imagenet'
@@ -63,9 +70,7 @@ def test_a_run_that_is_told_to_end_saves_its_state_and_goes_on(shapes, run_once,
     assert not (tmp_path / 'out/epoch_2.pth').exists()
     result = train(data, 'out', '--resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    one, other = (read_checkpoint(folder / 'epoch_2.pth') for folder in (whole, tmp_path / 'out'))
-    for weights in ('state_dict', 'ema_state_dict'):
-        assert differing(one[weights], other[weights]) == []
+    assert_same_weights(whole, tmp_path / 'out')
 
 
 def _parent(folder: Path) -> Path:
@@ -106,9 +111,7 @@ def test_a_rank_that_is_lost_is_started_again_from_the_last_checkpoint(rank, fau
         output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output[-3000:]
     assert 'resumed epoch: 1' in output
-    one, other = (read_checkpoint(tmp_path / name / 'epoch_2.pth') for name in ('whole', 'out'))
-    for weights in ('state_dict', 'ema_state_dict'):
-        assert differing(one[weights], other[weights]) == []
+    assert_same_weights(tmp_path / 'whole', tmp_path / 'out')
 
 
 @pytest.mark.slow
