@@ -34,7 +34,12 @@ _LOADER = Kind(
     lambda value: value is None or (isinstance(value, dict) and {'dataset', 'sampler'} <= value.keys()),
     'a dict with a dataset and a sampler',
 )
-_SEVERAL = Kind(lambda value: value is None or isinstance(value, (dict, list, tuple)), 'a dict, or a list of dicts')
+_SEVERAL = Kind(
+    lambda value: (
+        value is None or all(isinstance(one, dict) for one in (value if isinstance(value, (list, tuple)) else [value]))
+    ),
+    'a dict, or a list of dicts',
+)
 _STEPS = Kind(lambda value: value == 'auto' or COUNT.fits(value), "an integer of at least 1, or 'auto'")
 _SEED = Kind(lambda value: value is None or integers(0, 2**32 - 1).fits(value), 'an integer from 0 to 4294967295')
 _RATE = Kind(lambda value: value is None or NOT_NEGATIVE.fits(value), NOT_NEGATIVE.words)
