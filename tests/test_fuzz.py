@@ -112,7 +112,8 @@ def assert_names(sentence: str, changes: list) -> None:
     words = {part for name, _ in changes for part in [part for part in name.split('.') if not part.isdigit()][-2:]}
     words -= {'model', 'dataset', 'train_dataloader'} - {name for name, _ in changes}
     words |= {word for _, value in changes for word in re.findall(r'[^\s\'"`{}()\[\],:]+', repr(value))}
-    named = set(re.findall(r'[^\s\'"`{}()\[\],:=;]+', sentence.replace('--data-root', 'data_root')))
+    sentence = re.sub(r'(\d)x(\d)', r'\1 \2', sentence.replace('--data-root', 'data_root'))
+    named = set(re.findall(r'[^\s\'"`{}()\[\],:=;]+', sentence))
     words |= {name for name, _ in changes}
     assert any(word in name.split('.') or word == name for word in words for name in named), (sentence, changes)
 
