@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -126,6 +127,43 @@ def test_without_restarts_a_lost_rank_ends_all_within_a_minute(rank, fault, shap
         output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and time.time() - lost < 60
     assert 'error: Another process of this run has ended or has not answered' in output and '--resume' in output
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """For three minutes at most."""
+    latest = time.time() + 180
+    while not happened():
+        assert time.time() < latest
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_a_machine_is_lost_and_when_it_comes_back(shapes, tmp_path):
+    """Elastic: torchrun and what it starts stand for a machine."""
+    with socket.create_server(('localhost', 0)) as server:
+        port = server.getsockname()[1]
+    command = [REPOSITORY / 'tools/dist_train.sh', DEMO, 1, '--data-root', shapes / 'imagenet', '--work-dir', 'out']
+    command += ['--cfg-options', *SMALL, 'train_cfg.max_epochs=30', 'train_cfg.val_interval=30']
+
+    def machine(name: str) -> AbstractContextManager[subprocess.Popen]:
+        aside = ['bash', '-c', f'exec "$0" "$@" &> {name}.txt', *command]
+        return started(*aside, cwd=tmp_path, NNODES='1:2', RESTARTS='1', MASTER_ADDR='localhost', PORT=str(port))
+
+    def logged(words: str, times: int = 1) -> bool:
+        return ''.join(path.read_text() for path in tmp_path.glob('out/*/*.log')).count(words) == times
+
+    with machine('first') as first:
+        wait_for(lambda: socket.socket().connect_ex(('localhost', port)) == 0)  # it is where they meet
+        with machine('second') as second:
+            wait_for(lambda: logged('Saving checkpoint at 2 epochs'))
+            trained = Path(f'/proc/{second.pid}/task/{second.pid}/children').read_text().split()
+            for process in (second.pid, *map(int, trained)):
+                os.kill(process, signal.SIGKILL)
+        wait_for(lambda: logged('= 1 processes x') and logged('resumed epoch: '))
+        with machine('third') as third:
+            wait_for(lambda: logged('= 2 processes x', 2) and logged('resumed epoch: ', 2))
+            assert [process.wait(timeout=180) for process in (first, third)] == [0, 0]
+    assert (tmp_path / 'out/epoch_30.pth').is_file()
 
 
 @pytest.mark.slow

@@ -498,8 +498,8 @@ def assert_trained(runner: Runner, cfg: Config) -> None:
     assert runner.iter == runner.max_iters >= 1
     assert all(tensor.isfinite().all() for tensor in runner.model.state_dict().values())
     assert_rates(runner.optim_wrapper.optimizer.param_groups, cfg)
-    if cfg.randomness.get('seed') is not None:
-        assert runner.seed == cfg.randomness.seed
+    seed = cfg.get('randomness', {}).get('seed')
+    assert seed is None or runner.seed == seed
     if cfg.train_cfg.get('max_epochs'):
         assert runner.epoch == cfg.train_cfg.max_epochs
     assert len(runner.model.backbone.out_indices) == len(runner.model.backbone.out_channels)

@@ -119,11 +119,18 @@ def test_a_resume_with_batches_of_another_size_goes_on_at_the_same_image_or_says
     assert result.stdout.count('Epoch(train)') == 3  # one is left of the first epoch
 
 
-def test_a_restart_by_torchrun_goes_on(run, shapes, tmp_path, call_tool, monkeypatch):
+@pytest.mark.parametrize(('restarts', 'arguments'), [('1', []), ('0', ['--auto-resume'])])
+def test_a_run_that_is_started_again_goes_on(restarts, arguments, run, shapes, tmp_path, call_tool, monkeypatch):
+    """By torchrun after a failure, or by what gives the same command each time."""
     shutil.copytree(run[0], tmp_path / 'out')
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    result = train(shapes, 'out', cwd=tmp_path, how=call_tool)
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', restarts)
+    result = train(shapes, 'out', *arguments, cwd=tmp_path, how=call_tool)
     assert result.returncode == 0 and f'iter: {ITERATIONS}' in result.stdout + result.stderr
+
+
+def test_auto_resume_starts_where_there_is_nothing(shapes, tmp_path, call_tool):
+    result = train(shapes, 'out', '--auto-resume', options=['train_cfg.max_epochs=1'], cwd=tmp_path, how=call_tool)
+    assert result.returncode == 0 and (tmp_path / 'out/iter_2.pth').is_file()
 
 
 def test_another_seed_gives_other_weights(run, shapes, tmp_path, call_tool):

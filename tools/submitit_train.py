@@ -42,7 +42,7 @@ class Training:
         self._process.send_signal(signal.SIGTERM)  # which all processes of the run agree on
         # Not Popen.wait, which the process was in when the signal came, and which has a lock.
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        return submitit.helpers.DelayedSubmission(Training([*self.arguments, '--resume']))
+        return submitit.helpers.DelayedSubmission(Training([*self.arguments, '--auto-resume']))
 
 
 @user_errors

@@ -57,16 +57,22 @@ def parse_args() -> argparse.Namespace:
         metavar='PATH',
         help='go on from a checkpoint, by default from the last one of the work_dir',
     )
+    parser.add_argument(
+        '--auto-resume',
+        action='store_true',
+        help='go on from the last checkpoint of the work_dir if there is one, for schedulers that repeat a command',
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     add_launcher(parser)
     return parser.parse_args()
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
+def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
     """Points the config at the checkpoint to go on from, or makes sure that no earlier run is overwritten."""
     saved = find_checkpoints(cfg.work_dir)
-    if saved and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):  # torchrun --max-restarts, after a failure
+    # By torchrun --max-restarts, after a failure, the command is the same.
+    if saved and (if_any or int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))):
         resume = 'auto'
     if resume is None:
         if saved and not cfg.get('resume'):
@@ -113,7 +119,7 @@ def main() -> None:
     cfg.setdefault('runner_type', 'ResumableRunner')
     lock = locked(cfg.work_dir) if is_first_process() else contextlib.nullcontext()
     with explained_disk_failures(cfg.work_dir), lock:
-        set_resume(cfg, args.resume)
+        set_resume(cfg, args.resume, args.auto_resume)
         with explained_failures(cfg):
             RUNNERS.build(cfg).train()
     print(f'Done: checkpoints, logs and curves.png are in {Path(cfg.work_dir).absolute()}')
