@@ -27,6 +27,12 @@ _SCORES = Kind(
     ),
     'the name of a score, or a list of such',
 )
+_CLASSES = Kind(
+    lambda value: (
+        isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value))
+    ),
+    'a list of names, or a file of such',
+)
 _TYPED = Kind(lambda value: isinstance(value, dict) and 'type' in value, 'a dict with a type')
 _MAYBE_TYPED = Kind(lambda value: value is None or _TYPED.fits(value), _TYPED.words)
 _SEEDED = Kind(lambda value: isinstance(value, dict) and 'seed' in value, 'a dict with a seed')
@@ -71,6 +77,7 @@ SETTINGS = {
     'default_scope': _SCOPE,
     'default_hooks.checkpoint.save_best': _SCORES,
     **{f'{loader}.dataset.{part}': _NAME for loader in _LOADERS for part in ('data_root', 'ann_file')},
+    **{f'{loader}.dataset.metainfo.classes': _CLASSES for loader in _LOADERS},
     **{f'{loader}.dataset.transform.input_size': _SIDES for loader in _LOADERS},
     **{f'{loader}.batch_size': COUNT for loader in _LOADERS},
     **{f'{loader}.num_workers': integers(0, 1024) for loader in _LOADERS},

@@ -77,7 +77,7 @@ class ReplayBatchSampler:
             if not self._end:
                 raise UserError(
                     f'An epoch has {len(batch_sampler)} batches and an optimizer step takes {step}: lower '
-                    f'auto_scale_lr.base_batch_size, or take smaller batches or more data.'
+                    f'auto_scale_lr.base_batch_size or train_dataloader.batch_size, or take more data.'
                 )
 
     def start_at(self, batch: int, epoch: int | None = None) -> None:

@@ -20,7 +20,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from .errors import CheckpointError, UserError
+from .errors import ArgumentError, CheckpointError, UserError
 from .reader import read_checkpoint
 from .steps import ends_step
 
@@ -125,6 +125,11 @@ class AtomicCheckpointHook(CheckpointHook):
         return due and not self._is_late
 
     def _save_best_checkpoint(self, runner: object, metrics: dict) -> None:
+        for name in self.key_indicators if self.save_best and metrics else ():
+            if name not in ('auto', *metrics):
+                raise ArgumentError(
+                    f'default_hooks.checkpoint.save_best={name!r} is none of the scores: {", ".join(metrics)}.'
+                )
         backend = self.file_backend
         self.file_backend = postponed = _PostponedRemovals(backend)
         try:
