@@ -1,6 +1,7 @@
 """Settings that the engine takes as they are, or refuses by a traceback: each ends in one sentence that names it."""
 
 import functools
+import inspect
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
@@ -9,9 +10,24 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, build_from_cfg
 from mmengine.runner import BaseLoop
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from .arguments import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SIZE, Kind, integers
 from .errors import ArgumentError, printable
+
+
+def _clips(value: object) -> bool:
+    """Whether a value is what the engine's ways to clip gradients take."""
+    if not isinstance(value, dict) or not value:
+        return value is None or value == {}
+    how = dict(value)
+    try:
+        clip = dict(norm=clip_grad_norm_, value=clip_grad_value_)[how.pop('type', 'norm')]
+        inspect.signature(clip).bind([], **how)
+    except (KeyError, TypeError):
+        return False
+    return True
+
 
 _SECTION = Kind(lambda value: value is None or isinstance(value, dict), 'a dict')
 _WRAPPER = Kind(
@@ -58,10 +74,7 @@ _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SETTINGS = {
     'optim_wrapper': _WRAPPER,
     **dict.fromkeys(_LOADERS, _LOADER),
-    **dict.fromkeys(
-        (*('train_cfg', 'optim_wrapper.clip_grad', 'auto_scale_lr', 'env_cfg', 'custom_imports', 'default_hooks'),),
-        _SECTION,
-    ),
+    **dict.fromkeys(('train_cfg', 'auto_scale_lr', 'env_cfg', 'custom_imports', 'default_hooks'), _SECTION),
     **dict.fromkeys(
         (
             *('model.backbone', 'default_hooks.checkpoint', 'default_hooks.param_scheduler'),
@@ -70,6 +83,7 @@ SETTINGS = {
         _MAYBE_TYPED,
     ),
     **dict.fromkeys(('model', 'optim_wrapper.optimizer', *(f'{loader}.dataset' for loader in _LOADERS)), _TYPED),
+    'optim_wrapper.clip_grad': Kind(_clips, 'a dict with max_norm, or with the type value and clip_value'),
     'env_cfg.dist_cfg': Kind(lambda value: isinstance(value, dict), 'a dict'),
     'randomness': _SEEDED,
     **dict.fromkeys(('val_evaluator', 'test_evaluator', 'custom_hooks', 'param_scheduler'), _SEVERAL),
