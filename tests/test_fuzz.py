@@ -78,7 +78,7 @@ def assert_names(sentence: str, changes: list) -> None:
     """Whether a sentence names one of the things that were changed."""
     assert '\n' not in sentence.strip() and len(sentence) < 3000, sentence
     words = {part for name, _ in changes for part in [part for part in name.split('.') if not part.isdigit()][-2:]}
-    words -= {'model', 'dataset', 'train_dataloader'} - {name for name, _ in changes}
+    words -= {'model', 'dataset', 'train_dataloader'} - {name.rpartition('.')[2] for name, _ in changes}
     words |= {word for _, value in changes for word in re.findall(r'[^\s\'"`{}()\[\],:]+', repr(value))}
     sentence = re.sub(r'(\d)x(\d)', r'\1 \2', sentence.replace('--data-root', 'data_root'))
     named = set(re.findall(r'[^\s\'"`{}()\[\],:=;]+', sentence))
