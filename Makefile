@@ -39,7 +39,7 @@ test-all: setup  ## the tests, those that take minutes too
 
 faults: setup  ## the table of docs/faults.md: a hundred kills, ten thousand spoilt configs and annotation files, and the rest
 	KILLS=100 $(BIN)/python -m pytest -q -s tests/test_kills.py -k moments
-	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/test_fuzz.py tests/test_kills.py tests/test_faults.py \
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/test_fuzz.py tests/test_places.py tests/test_faults.py \
 	    tests/test_photographs.py tests/test_damage.py tests/test_resume.py tests/test_processes.py
 
 lint: setup  ## check format and style

@@ -62,6 +62,7 @@ _SEVERAL = Kind(
     ),
     'a dict, or a list of dicts',
 )
+_EVALUATORS = Kind(lambda value: not isinstance(value, tuple) and _SEVERAL.fits(value), _SEVERAL.words)
 _STEPS = Kind(lambda value: value == 'auto' or COUNT.fits(value), "an integer of at least 1, or 'auto'")
 _SEED = Kind(lambda value: value is None or integers(0, 2**32 - 1).fits(value), 'an integer from 0 to 4294967295')
 _RATE = Kind(lambda value: value is None or NOT_NEGATIVE.fits(value), NOT_NEGATIVE.words)
@@ -86,7 +87,8 @@ SETTINGS = {
     'optim_wrapper.clip_grad': Kind(_clips, 'a dict with max_norm, or with the type value and clip_value'),
     'env_cfg.dist_cfg': Kind(lambda value: isinstance(value, dict), 'a dict'),
     'randomness': _SEEDED,
-    **dict.fromkeys(('val_evaluator', 'test_evaluator', 'custom_hooks', 'param_scheduler'), _SEVERAL),
+    **dict.fromkeys(('custom_hooks', 'param_scheduler'), _SEVERAL),
+    **dict.fromkeys(('val_evaluator', 'test_evaluator'), _EVALUATORS),
     **dict.fromkeys(('work_dir', 'load_from'), _NAME),
     'default_scope': _SCOPE,
     'default_hooks.checkpoint.save_best': _SCORES,

@@ -1,4 +1,4 @@
-"""Hooks: stop before a loss that is not finite does harm, and draw the curves of a run."""
+"""Hooks: stop before a loss that is not finite does harm, validate what a kill cut off, draw the curves of a run."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -117,6 +117,33 @@ class StepSchedulerHook(ParamSchedulerHook):
 def _total(loss: Tensor | list[Tensor]) -> Tensor:
     parts = loss if isinstance(loss, (list, tuple)) else [loss]
     return torch.stack([part.detach().float().mean() for part in parts]).sum()
+
+
+class LateValidationHook(Hook):
+    """On a resume, makes up for a validation that was cut off.
+
+    A checkpoint is saved before it is validated, and a run goes on behind that: its scores would be missing, and with
+    them perhaps the best checkpoint.
+    """
+
+    priority = 'VERY_LOW'  # all others are ready
+
+    def before_train(self, runner: object) -> None:
+        """Validates, if the checkpoint was to be validated and the folder of the run has no scores of it."""
+        loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop):
+            done, end = runner.iter, loop.max_iters
+        else:
+            done, end = runner.epoch, loop.max_epochs
+            if runner.iter != runner.epoch * len(runner.train_dataloader):  # within an epoch
+                return
+        due = runner.val_loop is not None and done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
+        trained, validated = read_scalars(runner.work_dir)
+        missing = [bool(due and done and trained) and done not in validated]
+        broadcast_object_list(missing)  # the first process wrote them
+        if missing[0]:
+            runner.logger.info('The last validation was cut off: it is done now.')
+            runner.val_loop.run()
 
 
 @HOOKS.register_module()

@@ -17,7 +17,7 @@ from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
 from .heartbeat import Heartbeat
-from .hooks import bare_model
+from .hooks import LateValidationHook, bare_model
 from .photographs import guard_photographs
 from .preemption import PatientWorker, PreemptionHook
 from .reader import read_state
@@ -183,6 +183,7 @@ class ResumableRunner(Runner):
         """Trains, each iteration seeded by its number, until it is done or is told to end."""
         self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
         self.register_hook(PreemptionHook())
+        self.register_hook(LateValidationHook())
         with Heartbeat() as heartbeat:
             self.register_hook(heartbeat)
             return super().train()

@@ -286,6 +286,7 @@ def small_segmentor(folder: Path) -> Config:
 FOUND = dict(
     classifier=[
         ('val_evaluator', [None]),
+        ('val_evaluator', ()),
         ('train_dataloader.dataset.transform.input_size', 1),
         ('train_dataloader.batch_size', 10**12),
         ('default_hooks.checkpoint.save_best', 'x'),
