@@ -51,7 +51,7 @@ def one_or_three(kind: Kind) -> Kind:
 FLAG = Kind(lambda value: isinstance(value, bool), 'True or False')
 COUNT = integers(1)
 SIZE = integers(1, 2**16)  # of layers or channels: more would end in the allocator, or not at all
-NOT_NEGATIVE = numbers(lambda value: 0 <= value <= 1e10, 'from 0 to 1e10')  # products of more overflow in float32
+NOT_NEGATIVE = numbers(lambda value: 0 <= value <= 1e30, 'from 0 to 1e30')  # float32 ends at 3e38
 POSITIVE = numbers(lambda value: value > 0, 'above 0')
 NUMBER = numbers(lambda value: True, 'that is finite')
 PART = numbers(lambda value: 0 <= value <= 1, 'in [0, 1]')

@@ -76,7 +76,8 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         return np.array(decode_photograph(io.BytesIO(fileio.get(path, backend_args=backend_args))))
     except FileNotFoundError as error:
         raise UserError(
-            f'The image {printable(str(path))} is missing: put it there or take it out of the data.'
+            f'The image {printable(str(path))} is missing: put it there, mend data_root and data_prefix, or take '
+            f'it out of the data.'
         ) from error
     except Exception as error:  # decoders raise anything
         reason = '' if isinstance(error, UnidentifiedImageError) else f' ({printable(str(error))})'

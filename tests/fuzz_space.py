@@ -294,6 +294,7 @@ FOUND = dict(
     ],
     detector=[
         ('optim_wrapper.optimizer.lr', 1e300),
+        ('train_dataloader.dataset.data_prefix.img', ''),
         ('train_dataloader.dataset.metainfo.classes', 'long' * 100),
     ],
     segmentor=[('train_dataloader.dataset.metainfo.classes', None)],
