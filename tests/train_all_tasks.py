@@ -31,6 +31,17 @@ CLASSIFIER = [
     'train_cfg.max_epochs=3',
     'train_cfg.val_interval=3',
 ]
+WIDTH = 16  # of all that follows the backbone in the detector
+NARROW = [
+    'neck.out_channels',
+    'rpn_head.in_channels',
+    'rpn_head.feat_channels',
+    'roi_head.bbox_roi_extractor.out_channels',
+    'roi_head.mask_roi_extractor.out_channels',
+    'roi_head.mask_head.in_channels',
+    'roi_head.mask_head.conv_out_channels',
+    *(f'roi_head.bbox_head.{stage}.{name}' for stage in range(3) for name in ('in_channels', 'fc_out_channels')),
+]
 DETECTOR = [
     'model.backbone.fused=True',
     'train_cfg.max_epochs=3',
@@ -41,7 +52,7 @@ DETECTOR = [
     'model.train_cfg.rpn_proposal.max_per_img=4096',
     'model.train_cfg.rpn_proposal.nms.iou_threshold=1.0',
     *(f'model.train_cfg.rcnn.{stage}.sampler.num=4096' for stage in range(3)),
-    *(f'model.roi_head.bbox_head.{stage}.fc_out_channels=16' for stage in range(3)),  # for speed
+    *(f'model.{name}={WIDTH}' for name in NARROW),
 ]
 # Without averaged weights, which a sharded model cannot have.
 CLASSIFIER_CONFIG = f"""
