@@ -109,7 +109,8 @@ def load_backbone(
     """
     source = os.fspath(source)
     found = choose_backbone(read_checkpoint(source), source, prefix, ema)
-    own = {name.removeprefix('backbone.'): tensor for name, tensor in model.state_dict().items()}
+    shapes = dict(model.named_parameters())  # a sharded model's state is empty in all processes but the first
+    own = {name.removeprefix('backbone.'): shapes.get(name, tensor) for name, tensor in model.state_dict().items()}
     report, filled = compare(own, found, source)
     if report.missing or report.mismatched or report.unexpected:
         line = Architecture.of(found.tensors).config_line()

@@ -1,5 +1,6 @@
 """However many processes train, and however the model is divided among them: the weights of one. To 1e-5."""
 
+import json
 import os
 import subprocess
 import sys
@@ -41,14 +42,18 @@ def data(make_once) -> Path:
     return make_once('even_shapes', draw) / 'data'
 
 
+def launch(command: list[object], processes: int) -> None:
+    """Runs a script in so many processes."""
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    command = [*map(str, torchrun + command)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+
+
 def train(data: Path, out: Path, processes: int, *arguments: object) -> Path:
     """All tasks in three epochs of two steps."""
-    script = REPOSITORY / 'tests/train_all_tasks.py'
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes]
-    command = [*launch, script, data, out, *arguments]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900, env=environment)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    launch([REPOSITORY / 'tests/train_all_tasks.py', data, out, *arguments], processes)
     return out
 
 
@@ -105,6 +110,24 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(how, data, of_one
     ):
         folder.mkdir()
         assert_equal(train(data, folder, processes, '--resume', checkpoint, *arguments), of_one)
+
+
+def test_a_sharded_classifier_starts_from_a_checkpoint_and_is_tested(data, of_one, tmp_path):
+    """By two processes, which all have to see that it fits."""
+    config = tmp_path / 'sharded.py'
+    base = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
+    config.write_text(f"_base_ = {str(base)!r}\nmodel_wrapper_cfg = dict(type='fully_shard')\ncustom_hooks = []\n")
+    first, options = of_one / 'classifier/epoch_3.pth', ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
+    options += ['auto_scale_lr.base_batch_size=8', 'optim_wrapper.optimizer.lr=0.0', f'load_from={first}']
+    flags = ['--data-root', data / 'imagenet', '--launcher', 'pytorch', '--work-dir']
+    launch([REPOSITORY / 'tools/train.py', config, *flags, tmp_path / 'out', '--cfg-options', *options], 2)
+    last = tmp_path / 'out/epoch_1.pth'
+    assert differing(*(read_checkpoint(path)['state_dict'] for path in (first, last))) == []
+    scores = []
+    for processes in (1, 2):
+        launch([REPOSITORY / 'tools/test.py', config, last, *flags, tmp_path / f'test_{processes}'], processes)
+        scores.append(json.loads((tmp_path / f'test_{processes}/scores.json').read_text()))
+    assert scores[0] == scores[1] != {}
 
 
 def test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged(tmp_path):
