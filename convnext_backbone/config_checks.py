@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
@@ -45,7 +46,9 @@ _SCORES = Kind(
 )
 _CLASSES = Kind(
     lambda value: (
-        isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value))
+        os.path.isfile(value)  # the engine takes any other text for a list of letters
+        if isinstance(value, str)
+        else isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
     ),
     'a list of names, or a file of such',
 )

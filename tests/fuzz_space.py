@@ -297,7 +297,10 @@ FOUND = dict(
         ('train_dataloader.dataset.data_prefix.img', ''),
         ('train_dataloader.dataset.metainfo.classes', 'long' * 100),
     ],
-    segmentor=[('train_dataloader.dataset.metainfo.classes', None)],
+    segmentor=[
+        ('train_dataloader.dataset.metainfo.classes', None),
+        ('train_dataloader.dataset.metainfo.classes', '\0'),
+    ],
 )
 # What stands in an annotation file, and what may befall the file.
 RLE = dict(size=[96, 128], counts=[96 * 50, 96 * 20, 96 * 58])
