@@ -5,6 +5,7 @@ tools/test.py configs/cascade_convnext_t_coco.py work_dirs/cascade_convnext_t_co
 tools/test.py configs/upernet_convnext_t_ade20k.py work_dirs/upernet_convnext_t_ade20k/iter_160000.pth --tta
 """
 
+import argparse
 import contextlib
 import json
 import sys
@@ -42,16 +43,8 @@ def set_tta(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
-@user_errors
-def main() -> None:
-    """Evaluates."""
-    parser = common_parser('Evaluate a trained model.', checkpoint=True)
-    parser.add_argument('--json', action='store_true', help='print the scores as json on stdout, all else on stderr')
-    parser.add_argument(
-        '--tta', action='store_true', help='average over the scales and flips of the config (tta_model, tta_pipeline)'
-    )
-    add_launcher(parser)
-    args = parser.parse_args()
+def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
+    """Scores by name, and the json file that they are in."""
     cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
     set_launcher(cfg, args)
     check_data(cfg, splits=('test',))
@@ -62,13 +55,28 @@ def main() -> None:
     drop_pretrained(cfg)
     if args.tta:
         set_tta(cfg)
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout), explained_failures(cfg):
-        scores = RUNNERS.build(cfg).test()
-    report = json.dumps({name: float(score) for name, score in scores.items()}, indent=2)
+    with explained_failures(cfg):
+        scores = {name: float(score) for name, score in RUNNERS.build(cfg).test().items()}
     path = Path(cfg.work_dir) / 'scores.json'
-    write_atomically(report.encode(), path)
+    write_atomically(json.dumps(scores, indent=2).encode(), path)
+    return scores, path
+
+
+@user_errors
+def main() -> None:
+    """Evaluates."""
+    parser = common_parser('Evaluate a trained model.', checkpoint=True)
+    parser.add_argument('--json', action='store_true', help='print the scores as json on stdout, all else on stderr')
+    parser.add_argument(
+        '--tta', action='store_true', help='average over the scales and flips of the config (tta_model, tta_pipeline)'
+    )
+    add_launcher(parser)
+    args = parser.parse_args()
+    # From the start: onedl's mmdet prints when it is imported.
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        scores, path = evaluate(args)
     if args.json:
-        print(report)
+        print(json.dumps(scores, indent=2))
         return
     for name in sorted(scores):
         print(f'{name:<24}{scores[name]:8.4f}')
