@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
         "`pip install 'convnext-backbone[onedl]'` for their maintained fork; never both."
     ) from None
 
+from . import ops as _ops
 from .averaging import AveragedWeightsHook
 from .checkpoint import LoadReport, load_backbone, read_checkpoint
 from .classifier import ImageClassifier, ImagePreprocessor
@@ -30,6 +31,8 @@ from .metrics import AccuracyMetric
 from .roadmap import ModernizedResNet
 from .runner import ResumableRunner
 from .saving import AtomicCheckpointHook, AtomicLocalBackend
+
+_ops.provide()
 
 __all__ = [
     'ARCHS',
