@@ -16,7 +16,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 setup:  ## everything installed into .venv (STACK=onedl: into .venv-onedl); the others do this first
-	@$(PYTHON) tools/setup_env.py --stack '$(STACK)' --venv '$(VENV)'
+	@$(PYTHON) tools/setup_env.py --stack '$(STACK)' --venv '$(VENV)' --torch '$(TORCH)'
 
 demo: setup  ## draw a data set, pre-train on it, train a detector from there, and show what it finds
 	$(BIN)/python tools/make_shapes.py data/shapes --train 400

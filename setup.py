@@ -7,7 +7,10 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 # Classification: timm for images, shards and Hugging Face data sets by the other two.
-IMAGENET = ['timm==1.0.29', 'webdataset==1.0.2', 'datasets==5.2.0']
+IMAGENET = ['timm==1.0.31', 'webdataset==1.0.2', 'datasets==5.2.0']
+# What the MM packages import but do not require: mmengine and mmcv pkg_resources, which setuptools 82 and later have no
+# more, mmdet six, mmsegmentation ftfy and regex. And torchvision, for the operators in convnext_backbone/ops.
+UNNAMED = ['torchvision', 'setuptools<81', 'six', 'ftfy', 'regex']
 TESTS = ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'hypothesis==6.170.15', 'submitit==1.5.4']
 
 
@@ -33,24 +36,23 @@ setup(
     packages=find_packages(include=['convnext_backbone*']),
     python_requires='>=3.10',
     # mmengine is needed as well, but it exists under two distribution names, which overwrite each other's files:
-    # neither may be required here. torch 2.5 is the first with torch.serialization.safe_globals.
-    install_requires=['torch>=2.5', 'safetensors>=0.4', 'huggingface_hub>=0.26', 'filelock', 'tqdm'],
+    # neither may be required here. torch 2.6 is the first with fully_shard in torch.distributed.fsdp.
+    install_requires=['torch>=2.6', 'safetensors>=0.4', 'huggingface_hub>=0.26', 'filelock', 'tqdm'],
     # The same numbers as in constraints/, which pin everything below them too.
     extras_require={
         'openmmlab': [
             'mmengine==0.10.7',
-            'mmcv==2.1.0',
+            'mmcv-lite==2.1.0',
             'mmdet==3.3.0',
             'mmsegmentation==1.2.2',
-            # mmsegmentation imports these two but does not require them
-            'ftfy',
-            'regex',
+            *UNNAMED,
         ],
         'onedl': [
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',
             'onedl-mmdetection==3.5.1',
             'onedl-mmsegmentation==1.4.2',
+            *UNNAMED,
         ],
         'imagenet': IMAGENET,
         'dev': [*IMAGENET, *TESTS, 'ruff==0.17.5', 'transformers'],

@@ -24,7 +24,7 @@ OLDEST_PYTHON = (3, 10)
 
 # Import name -> distribution, of either stack. The same import names on both sides: one overwrites the other's files.
 STACKS = {
-    'openmmlab': dict(mmengine='mmengine', mmcv='mmcv', mmdet='mmdet', mmseg='mmsegmentation'),
+    'openmmlab': dict(mmengine='mmengine', mmcv='mmcv-lite', mmdet='mmdet', mmseg='mmsegmentation'),
     'onedl': dict(
         mmengine='onedl-mmengine', mmcv='onedl-mmcv', mmdet='onedl-mmdetection', mmseg='onedl-mmsegmentation'
     ),
@@ -117,12 +117,6 @@ def probe(names: list[str]) -> dict[str, dict]:
     return results
 
 
-def compiler_candidates() -> list[str]:
-    """The C++ compilers to try: the one that $CXX names, and no other then, or the usual names."""
-    named = os.environ.get('CXX', '').split()
-    return [path for path in map(shutil.which, named[:1] or ['c++', 'g++', 'clang++']) if path]
-
-
 def row(package: str, installed: str, tested: str, status: str = '', remedy: str = '', detail: str = '') -> dict:
     """One row of the table; without a status, it is `ok` or `other` by the version."""
     if not status:
@@ -136,18 +130,6 @@ def python_row(tested: str) -> dict:
     if sys.version_info < OLDEST_PYTHON:
         return row('python', platform.python_version(), tested, 'broken', 'install Python 3.10 or newer')
     return row('python', platform.python_version(), tested)
-
-
-def compiler_row(tested: str, operators_work: bool) -> dict:
-    """The row of the C++ compiler, which only building mmcv needs."""
-    for compiler in compiler_candidates():
-        command = [compiler, '-dumpfullversion', '-dumpversion']
-        answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        if answer.returncode == 0:
-            return row('c++ compiler', answer.stdout.strip(), tested)
-    if operators_work:
-        return row('c++ compiler', '', tested, 'other', detail="none, and none is needed: mmcv's operators are built")
-    return row('c++ compiler', '', tested, 'missing', 'install one (Debian, Ubuntu: apt install g++), or set CXX')
 
 
 def install_command(package: str, stack: str, tested: dict[str, str]) -> str:
@@ -190,6 +172,11 @@ def gpu() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else 'unknown: torch does not import'
 
 
+def gpu_problem(site_packages: Path) -> str:
+    """Why torch does not see this machine's GPU, in a sentence."""
+    return ''
+
+
 def check() -> dict:
     """All rows, the stack, and the GPU."""
     stacks = installed_stacks()
@@ -197,7 +184,7 @@ def check() -> dict:
     tested = read_constraints(stack)
     packages = {**COMMON, **STACKS[stack]}
     found = probe([*packages, 'mmcv.ops', *OWN])
-    rows = [python_row(tested['python']), compiler_row(tested['c++'], not found['mmcv.ops']['error'])]
+    rows = [python_row(tested['python'])]
     rows += [package_row(package, module, found, stack, tested) for module, package in packages.items()]
     operators = package_row('mmcv.ops', 'mmcv.ops', found, stack, tested)
     rows += [dict(operators, installed='' if operators['detail'] else installed_version(STACKS[stack]['mmcv']))]
