@@ -125,4 +125,21 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, weight, offset, mask and bias."""
     operands = _operands(input, weight, offset, mask, None)
-    return torch.ops.torchvision._deform_conv2d_backward(widen(grad), *operands, *geometry, mask is not None)
+    grads = [*torch.ops.torchvision._deform_conv2d_backward(widen(grad), *operands, *geometry, mask is not None)]
+    grads[2] = grads[2].masked_fill(_at_minus_one(operands[2], weight.shape[-2:], geometry), 0)
+    return tuple(grads)
+
+
+def _at_minus_one(offset: Tensor, kernel: tuple[int, int], geometry: list[int]) -> Tensor:
+    """Where the row or column of a sample is exactly -1, as an offset of zero makes it at the edge of a padded map.
+
+    The sample has two derivatives there: mmcv takes the one from outside, which is zero, torchvision the other.
+    """
+    axes = []
+    for axis in (0, 1):
+        stride, padding, dilation = (geometry[i + axis] for i in (0, 2, 4))
+        outputs = torch.arange(offset.shape[2 + axis], device=offset.device) * stride - padding
+        axes.append(torch.arange(kernel[axis], device=offset.device)[:, None] * dilation + outputs)
+    rows, columns = axes[0][:, None, :, None], axes[1][None, :, None, :]
+    places = torch.stack(torch.broadcast_tensors(rows, columns), 2)  # (kernel, kernel, 2, H, W)
+    return (offset.unflatten(1, (-1, *places.shape[:3])) + places == -1).flatten(1, 4)

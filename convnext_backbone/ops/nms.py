@@ -68,7 +68,8 @@ def softnms(
     kept = dets.numpy()
     best = 0
     while best < count:
-        _swap(rows, best, best + int(left[best:count].argmax()))
+        if not np.isnan(left[best]):  # no score is higher than one that is not a number, and such a one than no other
+            _swap(rows, best, best + int(np.nanargmax(left[best:count])))
         kept[best, :4], kept[best, 4] = corners[best], left[best]
         rest = slice(best + 1, count)
         overlap = _overlaps(corners[best], corners[rest], offset)
