@@ -29,7 +29,6 @@ class Case(NamedTuple):
     half: bool | str = False  # also in fp16; 'cuda': which the original takes there alone
     cuda: bool = True  # False: runs on the CPU wherever the inputs are
     cpu: bool = True  # False: the original has it on CUDA alone
-    own: bool = False  # the two originals differ, so that each device is held to its own
 
     @property
     def family(self) -> str:
@@ -274,9 +273,9 @@ def roi_align_cases() -> Iterator[Case]:
 
                 name = f'roi_align-{mode}-{"aligned" if aligned else "legacy"}-ratio{ratio}'
                 yield Case(name, run, on_maps(REGIONS), ['input'], half=True)
-                # Where no point is sampled the maximum is -10000 on the CPU and the least number on CUDA.
-                own = mode == 'max' and aligned and ratio == 0
-                yield Case(f'{name}-no_area', run, on_maps(NO_AREA), ['input'], own=own)
+                # Where no point is sampled the maximum is -10000, but on CUDA the least number: not to be copied.
+                unsampled = mode == 'max' and aligned and ratio == 0
+                yield Case(f'{name}-no_area', run, on_maps(NO_AREA), ['input'], cuda=not unsampled)
 
     def plain(input, rois):
         return ops.roi_align(input, rois, 2, 1.0)
@@ -385,12 +384,14 @@ def modulated_deform_conv_cases() -> Iterator[Case]:
 
 
 def logits(
-    rows: int, classes: int, targets: str = 'random', weight: bool = False, reach: float = 4.0
+    rows: int, classes: int, targets: str = 'random', weight: bool = False, saturated: bool = False
 ) -> Callable[[RandomState], Arrays]:
     """`targets`: 'random', 'none' (no positive class), 'ignored' (some -1), 'background' (some one past the last)."""
 
     def make(random: RandomState) -> Arrays:
-        arrays = dict(input=signed(random, rows, classes) * reach, target=random.randint(classes, size=rows))
+        arrays = dict(input=signed(random, rows, classes) * 4, target=random.randint(classes, size=rows))
+        if saturated:  # between, the originals take logarithms of 1 minus nearly 1, which is rounding alone
+            arrays['input'] = np.sign(arrays['input']) * uniform(random, 30, 100, rows, classes)
         if targets == 'none':
             arrays['target'][:] = classes
         if targets == 'background':
@@ -425,8 +426,8 @@ def focal_loss_cases() -> Iterator[Case]:
             )
             yield focal_loss_case(kind, f'{reduction}-gamma1.5', inputs, 1.5, 0.6, reduction)
         yield focal_loss_case(kind, 'gamma0', inputs, 0.0, 0.25, 'sum')
-        yield focal_loss_case(kind, 'saturated', inputs | dict(reach=200.0), reduction='sum')
-        yield focal_loss_case(kind, 'saturated-none', inputs | dict(reach=200.0))
+        yield focal_loss_case(kind, 'saturated', inputs | dict(saturated=True), reduction='sum')
+        yield focal_loss_case(kind, 'saturated-none', inputs | dict(saturated=True))
         yield focal_loss_case(kind, 'one', dict(rows=1, classes=3), reduction='mean')
         yield focal_loss_case(kind, 'ignored', inputs | dict(targets='ignored'), reduction='sum')
     for targets in ('none', 'background'):

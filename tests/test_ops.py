@@ -29,7 +29,7 @@ from ops_cases import CASES, LARGE, Arrays, Case, evaluate, load, signed  # noqa
 GOLDEN = Path(__file__).parent / 'golden'
 RECORDED = {device: load(GOLDEN / f'ops_{device}.npz') for device in ('cpu', 'cuda')}
 DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
-PRECISION = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+PRECISION = {torch.float32: 1e-5, torch.float16: 8e-3, torch.bfloat16: 3e-2}
 
 COMPILED = importlib.util.find_spec('mmcv._ext')
 HAS_COMPILED = COMPILED is not None and isinstance(COMPILED.loader, importlib.machinery.ExtensionFileLoader)
@@ -87,10 +87,9 @@ def recorded() -> Iterator[pytest.param]:
         for name in results:
             case, dtype = name.rsplit(' ', 1)
             for device in DEVICES:
-                if origin == device or not CASES[case].own:
-                    yield pytest.param(
-                        origin, name, CASES[case], device, getattr(torch, dtype), id=f'{origin}-{name}-{device}'
-                    )
+                yield pytest.param(
+                    origin, name, CASES[case], device, getattr(torch, dtype), id=f'{origin}-{name}-{device}'
+                )
 
 
 @pytest.mark.parametrize('origin, name, case, device, dtype', [*recorded()])
