@@ -97,15 +97,14 @@ def uninstall() -> str:
     Raises:
         OperatorsError: It cannot be removed.
     """
-    spec = importlib.util.find_spec('mmcv')
-    for folder in spec.submodule_search_locations or () if spec else ():
-        path = Path(folder, '_ext.py')
-        if is_ours(path):
-            try:
-                path.unlink()
-            except OSError as error:
-                raise OperatorsError(
-                    f'{path} cannot be removed ({error.strerror}): run this as a user who may write there.'
-                ) from error
-            return f'{path} removed.'
+    folder = next((path for entry in sys.path if (path := Path(entry, 'mmcv')).is_dir()), Path())
+    path = folder / '_ext.py'
+    if is_ours(path):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise OperatorsError(
+                f'{path} cannot be removed ({error.strerror}): run this as a user who may write there.'
+            ) from error
+        return f'{path} removed.'
     return 'mmcv has no file of this package: nothing to do.'

@@ -126,7 +126,7 @@ def _largest(image: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Rows, columns and bilinear weights of the four neighbours of each place; outside of the map they weigh nothing."""
+    """Rows, columns and bilinear weights of the four neighbours of each place; outside of the map all weights are 0."""
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     low = y.floor().long(), x.floor().long()
