@@ -10,92 +10,64 @@ from __future__ import annotations  # so that even a Python that is too old can 
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-OLDEST_PYTHON = (3, 10)
-
 # Import name -> distribution, of either stack. The same import names on both sides: one overwrites the other's files.
-STACKS = {
-    'openmmlab': dict(mmengine='mmengine', mmcv='mmcv-lite', mmdet='mmdet', mmseg='mmsegmentation'),
-    'onedl': dict(
-        mmengine='onedl-mmengine', mmcv='onedl-mmcv', mmdet='onedl-mmdetection', mmseg='onedl-mmsegmentation'
-    ),
-}
-COMMON = dict(
-    torch='torch',
-    torchvision='torchvision',
-    timm='timm',
-    numpy='numpy',
-    cv2='opencv-python',
-    pycocotools='pycocotools',
-    ftfy='ftfy',
-    regex='regex',
+STACKS = dict(
+    openmmlab=dict(mmengine='mmengine', mmcv='mmcv-lite', mmdet='mmdet', mmseg='mmsegmentation'),
+    onedl=dict(mmengine='onedl-mmengine', mmcv='onedl-mmcv', mmdet='onedl-mmdetection', mmseg='onedl-mmsegmentation'),
 )
-OWN = dict(convnext_backbone='convnext-backbone')
-
-# Proves that mmcv's compiled operators work, on the GPU too where there is one: they may have been built without it.
-PROOF = """
-from mmcv.ops import nms
-import torch
-for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
-    boxes = torch.tensor([[0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]], dtype=torch.float32, device=device)
-    kept = nms(boxes, torch.tensor([.9, .8, .7], device=device), 0.5)[1]
-    assert kept.tolist() == [0, 2], kept
-"""
+COMMON = {name: name for name in ('torch', 'torchvision', 'timm', 'numpy', 'pycocotools', 'ftfy', 'regex')}
+COMMON['cv2'] = 'opencv-python'
+DRIVERS = {'11': 450, '12': 525, '13': 580}  # the oldest that runs what was built with each CUDA
 
 # Runs in a process of its own, which may crash. A line per module, marked since packages print things of their own.
 PROBE = """
-import importlib, json, sys
+import importlib, json, sys, warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 sys.path[:] = [folder for folder in sys.path if folder]  # '' would import whatever lies in the working directory
-for name in sys.argv[2:]:
-    print('probe', json.dumps(dict(name=name)), flush=True)
-    found = dict(name=name, error='', needs='', version='')
+
+def operators(torch, ops):  # which ones there are, and that they work, on the GPU too
+    for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
+        boxes = torch.tensor([[0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]], dtype=torch.float32, device=device)
+        kept = ops.nms(boxes, torch.tensor([.9, .8, .7], device=device), 0.5)[1].tolist()
+        assert kept == [0, 2], f'on {device} nms kept {kept}'
+    return 'compiled' if sys.modules['mmcv._ext'].__file__.endswith(tuple(EXTENSION_SUFFIXES)) else 'torchvision'
+
+for name in sys.argv[1:]:
+    found = dict(error='', needs='')
     try:
-        if name == 'mmcv.ops':
-            exec(sys.argv[1])
-        else:
-            found['version'] = str(getattr(importlib.import_module(name), '__version__', ''))
+        module = importlib.import_module(name)
+        if name == 'torch':
+            with warnings.catch_warnings(record=True) as caught:
+                found['gpu'] = module.cuda.get_device_name() if module.cuda.is_available() else ''
+            found['warning'] = ' '.join(str(each.message) for each in caught)
+        found['kind'] = operators(sys.modules['torch'], module) if name == 'mmcv.ops' else ''
     except ModuleNotFoundError as error:
-        found.update(error=f'there is no module {error.name}', needs=(error.name or '').split('.')[0])
+        found.update(error=f'there is no module {error.name}', needs=error.name)
     except BaseException as error:
         found.update(error=f'{type(error).__name__}: {error}')
-    print('\\nprobe', json.dumps(found), flush=True)
+    print('\\nprobe', json.dumps([name, found]), flush=True)
 """
 
 
 def read_constraints(stack: str) -> dict[str, str]:
-    """The tested versions by distribution name, those for this Python; `python` and `c++` from the comments."""
-    tested = {}
-    line_form = re.compile(r'(?:# )?([\w.+-]+)={2,3}([\w.]+)(?:; python_version (<|>=) "3\.(\d+)")?$')
-    for line in (ROOT / 'constraints' / f'{stack}.txt').read_text(encoding='utf-8').splitlines():
-        match = line_form.match(line)
-        if match:
-            name, version, comparison, minor = match.groups()
-            newer = comparison is None or sys.version_info >= (3, int(minor))
-            if comparison is None or newer == (comparison == '>='):
-                tested[name] = version
-    return tested
-
-
-def installed_version(distribution: str) -> str:
-    """The version that pip knows of, or nothing."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ''
-
-
-def installed_stacks() -> list[str]:
-    """The stacks of which anything is installed."""
-    return [name for name, packages in STACKS.items() if any(map(installed_version, packages.values()))]
+    """The tested versions by distribution name, those for this Python; `python` from the comment."""
+    line = r'^(?:# )?([\w.-]+)={2,3}([\w.]+)(?:; python_version (<|>=) "3\.(\d+)")?$'
+    text = (ROOT / 'constraints' / f'{stack}.txt').read_text(encoding='utf-8')
+    found = re.findall(line, text, re.M)
+    fits = {'': True, '<': sys.version_info.__lt__, '>=': sys.version_info.__ge__}
+    return {name: version for name, version, sign, minor in found if not sign or fits[sign]((3, int(minor)))}
 
 
 def probe(names: list[str]) -> dict[str, dict]:
@@ -103,114 +75,118 @@ def probe(names: list[str]) -> dict[str, dict]:
     results: dict[str, dict] = {}
     while len(results) < len(names):
         rest = [name for name in names if name not in results]
-        command = [sys.executable, '-W', 'ignore', '-c', PROBE, PROOF, *rest]
-        try:
-            run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=600)
-            output, ending = run.stdout, f'importing it ends Python with exit code {run.returncode}'
-        except subprocess.TimeoutExpired as error:
-            output, ending = (error.stdout or b'').decode(errors='replace'), 'importing it takes more than 10 minutes'
-        begun = [json.loads(line[6:]) for line in output.splitlines() if line.startswith('probe {')]
-        results.update({found['name']: found for found in begun if 'error' in found})
-        unfinished = ([found['name'] for found in begun if found['name'] not in results] + rest)[0]
-        if unfinished not in results:
-            results[unfinished] = dict(name=unfinished, error=ending, needs='', version='')
+        run = subprocess.run([sys.executable, '-c', PROBE, *rest], stdout=-1, stderr=-3, text=True)
+        results.update(json.loads(line[6:]) for line in run.stdout.splitlines() if line.startswith('probe ['))
+        crashed = [name for name in rest if name not in results][:1]
+        results.update(
+            (name, dict(error=f'importing it ends Python with exit code {run.returncode}')) for name in crashed
+        )
     return results
+
+
+def driver_version() -> str:
+    """The version of the NVIDIA driver where there is a GPU that is not hidden, or nothing."""
+    driver = Path('/proc/driver/nvidia/version')
+    if os.environ.get('CUDA_VISIBLE_DEVICES', 'all') in ('', '-1'):
+        return ''
+    if driver.exists():  # in a container that was not given the GPU, too
+        found = re.search(r'Module.*? (\d+\.[\d.]+)', driver.read_text())
+        return found[1] if found and any(Path('/dev').glob('nvidia[0-9]*')) else ''
+    if not shutil.which('nvidia-smi'):
+        return ''
+    command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']  # Windows' subsystem for Linux
+    answer = subprocess.run(command, stdout=-1, stderr=-3, text=True)
+    return (answer.stdout.split() or [''])[0] if answer.returncode == 0 else ''
+
+
+def gpu_problem(torch_folder: Path, otherwise: str = '') -> str:
+    """Why torch cannot use this machine's NVIDIA GPU, in a sentence.
+
+    Args:
+        torch_folder: Where torch is; it is not imported.
+        otherwise: What to say where the versions of driver and torch are no reason.
+    """
+    driver, file = driver_version(), torch_folder / 'version.py'
+    if not driver or not file.exists():
+        return ''
+    torch, cuda = re.findall(r"^(?:__version__|cuda)\b.*= '?([\w.+]+)", file.read_text(), re.M)
+    has, wants = int(driver.split('.')[0]), DRIVERS.get(cuda.split('.')[0], 0)
+    if cuda == 'None':
+        otherwise = f'it is a build without CUDA; `pip install torch==={torch.split("+")[0]} torchvision` has one'
+    elif has < wants:
+        otherwise = f'CUDA {cuda}, which it was built for, wants driver {wants} or newer; install that'
+        otherwise += (
+            ', or torch 2.10.0, which runs on yours (`make setup TORCH=2.10.0`)' if has >= DRIVERS['12'] else ''
+        )
+    return otherwise and f'There is an NVIDIA GPU (driver {driver}) that torch {torch} cannot use: {otherwise}.'
 
 
 def row(package: str, installed: str, tested: str, status: str = '', remedy: str = '', detail: str = '') -> dict:
     """One row of the table; without a status, it is `ok` or `other` by the version."""
     if not status:
-        public = installed.split('+')[0]  # 2.13.0+cu130 is 2.13.0
+        public = installed.split('+')[0]  # 2.14.1+cu130 is 2.14.1
         status = 'ok' if not tested or public == tested or public.startswith(tested + '.') else 'other'
     return dict(package=package, installed=installed, tested=tested, status=status, remedy=remedy, detail=detail)
 
 
-def python_row(tested: str) -> dict:
-    """The row of Python itself."""
-    if sys.version_info < OLDEST_PYTHON:
-        return row('python', platform.python_version(), tested, 'broken', 'install Python 3.10 or newer')
-    return row('python', platform.python_version(), tested)
-
-
-def install_command(package: str, stack: str, tested: dict[str, str]) -> str:
-    """The command that installs a package in the tested version."""
-    pip = f'{sys.executable} -m pip install'
-    if package in ('torch', 'torchvision'):  # each works only with its own build of the other
-        return f'{pip} torch==={tested["torch"]} torchvision=={tested["torchvision"]}'
-    name = STACKS[stack]['mmcv']
-    if package in (name, 'mmcv.ops'):
-        build = f"MMCV_WITH_OPS=1 {pip} --no-cache-dir --no-build-isolation --force-reinstall --no-deps '{name}=={{}}'"
-        return f"`make setup STACK={stack}`, or {pip} 'setuptools<81' wheel ninja psutil; " + build.format(tested[name])
-    if package == 'convnext-backbone':
-        return f'{pip} -e {ROOT}'
-    return f'{pip} {package}=={tested[package]}'
-
-
-def package_row(package: str, module: str, found: dict[str, dict], stack: str, tested: dict[str, str]) -> dict:
+def package_row(package: str, module: str, found: dict[str, dict], stack: str) -> dict:
     """The row of one package, by what importing it gave."""
-    result = found[module]
-    installed = installed_version(package) or result['version']
-    if not result['error']:
-        return row(package, installed, tested.get(package, ''))
-    needs = result['needs']
-    if needs == module.split('.')[0]:
-        status, detail = ('broken', result['error']) if installed else ('missing', '')
-        return row(package, installed, tested.get(package, ''), status, install_command(package, stack, tested), detail)
-    if found.get(needs, {}).get('error'):
-        remedy = f'mend {needs} first'
-    elif needs:
-        remedy = f'{sys.executable} -m pip install -c {ROOT / "constraints" / stack}.txt {needs}'
-    else:
-        remedy = install_command(package, stack, tested)
-    return row(package, installed, tested.get(package, ''), 'broken', remedy, ' '.join(result['error'].split())[:300])
-
-
-def gpu() -> str:
-    """Which GPU torch sees, in words."""
-    code = 'import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible")'
-    answer = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=-1, stderr=-3, text=True)
-    return answer.stdout.strip() if answer.returncode == 0 else 'unknown: torch does not import'
-
-
-def gpu_problem(site_packages: Path) -> str:
-    """Why torch does not see this machine's GPU, in a sentence."""
-    return ''
+    versions = read_constraints(stack)
+    known = [each.version for each in importlib.metadata.distributions(name=package)]
+    installed, tested = found[module].get('kind') or ''.join(known[:1]), versions.get(package, '')
+    error, needs = ' '.join(found[module]['error'].split())[:300], found[module].get('needs', '')
+    if not error:
+        return row(package, installed, tested)
+    python, top, mmcv = shlex.quote(sys.executable), needs.split('.')[0], STACKS[stack]['mmcv']
+    pip = f'{python} -m pip install'
+    both = f'{pip} torch==={versions["torch"]} torchvision=={versions["torchvision"]}'  # each works with its own other
+    operators = f'{python} -m convnext_backbone.ops install'
+    again = f'{pip} --no-cache-dir --force-reinstall --no-deps {mmcv}=={versions[mmcv]}'
+    remedies = {'torch': both, 'torchvision': both, 'convnext-backbone': f'{pip} -e {ROOT}', 'mmcv._ext': operators}
+    remedies['mmcv.ops'] = f'{python} -m pip uninstall -y mmcv; {again}; {operators}'  # compiled ones for another torch
+    remedies['pkg_resources'] = f'{pip} setuptools=={versions["setuptools"]}'
+    name = needs if needs in remedies else package if top in ('', module) else top
+    remedy = remedies.get(name, f'{pip} {name}=={versions[name]}' if name in versions else f'{pip} {name}')
+    if top != module and found.get(top, dict(error=''))['error']:
+        remedy = f'mend {top} first'
+    missing = needs == module and not installed
+    return row(package, installed, tested, 'missing' if missing else 'broken', remedy, '' if missing else error)
 
 
 def check() -> dict:
     """All rows, the stack, and the GPU."""
-    stacks = installed_stacks()
+    installed = {each.metadata['Name'] for each in importlib.metadata.distributions()}
+    stacks = [name for name, packages in STACKS.items() if installed & {*packages.values()}]
     stack = stacks[0] if stacks else 'openmmlab'
-    tested = read_constraints(stack)
-    packages = {**COMMON, **STACKS[stack]}
-    found = probe([*packages, 'mmcv.ops', *OWN])
-    rows = [python_row(tested['python'])]
-    rows += [package_row(package, module, found, stack, tested) for module, package in packages.items()]
-    operators = package_row('mmcv.ops', 'mmcv.ops', found, stack, tested)
-    rows += [dict(operators, installed='' if operators['detail'] else installed_version(STACKS[stack]['mmcv']))]
-    rows += [package_row(package, module, found, stack, tested) for module, package in OWN.items()]
+    # This package last: in its own process, it provides mmcv with operators.
+    packages = {**COMMON, **STACKS[stack], 'mmcv.ops': 'mmcv.ops', 'convnext_backbone': 'convnext-backbone'}
+    found = probe([*packages])
+    old = dict(status='broken', remedy='install Python 3.10 or newer') if sys.version_info < (3, 10) else {}
+    rows = [row('python', platform.python_version(), read_constraints(stack)['python'], **old)]
+    rows += [package_row(package, module, found, stack) for module, package in packages.items()]
     if len(stacks) > 1:
         remedy = 'make a new environment: they overwrite each other, and removing one now takes files from the other'
         rows.append(row('stack', ' and '.join(stacks), 'one of them', 'broken', remedy))
+    gpu = found['torch'].get('gpu', 'unknown: torch does not import')
+    if not gpu:
+        why = found['torch']['warning'] or '`nvidia-smi` may say why'
+        gpu = gpu_problem(Path(importlib.util.find_spec('torch').origin).parent, why) or 'none visible'
     ok = all(each['status'] in ('ok', 'other') for each in rows)
-    return dict(ok=ok, stack=' and '.join(stacks) or 'none', gpu=gpu(), python=sys.executable, rows=rows)
+    return dict(ok=ok, stack=' and '.join(stacks) or 'none', gpu=gpu, python=sys.executable, rows=rows)
 
 
 def print_table(result: dict) -> None:
     """Prints the result for people."""
     print(f'Environment: {sys.prefix}\nMM stack: {result["stack"]}\nGPU: {result["gpu"]}\n')
-    cells = [('package', 'installed', 'tested', 'status', 'remedy')]
+    lines = [('package', 'installed', 'tested', 'status', 'remedy')]
     for each in result['rows']:
-        remedy = ' -> '.join(part for part in (each['detail'], each['remedy']) if part)
-        cells.append((each['package'], each['installed'] or '-', each['tested'] or '-', each['status'], remedy))
-    widths = [max(len(line[column]) for line in cells) for column in range(4)]
-    for line in cells:
-        print('  '.join([line[column].ljust(widths[column]) for column in range(4)] + [line[4]]).rstrip())
+        remedy = ' -> '.join(filter(None, (each['detail'], each['remedy'])))
+        lines.append((each['package'], each['installed'] or '-', each['tested'] or '-', each['status'], remedy))
+    widths = [max(map(len, column)) for column in [*zip(*lines)][:4]] + [0]  # noqa: B905 (3.10)
+    for line in lines:
+        print('  '.join(map(str.ljust, line, widths)).rstrip())
     if not result['ok']:
         print('\nSome packages are missing or broken: run what their rows say, from the top.')
-        for folder in ('.venv', '.venv-onedl'):
-            if (ROOT / folder / 'bin/python').exists() and Path(sys.prefix).resolve() != (ROOT / folder).resolve():
-                print(f'This is not the environment that `make setup` made: for that, {folder}/bin/python {__file__}')
     elif any(each['status'] == 'other' for each in result['rows']):
         print('\nEverything works; `other` marks a version that was not tested.')
     else:
@@ -221,12 +197,8 @@ def main() -> int:
     """Checks; returns the exit code."""
     parser = argparse.ArgumentParser(description='Compare what is installed with what was tested.')
     parser.add_argument('--json', action='store_true', help='print the result as JSON')
-    as_json = parser.parse_args().json
-    result = check()
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        print_table(result)
+    as_json, result = parser.parse_args().json, check()
+    print(json.dumps(result, indent=2)) if as_json else print_table(result)
     return 0 if result['ok'] else 1
 
 

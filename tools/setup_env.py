@@ -7,11 +7,9 @@ Any Python can read this file, so that one which is too old can say so; install.
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write(
-        'error: Python 3.10 or newer is needed, and this is {}.{}: name another, as in '  # noqa: UP032
-        '`make setup PYTHON=python3.11`.\n'.format(*sys.version_info)
-    )
+if sys.version_info < (3, 10):  # noqa: UP036
+    found = 'error: Python 3.10 or newer is needed, and this is {}.{}: '.format(*sys.version_info)  # noqa: UP032
+    sys.stderr.write(found + 'name another, as in `make setup PYTHON=python3.11`.\n')
     sys.exit(2)
 
 from install import main  # noqa: E402
