@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .arguments import FLAG, NOT_NEGATIVE
 from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates, parse_arch
 from .fused import FusedBlock
-from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype
+from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype, may_be_transformed
 
 # name: (blocks per stage, channels per stage). V1: paper section 3; atto to nano and huge: V2, table 9 in its appendix.
 ARCHS: dict[str, Sizes] = {
@@ -82,7 +82,7 @@ class ConvNeXtBlock(nn.Module):
 
     def _can_fuse(self) -> bool:
         """Whether the layers are as they were built and nothing looks into the block or takes it apart."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or may_be_transformed():
             return False
         layers = {self.dwconv: nn.Conv2d, self.norm: nn.LayerNorm, self.pwconv1: nn.Linear, self.pwconv2: nn.Linear}
         if self.grn is not None:

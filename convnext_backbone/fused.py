@@ -237,12 +237,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None =
     ``out``. Without, it is slower.
     """
     if x.device.type == 'cpu' and x.dtype in ONEDNN_DTYPES and torch.backends.cpu.get_cpu_capability() == 'AVX512':
-        return torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, 'gelu' if gelu else 'none', [], 'none')
+        linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None)  # private, so looked for
+        if linear is not None:
+            return linear(x, weight.contiguous(), bias, 'gelu' if gelu else 'none', [], 'none')
     out = torch.mm(x, weight.mT, out=out) if bias is None else torch.addmm(bias, x, weight.mT, out=out)
     return aten.gelu_(out) if gelu else out
 
 
-if torch.backends.mkldnn.is_available():
+if hasattr(torch.ops.mkldnn, '_linear_pointwise'):
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _count_linear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:

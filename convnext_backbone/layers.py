@@ -14,25 +14,32 @@ def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
+@torch.compiler.assume_constant_result  # torch.compile of torch 2.6 cannot look into it
+def has_autocast(device: str) -> bool:
+    """Whether autocast can be on for a type of device: it cannot for meta, and asking whether it is would raise."""
+    return torch.amp.is_autocast_available(device)
+
+
 def map_dtype(weight: Tensor) -> torch.dtype:
     """What a layer with this weight rounds its maps to: autocast's data type where that is on, or the weight's."""
     device = weight.device.type
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    enabled = has_autocast(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if enabled else weight.dtype
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Where data types are as they are asked for."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else nullcontext()
 
 
 def working_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """What is computed in: fp32 where a CPU lacks instructions for half precision and would take ten times as long."""
     if device.type != 'cpu' or dtype.itemsize > 2 or torch.compiler.is_compiling():
         return dtype
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._is_mkldnn_fp16_supported
-    return dtype if supported[dtype == torch.float16]() else torch.float32
+    # Private, so looked for: a torch without them is taken for a CPU without the instructions.
+    name = '_is_mkldnn_fp16_supported' if dtype == torch.float16 else '_is_mkldnn_bf16_supported'
+    supported = getattr(torch.ops.mkldnn, name, None)
+    return dtype if supported is not None and supported() else torch.float32
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -188,6 +195,12 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether someone watches or changes what goes through the module."""
     hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
     return any(getattr(module, name) for name in hooks)
+
+
+def may_be_transformed() -> bool:
+    """Whether torch.func may be at work. What tells is private, so looked for: without it, it always may."""
+    active = getattr(torch._C, '_are_functorch_transforms_active', None)
+    return active is None or active()
 
 
 def init_truncated_normal(module: nn.Module) -> None:

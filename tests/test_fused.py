@@ -1,6 +1,8 @@
 """The fused block is the plain block: exact to rounding, against float64, whatever surrounds it."""
 
 import copy
+import runpy
+import types
 
 import pytest
 import torch
@@ -35,6 +37,11 @@ def results(block: nn.Module, x: torch.Tensor, seed: int = 0) -> list[torch.Tens
     weights = torch.arange(out.numel(), dtype=out.dtype).view(out.shape).sin()
     (out * weights).sum().backward()
     return [t.detach().double() for t in (out, x.grad, *(p.grad for p in block.parameters()))]
+
+
+def several_results(block: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
+    """:func:`results` of several batches, stacked."""
+    return [torch.stack(parts) for parts in zip(*(results(block, x) for x in inputs), strict=True)]
 
 
 def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
@@ -154,13 +161,14 @@ def test_no_samples(use_grn):
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
 def test_autocast(use_grn, dtype, tolerance):
     """Near fp32, as near as rounding allows, or as the plain block; the sum stays in fp32."""
-    block, plain, x = make_block(use_grn), make_block(use_grn, fused=False), torch.randn(2, 8, 12, 9)
-    expected = results(block, x)
+    block, plain, inputs = make_block(use_grn), make_block(use_grn, fused=False), torch.randn(8, 2, 8, 12, 9)
+    expected = several_results(block, inputs)
     with torch.autocast('cpu', dtype=dtype):
-        found, rounded = results(block, x), results(plain, x)
-        assert block(x).dtype == torch.float32
+        found, rounded = several_results(block, inputs), several_results(plain, inputs)
+        assert block(inputs[0]).dtype == torch.float32
     for one, other, exact in zip(found, rounded, expected, strict=True):
-        # A sum of numbers that cancel, as a bias has, is far off in any case where the CPU computes in half precision.
+        # A sum of numbers that cancel, as a bias has, is far off in any case where the CPU computes in half precision:
+        # by chance, so more than one batch is looked at.
         assert (one - exact).norm() <= max(tolerance * exact.norm(), 3 * (other - exact).norm())
 
 
@@ -174,6 +182,36 @@ def test_half_precision_is_computed_in_fp32_where_the_cpu_lacks_it():
         assert working_dtype(dtype, cpu) == (dtype if there else torch.float32)
         assert working_dtype(dtype, torch.device('cuda')) == dtype
     assert [working_dtype(dtype, cpu) for dtype in (torch.float32, torch.float64)] == [torch.float32, torch.float64]
+
+
+@VERSIONS
+def test_without_private_operators_of_torch_the_numbers_are_the_same(use_grn, monkeypatch):
+    """Without oneDNN's product, and without what tells whether the CPU has instructions for half precision."""
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
+    block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
+    expected = results(block, x)
+    monkeypatch.setattr(torch.ops, 'mkldnn', types.SimpleNamespace())
+    runpy.run_path(fused.__file__, run_name='convnext_backbone.fused')  # it imports
+    assert_near(results(block, x), expected, tolerance=1e-5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert_near(results(block, x)[:2], expected[:2], tolerance=0.02)
+    assert working_dtype(torch.bfloat16, x.device) == working_dtype(torch.float16, x.device) == torch.float32
+
+
+@VERSIONS
+def test_where_transforms_cannot_be_told_the_block_takes_the_plain_way(use_grn, monkeypatch):
+    block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
+    expected = results(block, x)
+    monkeypatch.delattr('convnext_backbone.convnext.FusedBlock')
+    forward = block.forward
+
+    def untold(x):  # in the forward pass alone: this torch's backward pass asks too
+        with monkeypatch.context() as patch:
+            patch.delattr(torch._C, '_are_functorch_transforms_active')
+            return forward(x)
+
+    monkeypatch.setattr(block, 'forward', untold)
+    assert_near(results(block, x), expected, tolerance=1e-5)
 
 
 @VERSIONS
