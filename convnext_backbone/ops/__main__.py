@@ -32,7 +32,7 @@ def _in_words(result: dict) -> str:
     kind = "mmcv's compiled operators" if result['kind'] == 'compiled' else 'operators out of torchvision'
     lines = [f'mmcv uses {kind}: {result["file"]}']
     for device, times in result['milliseconds'].items():
-        lines += [f'{device:>6}  {name:40}{milliseconds:10.2f} ms' for name, milliseconds in times.items()]
+        lines += [f'{device:>6}  {name:16}{milliseconds:10.2f} ms' for name, milliseconds in times.items()]
     return '\n'.join(lines)
 
 

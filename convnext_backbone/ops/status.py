@@ -4,10 +4,12 @@ import importlib
 import time
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
+from types import ModuleType
 
 import torch
 
 from .installation import NAME, OperatorsError, mmcv_folder, provide
+from .workloads import MOST_USED, Workload
 
 REPEATS = 5
 
@@ -32,57 +34,24 @@ def status() -> dict:
         ) from error
     devices = ['cpu'] + ['cuda'] * torch.cuda.is_available()
     return dict(
-        kind='compiled' if module.__file__.endswith(tuple(EXTENSION_SUFFIXES)) else 'torchvision',
+        kind='compiled' if is_compiled(module) else 'torchvision',
         file=module.__file__,
-        milliseconds={device: {name: _time(call, device) for name, call in CALLS.items()} for device in devices},
+        milliseconds={device: {each.__name__: _time(each, device) for each in MOST_USED} for device in devices},
     )
 
 
-def _time(prepare: Callable[[str], Callable[[], object]], device: str) -> float:
-    """The least of a few runs, in milliseconds."""
-    call, best = prepare(device), float('inf')
+def is_compiled(module: ModuleType) -> bool:
+    """Whether ``mmcv._ext`` is a compiled module."""
+    return module.__file__.endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def _time(workload: Callable[[str], Workload], device: str) -> float:
+    """The least of a few forward passes, in milliseconds."""
+    (function, inputs), best = workload(device), float('inf')
     for _ in range(REPEATS):
         start = time.perf_counter()
-        call()
+        function(*inputs)
         if device == 'cuda':
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return round(best * 1e3, 3)
-
-
-def _boxes(count: int, device: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(count, 4, generator=generator) * 800
-    corners[:, 2:] = corners[:, :2] + corners[:, 2:] / 4
-    return corners.to(device)
-
-
-def _nms(device: str) -> Callable[[], object]:
-    from mmcv.ops import nms
-
-    boxes = _boxes(2000, device)
-    scores = torch.linspace(1, 0, len(boxes), device=device)
-    return lambda: nms(boxes, scores, 0.7)
-
-
-def _roi_align(device: str) -> Callable[[], object]:
-    from mmcv.ops import roi_align
-
-    boxes = _boxes(512, device)
-    rois, features = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], 1), torch.ones(1, 256, 200, 304, device=device)
-    return lambda: roi_align(features, rois, 7, 0.25, 0, 'avg', True)
-
-
-def _deform_conv(device: str) -> Callable[[], object]:
-    from mmcv.ops import deform_conv2d
-
-    features, weight = torch.ones(1, 256, 50, 76, device=device), torch.ones(256, 256, 3, 3, device=device)
-    offset = torch.full((1, 18, 50, 76), 0.5, device=device)
-    return lambda: deform_conv2d(features, offset, weight, 1, 1)
-
-
-CALLS = {
-    'nms of 2000 boxes': _nms,
-    'roi_align of 512 boxes, 256 channels': _roi_align,
-    'deform_conv 3x3 of 256 channels, 50x76': _deform_conv,
-}
