@@ -264,7 +264,7 @@ def test_trains():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.1
+    assert loss.item() < 0.1
 
 
 @pytest.mark.parametrize(
