@@ -9,11 +9,8 @@ everybody's: gradients against finite differences in float64.
 import ast
 import importlib.machinery
 import importlib.util
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,6 +18,7 @@ import torch
 
 import convnext_backbone.ops
 from convnext_backbone.ops import ext
+from convnext_backbone.ops.workloads import using
 
 convnext_backbone.ops.provide()  # before mmcv.ops, which needs an mmcv._ext
 
@@ -42,24 +40,9 @@ DIFFERENTIABLE = [
 ]
 
 
-@contextmanager
-def operators(module: ModuleType) -> Iterator[None]:
-    """Puts a module in the place of mmcv._ext in all of mmcv.ops."""
-    users = [each for name, each in sys.modules.items() if name.startswith('mmcv.ops.') and hasattr(each, 'ext_module')]
-    assert len(users) > 10
-    before = [each.ext_module for each in users]
-    for each in users:
-        each.ext_module = module
-    try:
-        yield
-    finally:
-        for each, old in zip(users, before, strict=True):
-            each.ext_module = old
-
-
 @pytest.fixture
 def ours() -> Iterator[None]:
-    with operators(ext):
+    with using(ext):
         yield
 
 
@@ -119,9 +102,9 @@ def test_every_case_is_recorded(device):
 )
 def test_equals_the_installed_compiled_operator(case, device):
     compiled = importlib.import_module('mmcv._ext')
-    with operators(compiled):
+    with using(compiled):
         expected = evaluate(case, device)
-    with operators(ext):
+    with using(ext):
         check_equal(evaluate(case, device), expected, 1e-5)
 
 

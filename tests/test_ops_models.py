@@ -38,8 +38,9 @@ CONFIGS = {
     'deformable convolutions': 'mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py',
     'modulated deformable convolutions': 'mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py',
     'soft-NMS': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
-    'CARAFE': 'mmdet::carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py',
 }
+if torch.cuda.is_available():  # which mmcv compiles for CUDA alone
+    CONFIGS['CARAFE'] = 'mmdet::carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py'
 
 
 def build(name: str) -> torch.nn.Module:
@@ -124,16 +125,14 @@ def detection_sample(random: np.random.RandomState, masks: bool) -> object:
     return DetDataSample(gt_instances=instances, gt_sem_seg=semantic, ignored_instances=empty)
 
 
-def predict(model: torch.nn.Module, name: str) -> list[dict[str, torch.Tensor]]:
+def predict(model: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
     model.eval()
     with torch.no_grad():
         results = model.test_step(batch(name))
     if name == 'UperNet':
-        return [dict(logits=result.seg_logits.data, classes=result.pred_sem_seg.data) for result in results]
-    return [
-        {name: value for name, value in result.pred_instances.items() if isinstance(value, torch.Tensor)}
-        for result in results
-    ]
+        return {f'logits {i}': result.seg_logits.data for i, result in enumerate(results)}
+    found = {f'{key} {i}': value for i, result in enumerate(results) for key, value in result.pred_instances.items()}
+    return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
 
 
 def learn(model: torch.nn.Module, name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -145,26 +144,32 @@ def learn(model: torch.nn.Module, name: str) -> tuple[dict[str, torch.Tensor], d
     data = model.data_preprocessor(batch(name), training=False)
     loss, parts = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
-    return parts, {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    return parts, {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
 
 
-def run(model: torch.nn.Module, name: str, operators: ModuleType) -> tuple[list, dict, dict]:
+def run(model: torch.nn.Module, name: str, operators: ModuleType) -> dict[str, torch.Tensor]:
     """Predictions, losses and gradients of a copy: a step of training changes the statistics of batch norms."""
     with using(operators):
-        return predict(copy.deepcopy(model), name), *learn(copy.deepcopy(model), name)
+        predictions = predict(copy.deepcopy(model), name)
+        losses, grads = learn(copy.deepcopy(model), name)
+    assert any(value.numel() for value in predictions.values())
+    return predictions | losses | grads
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Of two results, relative to their size."""
+    if one.shape != other.shape:
+        return float('inf')
+    one, other = one.double(), other.double()
+    return float((one - other).norm() / one.norm().clamp(min=1e-12))
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_same_detections_losses_and_gradients(name):
+    """To 1e-5; on a GPU, whose sums come in any order, as near as the compiled ones come to themselves."""
     model = build(name)
-    expected, losses, grads = run(model, name, mmcv._ext)
-    found, own_losses, own_grads = run(model, name, ext)
-    tolerance = dict(rtol=1e-5, atol=1e-5) if DEVICE == 'cpu' else dict(rtol=1e-3, atol=1e-3)  # atomic sums differ
-    for one, other in zip(expected, found, strict=True):
-        assert one.keys() == other.keys() and all(len(value) for value in one.values())
-        torch.testing.assert_close(other, one, **tolerance)
-    torch.testing.assert_close(own_losses, losses, **tolerance)
-    assert grads.keys() == own_grads.keys()
-    for key, grad in grads.items():
-        largest = float(grad.abs().max()) + 1e-12
-        torch.testing.assert_close(own_grads[key] / largest, grad / largest, **tolerance, msg=key)
+    expected, again, found = (run(model, name, operators) for operators in (mmcv._ext, mmcv._ext, ext))
+    assert expected.keys() == found.keys()
+    distances = {key: (distance(value, found[key]), distance(value, again[key])) for key, value in expected.items()}
+    print(f'{name}: furthest from the compiled ones {max(distances.values())}')
+    assert {key: pair for key, pair in distances.items() if pair[0] > 1e-5 + 10 * pair[1]} == {}

@@ -42,18 +42,19 @@ def measure(run: Callable[[], None], repeat: int) -> dict[str, float | None]:
         for name, module in contenders().items():
             if times[name] is None:
                 continue
-            start = time.perf_counter()
             try:
                 with using(module):
+                    start = time.perf_counter()
                     run()
+                    wait(here())
+                    seconds = time.perf_counter() - start
             except RuntimeError as error:
                 if 'not found' not in str(error):  # "implementation for device cpu not found"
                     raise
                 times[name] = None
                 continue
-            wait(here())
             if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append(seconds * 1e3)
     return {name: statistics.median(found) if found else None for name, found in times.items()}
 
 

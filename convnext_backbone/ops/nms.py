@@ -111,7 +111,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         A list for each box that is kept: its index, then those that it suppressed, by falling scores.
     """
     array = widen(dets).numpy()
-    order = dets[:, 4].sort(0, descending=True)[1].numpy()
+    order = dets[:, 4].sort(stable=True, dim=0, descending=True)[1].numpy()
     groups = []
     while len(order):
         overlap = _overlaps(array[order[0]], array[order[1:]], 0)
