@@ -1,5 +1,7 @@
 # The environment of each stack has a folder of its own: the stacks overwrite each other's files, and switching costs nothing.
 STACK ?= openmmlab
+# Another torch than the tested one, such as 2.10.0; kept until another is named.
+TORCH ?=
 PYTHON ?= python3
 VENV ?= $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 BIN = $(VENV)/bin
@@ -12,7 +14,7 @@ DETECTION = configs/demo/cascade_convnext_atto_shapes.py
 .PHONY: help setup demo test test-all faults lint clean
 
 help:  ## this list
-	@echo 'make TARGET [STACK=openmmlab|onedl] [PYTHON=python3] [VENV=folder]'
+	@echo 'make TARGET [STACK=openmmlab|onedl] [TORCH=2.10.0] [PYTHON=python3] [VENV=folder]'
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 setup:  ## everything installed into .venv (STACK=onedl: into .venv-onedl); the others do this first
@@ -49,5 +51,3 @@ lint: setup  ## check format and style
 clean:  ## remove environments, caches and what the demo wrote; your data and runs stay
 	rm -rf .venv .venv-onedl $(DEMO_DIR) data/shapes build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "Built wheels of mmcv stay in $${CONVNEXT_WHEEL_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/convnext-backbone/wheels}:"
-	@echo 'remove that folder by hand if you want them built again.'

@@ -11,7 +11,7 @@ IMAGENET = ['timm==1.0.31', 'webdataset==1.0.2', 'datasets==5.2.0']
 # What the MM packages import but do not require: mmengine and mmcv pkg_resources, which setuptools 82 and later have no
 # more, mmdet six, mmsegmentation ftfy and regex. And torchvision, for the operators in convnext_backbone/ops.
 UNNAMED = ['torchvision', 'setuptools<81', 'six', 'ftfy', 'regex']
-TESTS = ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'hypothesis==6.170.15', 'submitit==1.5.4']
+TESTS = ['pytest==9.2.0', 'pytest-xdist==3.8.0', 'hypothesis', 'submitit==1.5.4']
 
 
 def version() -> str:

@@ -87,7 +87,7 @@ def locked(venv: Path) -> Iterator[int]:
 
 def pip_install(venv: Path, lock: int, what: str, *arguments: object) -> None:
     """Runs pip install, showing what is large, or every 15 seconds how far it is."""
-    temporary, start, free = venv / 'tmp', time.monotonic(), shutil.disk_usage(venv).free
+    temporary, start = venv / 'tmp', time.monotonic()
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()  # since /tmp may be too small for torch
     # Not compiled to bytecode: most of it is never imported, and what is, Python compiles then.
@@ -109,8 +109,7 @@ def pip_install(venv: Path, lock: int, what: str, *arguments: object) -> None:
                         line.strip() if len(line) < 160 else f'{line[:110]} ...' for line in new if NEWS.match(line)
                     ]
                     if not news and now > shown + 15:
-                        written = (free - shutil.disk_usage(venv).free) / 1e9
-                        news = [f'{now - start:.0f} s: {what}, {written:.1f} GB written']
+                        news = [f'{now - start:.0f} s: {what}, {size_gb(venv):.1f} GB so far']
                     if news:
                         print('\n'.join(f'    {line}' for line in news), flush=True)
                         shown = now
@@ -120,6 +119,16 @@ def pip_install(venv: Path, lock: int, what: str, *arguments: object) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     if process.returncode:
         raise failure(lines, what, venv / 'setup.log')
+
+
+def size_gb(folder: Path) -> float:
+    """How large a folder is that is being written."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total / 1e9
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -151,7 +160,7 @@ def failure(lines: list[str], what: str, log: Path) -> SetupError:
     return SetupError(f'{what[0].upper()}{what[1:]} failed: what pip said is above, and all of it in {log}.')
 
 
-def make_venv(venv: Path) -> None:
+def make_venv(venv: Path, lock: int, tested: Path) -> None:
     """Makes the environment, or repairs what an interrupted set-up left of it."""
     python, made_here = venv / 'bin/python', read_state(venv).get('made_here')
     works = python.exists() and subprocess.run([python, '-m', 'pip', '--version'], capture_output=True).returncode == 0
@@ -169,6 +178,8 @@ def make_venv(venv: Path) -> None:
                 f'{sys.executable} cannot make environments ({said}): install what it lacks (Debian, Ubuntu: '
                 f'apt install python3-venv), or name another, as in `make setup PYTHON=python3.11`.'
             )
+        # The pip that Python brings along takes twice as long to find out what to install.
+        pip_install(venv, lock, 'upgrading pip', '-c', tested, '--upgrade', 'pip')
         note(venv, made_here='done')
     elif made_here:
         forget_half_written(venv)
@@ -199,7 +210,7 @@ def constraints(venv: Path, stack: str, torch: str, held: list[Path]) -> Path:
 def set_up(stack: str, torch: str, venv: Path, lock: int) -> str:
     """Does every step that has not been done; returns what is installed, in words."""
     print(f'[1/4] The environment {venv}', flush=True)
-    make_venv(venv)
+    make_venv(venv, lock, ROOT / 'constraints' / f'{stack}.txt')
     note(venv, stamp='')
     print('[2/4] torch and torchvision (a download of 2 to 3 GB the first time)', flush=True)
     # First and alone, so that nothing else decides which torch comes. Three equals signs: see constraints/.
