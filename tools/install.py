@@ -20,17 +20,30 @@ from pathlib import Path
 
 from check_env import ROOT, STACKS, gpu_problem, read_constraints
 
-VENV_GB = 7  # measured: what pip takes while it installs torch, its downloads included
+VENV_GB, OTHER_TORCH_GB = 9, 12  # measured: while pip installs torch, downloads included; CUDA 12 builds are larger
 STATE = 'convnext-setup.json'  # what a set-up notes in the environment: made_here, torch, stamp
 TORCHS_OWN = re.compile(r'(torch|torchvision|triton|sympy)=')  # constraints that another torch comes with its own of
-# What is shown of pip's output, all of which is in the log, and what is told of its failures.
-NEWS = re.compile(r'\s*(Downloading|Using cached) \S+ \([\d.]+ [MG]B\)|\s*Building wheel for|Installing collected')
-DISK_FULL = re.compile(r'No space left on device|Disk quota exceeded')
-NOT_FOUND = re.compile(r'No matching distribution found for (\S+)')
-NO_NETWORK = re.compile(
-    r'NewConnectionError|NameResolutionError|[Nn]ame resolution|Name or service not known|nodename nor servname|'
-    r'Network is unreachable|No route to host|Connection (refused|reset|aborted)|ConnectTimeout|ReadTimeout|'
-    r'Read timed out|Max retries exceeded|ProxyError|SSLError|CERTIFICATE_VERIFY|IncompleteRead|RemoteDisconnected'
+# What is shown of pip's output, all of which is in the log, and what is said of its failures.
+NEWS = re.compile(
+    r'\s*(Downloading|Using cached) \S+ \([\d.]+ [MG]B\)|\s*Building wheel for \S+ .*done|Installing coll'
+)
+FAILURES = (
+    (
+        'No space left on device|Disk quota exceeded',
+        'The disk filled up while {what}: free some space and run the same command again.',
+    ),
+    (
+        r'NewConnectionError|NameResolutionError|[Nn]ame resolution|Name or service not known|nodename nor servname|'
+        r'Network is unreachable|No route to host|Connection (?:refused|reset|aborted)|ConnectTimeout|ReadTimeout|'
+        r'Read timed out|Max retries exceeded|ProxyError|SSLError|CERTIFICATE_VERIFY|IncompleteRead|RemoteDisconnected',
+        'The package index could not be reached while {what}: check the network, proxy and certificates (pip config '
+        'list), then run the same command again; {log} has the details.',
+    ),
+    (
+        r'satisfies the requirement (\S+) .*from versions: .*?((?:[^ ,]+, ){0,4}[^ ,]+)\)',
+        'pip finds no {0} for this Python and system, the last that it finds being {1}: name another with TORCH= or '
+        'PYTHON=, or check which index it looks in (pip config list); {log} has the details.',
+    ),
 )
 
 
@@ -141,23 +154,12 @@ def stop(process: subprocess.Popen) -> None:
 
 def failure(lines: list[str], what: str, log: Path) -> SetupError:
     """The error to raise for a pip that failed, by what it printed last."""
-    text = ''.join(lines[-30:])
-    absent, known = NOT_FOUND.search(text), re.search(r'from versions: .*?((?:[^ ,]+, ){0,4}[^ ,]+)\)', text)
-    if DISK_FULL.search(text):
-        return SetupError(f'The disk filled up while {what}: free some space and run the same command again.')
-    if NO_NETWORK.search(text):
-        return SetupError(
-            f'The package index could not be reached while {what}: check the network, proxy and certificates '
-            f'(pip config list), then run the same command again; {log} has the details.'
-        )
-    if absent:
-        return SetupError(
-            f'pip finds no {absent[1]} for this Python and system, the last that it finds being '
-            f'{known[1] if known else "none"}: name another with TORCH= or PYTHON=, or check which index it looks in '
-            f'(pip config list); {log} has the details.'
-        )
-    print(''.join(f'    | {line}' for line in lines[-15:]), file=sys.stderr)
-    return SetupError(f'{what[0].upper()}{what[1:]} failed: what pip said is above, and all of it in {log}.')
+    for pattern, sentence in FAILURES:
+        found = re.search(pattern, ''.join(lines[-30:]))
+        if found:
+            return SetupError(sentence.format(*found.groups(), what=what, log=log))
+    print(''.join(f'    | {line}' for line in lines[-15:]), end='', file=sys.stderr)
+    return SetupError(f'{what.capitalize()} failed: what pip said is above, and all of it in {log}.')
 
 
 def make_venv(venv: Path, lock: int, tested: Path) -> None:
@@ -168,7 +170,7 @@ def make_venv(venv: Path, lock: int, tested: Path) -> None:
         rest = [child for child in venv.iterdir() if not child.name.startswith(STATE)]
         if rest and not made_here:
             raise SetupError(f'{venv} is no working environment, and not of this set-up: remove it, or name another.')
-        note(venv, made_here='begun')
+        note(venv, made_here='begun', stamp='')
         for child in rest:  # not the folder itself, which is locked, nor the note that it is ours
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
         answer = subprocess.run([sys.executable, '-m', 'venv', venv], capture_output=True, text=True)
@@ -210,12 +212,18 @@ def constraints(venv: Path, stack: str, torch: str, held: list[Path]) -> Path:
 def set_up(stack: str, torch: str, venv: Path, lock: int) -> str:
     """Does every step that has not been done; returns what is installed, in words."""
     print(f'[1/4] The environment {venv}', flush=True)
+    wanted, there = torch or read_constraints(stack)['torch'], distributions(venv, 'torch')
+    if there and there[0].stem != f'torch-{wanted}' and read_state(venv).get('made_here'):
+        # Its CUDA libraries have files of the same names as the other's, which pip would mix up.
+        pip_install(venv, lock, 'looking for torch', '--dry-run', '--no-deps', f'torch==={wanted}')
+        print(f'    torch {wanted} in the place of {there[0].stem[6:]}: making the environment anew', flush=True)
+        note(venv, made_here='begun', stamp='')
     make_venv(venv, lock, ROOT / 'constraints' / f'{stack}.txt')
     note(venv, stamp='')
     print('[2/4] torch and torchvision (a download of 2 to 3 GB the first time)', flush=True)
     # First and alone, so that nothing else decides which torch comes. Three equals signs: see constraints/.
-    versions = [f'torch==={torch or read_constraints(stack)["torch"]}', 'torchvision']
-    pip_install(venv, lock, 'installing torch', '-c', constraints(venv, stack, torch, []), *versions)
+    tested = constraints(venv, stack, torch, [])
+    pip_install(venv, lock, 'installing torch', '-c', tested, f'torch==={wanted}', 'torchvision')
     note(venv, torch=torch)
     print('[3/4] Everything else, and this package', flush=True)
     held = constraints(venv, stack, torch, distributions(venv, 'torch') + distributions(venv, 'torchvision'))
@@ -254,7 +262,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_beforehand(stack: str, venv: Path) -> None:
+def check_beforehand(stack: str, torch: str, venv: Path) -> None:
     """Refuses, before anything is written, what would fail after a long wait."""
     others = [name for other, packages in STACKS.items() for name in packages.values() if other != stack]
     there = [name for name in others if distributions(venv, name)]
@@ -264,7 +272,8 @@ def check_beforehand(stack: str, venv: Path) -> None:
             f'(make uses .venv for openmmlab and .venv-onedl for onedl), or remove this one first.'
         )
     disk = next(folder for folder in (venv, *venv.parents) if folder.exists())
-    need_gb, free_gb = 1 if distributions(venv, 'torch') else VENV_GB, shutil.disk_usage(disk).free / 1e9
+    need_gb = 1 if distributions(venv, 'torch') else OTHER_TORCH_GB if torch else VENV_GB
+    free_gb = shutil.disk_usage(disk).free / 1e9
     if free_gb < need_gb:
         raise SetupError(
             f'The environment {venv} needs {need_gb} GB and the disk of {disk} has {free_gb:.1f} GB free: free some, '
@@ -282,7 +291,7 @@ def run(args: argparse.Namespace) -> None:
         has = ', '.join(folder.stem.replace('-', ' ') for folder in distributions(venv, 'torch'))
         print(f'{args.venv} is ready ({args.stack}, {has}): nothing to do.')
     else:
-        check_beforehand(args.stack, venv)
+        check_beforehand(args.stack, torch, venv)
         venv.mkdir(parents=True, exist_ok=True)
         with locked(venv) as lock:
             if not is_ready(args.stack, torch, venv):  # else the one that was waited for did it
