@@ -63,9 +63,10 @@ def build(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     model = MODELS.build(to_batch_norm(model))
     model.init_weights()
-    if name == 'RTMDet':  # whose boxes have no area with random weights
-        for layer in model.bbox_head.rtm_reg:
-            torch.nn.init.constant_(layer.bias, 2)
+    if name == 'RTMDet':  # with its own random weights boxes have no area, and all scores are equal
+        for classes, box in zip(model.bbox_head.rtm_cls, model.bbox_head.rtm_reg, strict=True):
+            torch.nn.init.normal_(classes.weight, std=100)
+            torch.nn.init.constant_(box.bias, 2)
     return model.to(DEVICE)
 
 
