@@ -150,7 +150,9 @@ def package_row(package: str, module: str, found: dict[str, dict], stack: str) -
     if top != module and found.get(top, dict(error=''))['error']:
         remedy = f'mend {top} first'
     missing = needs == module and not installed
-    return row(package, installed, tested, 'missing' if missing else 'broken', remedy, '' if missing else error)
+    if missing:  # timm is for classification only, and in neither stack's extra
+        return row(package, installed, tested, 'other' if package == 'timm' else 'missing', remedy)
+    return row(package, installed, tested, 'broken', remedy, error)
 
 
 def check() -> dict:

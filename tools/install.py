@@ -40,9 +40,9 @@ FAILURES = (
         'list), then run the same command again; {log} has the details.',
     ),
     (
-        r'satisfies the requirement (\S+) .*from versions: .*?((?:[^ ,]+, ){0,4}[^ ,]+)\)',
-        'pip finds no {0} for this Python and system, the last that it finds being {1}: name another with TORCH= or '
-        'PYTHON=, or check which index it looks in (pip config list); {log} has the details.',
+        r'(?:no matching distributions available for your environment:\s+|satisfies the requirement )(\S+)',
+        'pip finds no {0}, in the wanted version, for this Python and system: name another with TORCH= or PYTHON=, or '
+        'check which index it looks in (pip config list); {log} has the details, the versions that there are too.',
     ),
 )
 
@@ -255,10 +255,7 @@ def parse_args() -> argparse.Namespace:
     if args.torch and not re.match(r'(2\.([6-9]|\d\d)|[3-9])\.', args.torch):
         raise SetupError(f'TORCH={args.torch} is no version from 2.6 on: name one, such as TORCH=2.10.0.')
     if args.stack == 'onedl' and sys.version_info >= (3, 14):  # numpy 2.2, which it asks for, has no build for it
-        has = '{}.{}'.format(*sys.version_info)
-        raise SetupError(
-            f'STACK=onedl needs Python 3.10 to 3.13, not {has}: name one, as in `make setup PYTHON=python3.13`.'
-        )
+        raise SetupError('STACK=onedl needs Python 3.10 to 3.13: name one, as in `make setup PYTHON=python3.13`.')
     return args
 
 
