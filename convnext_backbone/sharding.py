@@ -10,7 +10,7 @@ from mmengine.dist import get_world_size, is_main_process
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from .convnext import ConvNeXtBlock
 
@@ -94,4 +94,5 @@ def _part(value: object, parameter: nn.Parameter | None) -> object:
     if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     whole = value.to(parameter.device, parameter.dtype)
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    everywhere = DTensor.from_local(whole, parameter.device_mesh, [Replicate()], run_check=False)
+    return everywhere.redistribute(placements=parameter.placements)  # each process cuts it, and none sends anything

@@ -30,7 +30,7 @@ ROWS = [
 COMPILED = dict(name='compiled', torch='2.13.0', python='3.11', stack='openmmlab')
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'psutil']
 BUILD = ['--no-build-isolation', '--no-cache-dir', '--no-deps', 'mmcv==2.1.0']  # a cached wheel may be another torch's
-# The fast part: the backbone, the operators, and of each task a training that is killed and resumed.
+# The fast part: the backbone, the operators, sharding, and of each task a training that is killed and resumed.
 FAST = [
     'tests/test_backbone.py',
     'tests/test_checkpoint.py',
@@ -40,6 +40,8 @@ FAST = [
     'tests/test_ops.py',
     'tests/test_configs.py::test_importing_the_package_imports_no_mm_library',
     'tests/test_configs.py::test_the_registry_finds_the_backbone_from_any_directory',
+    'tests/test_processes.py::test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged',
+    'tests/test_processes.py::test_a_sharded_classifier_starts_from_a_checkpoint_and_is_tested',
     'tests/test_pretraining.py::test_a_resumed_run_ends_with_the_same_weights_and_averages',
     'tests/test_segmentation.py::test_a_killed_run_resumes_to_the_same_weights',
     'tests/test_tools.py::test_a_killed_run_resumes_to_the_same_weights',
