@@ -50,6 +50,11 @@ class ResumableRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wraps the model for distributed training, or shards it; mmengine's own wrapper takes a GPU for granted."""
         if self.distributed and model_wrapper_cfg == dict(type=WRAPPER):
+            if get_device() == 'cpu' and not hasattr(torch.cpu.Stream, 'record_event'):  # as in torch 2.6
+                raise ArgumentError(
+                    f'model_wrapper_cfg.type={WRAPPER!r} does not work on the CPU with torch {torch.__version__}: take '
+                    f'a newer torch, or leave it out.'
+                )
             model.init_weights()  # weights that were divided could not be drawn, or read, as they are whole
             return shard(model.to(get_device()))
         if self.distributed and model_wrapper_cfg is None and get_device() == 'cpu':
