@@ -4,6 +4,7 @@
 tools/benchmark.py backbone --shapes 1x800x1216         # beside timm, torchvision and others that are installed
 tools/benchmark.py detector --peers timm                # a training step of Cascade Mask R-CNN
 tools/benchmark.py operators                            # mmcv's, ours beside compiled ones
+tools/benchmark.py compile                              # whole models by torch.compile, in inference
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalised
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import timm.data
 import torch
+from benchmark_compile import add_compile_arguments, benchmark_compile, print_compile
 from benchmark_load import benchmark_load, print_load
 from benchmark_models import add_arguments, benchmark_backbone, benchmark_detector
 from benchmark_operators import add_operator_arguments, benchmark_operators, print_operators
@@ -121,6 +123,9 @@ def main() -> None:
     operators = commands.add_parser('operators', help="mmcv's operators, ours beside the compiled ones")
     add_operator_arguments(operators)
     operators.set_defaults(measure=benchmark_operators, show=print_operators)
+    compiled = commands.add_parser('compile', help='what torch.compile makes of whole models in inference')
+    add_compile_arguments(compiled)
+    compiled.set_defaults(measure=benchmark_compile, show=print_compile)
     load = commands.add_parser('load', help='a checkpoint into a backbone')
     load.add_argument('--arch', choices=ARCHS, default='xlarge', help='(default: %(default)s)')
     load.add_argument('--dir', help='a folder for the files; default is that of temporary files')
@@ -131,7 +136,7 @@ def main() -> None:
     data.add_argument('--batch-size', type=int, default=64, help='(default: %(default)s)')
     data.add_argument('--size', type=int, default=224, help='pixels (default: %(default)s)')
     data.set_defaults(measure=benchmark_data, show=print_data)
-    for command in (backbone, detector, operators, load, data):
+    for command in (backbone, detector, operators, compiled, load, data):
         command.add_argument('--repeat', type=int, default=5, help='runs of each contender (default: %(default)s)')
         command.add_argument('--json', action='store_true', help='print the figures as json')
     args = parser.parse_args()
