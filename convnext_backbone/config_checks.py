@@ -17,6 +17,11 @@ from .arguments import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SIZE, Kind, integers
 from .errors import ArgumentError, printable
 
 
+def _listed(value: object) -> Sequence:
+    """A list as it is, anything else as the one item of a list."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def _clips(value: object) -> bool:
     """Whether a value is what the engine's ways to clip gradients take."""
     if not isinstance(value, dict) or not value:
@@ -38,10 +43,7 @@ _WRAPPER = Kind(
 _SCOPE = Kind(lambda value: value is None or (isinstance(value, str) and value.isidentifier()), 'the name of a library')
 _NAME = Kind(lambda value: value is None or isinstance(value, str), 'a text')
 _SCORES = Kind(
-    lambda value: (
-        value is None
-        or (isinstance(value, (str, list, tuple)) and value and all(isinstance(one, str) and one for one in value))
-    ),
+    lambda value: value is None or (value and all(isinstance(one, str) and one for one in _listed(value))),
     'the name of a score, or a list of such',
 )
 _CLASSES = Kind(
@@ -60,19 +62,13 @@ _LOADER = Kind(
     'a dict with a dataset and a sampler',
 )
 _SEVERAL = Kind(
-    lambda value: (
-        value is None or all(isinstance(one, dict) for one in (value if isinstance(value, (list, tuple)) else [value]))
-    ),
-    'a dict, or a list of dicts',
+    lambda value: value is None or all(isinstance(one, dict) for one in _listed(value)), 'a dict, or a list of dicts'
 )
 _EVALUATORS = Kind(lambda value: not isinstance(value, tuple) and _SEVERAL.fits(value), _SEVERAL.words)
 _STEPS = Kind(lambda value: value == 'auto' or COUNT.fits(value), "an integer of at least 1, or 'auto'")
 _SEED = Kind(lambda value: value is None or integers(0, 2**32 - 1).fits(value), 'an integer from 0 to 4294967295')
 _RATE = Kind(lambda value: value is None or NOT_NEGATIVE.fits(value), NOT_NEGATIVE.words)
-_SIDES = Kind(
-    lambda value: all(map(SIZE.fits, value if isinstance(value, (list, tuple)) and value else [value])),
-    f'{SIZE.words}, or a list of such',
-)
+_SIDES = Kind(lambda value: all(map(SIZE.fits, _listed(value) or [value])), f'{SIZE.words}, or a list of such')
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What the engine does not look at, or not before the run is under way. Sections come before what is in them.
 SETTINGS = {
@@ -161,7 +157,7 @@ def check_settings(cfg: Config) -> None:
         if isinstance(value, float) and value != value:
             raise ArgumentError(f'{name}={value!r} is not a number.')
         if key == 'init_cfg':
-            for one in value if isinstance(value, (list, tuple)) else [value]:
+            for one in _listed(value):
                 _MAYBE_TYPED.check(name, one)
         if key.endswith('_mult') and name.startswith('optim_wrapper.'):
             NOT_NEGATIVE.check(name, value)
@@ -271,15 +267,13 @@ def channels_problem(cfg: Config) -> str | None:
         return None
     for part in ['neck'] if model.get('neck') else ['decode_head', 'auxiliary_head']:
         nodes = model.get(part) or []
-        for node in nodes if isinstance(nodes, (list, tuple)) else [nodes]:
+        for node in _listed(nodes):
             if not isinstance(node, dict) or 'in_channels' not in node:
                 continue
             taken, index = node['in_channels'], range(len(given)) if part == 'neck' else node.get('in_index', -1)
             places = index if isinstance(index, (list, tuple, range)) else [index]
             there = all(isinstance(place, int) and -len(given) <= place < len(given) for place in places)
-            if not there or (list(taken) if isinstance(taken, (list, tuple)) else [taken]) != [
-                given[i] for i in places
-            ]:
+            if not there or list(_listed(taken)) != [given[i] for i in places]:
                 reads = '' if part == 'neck' else f' and in_index={index!r}'
                 return (
                     f'model.{part} has in_channels={taken!r}{reads}, but the backbone gives {len(given)} maps of '

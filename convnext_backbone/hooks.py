@@ -138,9 +138,13 @@ class LateValidationHook(Hook):
             if runner.iter != runner.epoch * len(runner.train_dataloader):  # within an epoch
                 return
         due = runner.val_loop is not None and done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
-        trained, validated = read_scalars(runner.work_dir)
-        missing = [bool(due and done and trained) and done not in validated]
-        broadcast_object_list(missing)  # the first process wrote them
+        if not done or not due:
+            return
+        missing = [False]
+        if is_main_process():  # which wrote the scores
+            trained, validated = read_scalars(runner.work_dir)
+            missing = [bool(trained) and done not in validated]
+        broadcast_object_list(missing)
         if missing[0]:
             runner.logger.info('The last validation was cut off: it is done now.')
             runner.val_loop.run()

@@ -149,11 +149,11 @@ class LoadFittingAnnotations:
 
 def _check_size(path: str, size: tuple[int, int], annotated: tuple[int, int], where: str) -> None:
     if tuple(size) != tuple(annotated):
-        (height, width), (other_height, other_width), path = size, annotated, printable(path)
+        (height, width), (other_height, other_width) = size, annotated
         raise UserError(
-            f'The image {path} is {width} x {height} pixels large, but {other_width} x {other_height} {where}, so that '
-            f'its annotations do not fit: mend them or replace the image; if it was annotated as it is stored, before '
-            f'its EXIF data turned it upright, take the orientation out of these.'
+            f'The image {printable(path)} is {width} x {height} pixels large, but {other_width} x {other_height} {where}, '
+            f'so that its annotations do not fit: mend them or replace the image; if it was annotated as it is stored, '
+            f'before its EXIF data turned it upright, take the orientation out of these.'
         )
 
 
