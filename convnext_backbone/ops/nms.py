@@ -27,7 +27,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     boxes = widen(boxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    return torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), _as_float32(iou_threshold))
+    # torchvision keeps the first of equal scores. mmcv takes them as torch's sort leaves them, which is another order.
+    order = scores.sort(0, descending=True)[1]
+    ranks = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)
+    return order[torch.ops.torchvision.nms(boxes[order], ranks, _as_float32(iou_threshold))]
 
 
 @lru_cache
@@ -111,7 +114,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         A list for each box that is kept: its index, then those that it suppressed, by falling scores.
     """
     array = widen(dets).numpy()
-    order = dets[:, 4].sort(stable=True, dim=0, descending=True)[1].numpy()
+    order = dets[:, 4].sort(0, descending=True)[1].numpy()
     groups = []
     while len(order):
         overlap = _overlaps(array[order[0]], array[order[1:]], 0)
