@@ -151,9 +151,9 @@ def _check_size(path: str, size: tuple[int, int], annotated: tuple[int, int], wh
     if tuple(size) != tuple(annotated):
         (height, width), (other_height, other_width) = size, annotated
         raise UserError(
-            f'The image {printable(path)} is {width} x {height} pixels large, but {other_width} x {other_height} {where}, '
-            f'so that its annotations do not fit: mend them or replace the image; if it was annotated as it is stored, '
-            f'before its EXIF data turned it upright, take the orientation out of these.'
+            f'The image {printable(path)} is {width} x {height} pixels large, but {other_width} x {other_height} '
+            f'{where}, so that its annotations do not fit: mend them or replace the image; if it was annotated as it '
+            f'is stored, before its EXIF data turned it upright, take the orientation out of these.'
         )
 
 

@@ -67,7 +67,9 @@ def test_the_file_tree_names_every_module(folder):
 @pytest.mark.parametrize(('stack', 'column'), [('openmmlab', 0), ('onedl', 1)])
 def test_the_table_of_versions_is_the_constraints(stack, column):
     constraints = set((REPOSITORY / f'constraints/{stack}.txt').read_text().replace('===', '==').splitlines())
-    rows = re.findall(r'^\| (?:engine|without operators|detection|segmentation) \| (\S+ \S+) \| (\S+ \S+) \|$', README, re.M)
+    rows = re.findall(
+        r'^\| (?:engine|without operators|detection|segmentation) \| (\S+ \S+) \| (\S+ \S+) \|$', README, re.M
+    )
     assert len(rows) == 4 and {row[column].replace(' ', '==') for row in rows} <= constraints
     (versions,) = re.findall(r'^\| torch / torchvision / timm \|(.*)\|(.*)\|$', README, re.M)
     for name, version in zip(('torch', 'torchvision', 'timm'), versions[column].split('/'), strict=True):

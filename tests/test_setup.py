@@ -68,6 +68,19 @@ def bare(tmp_path) -> Path:
     return venv
 
 
+def fake_pip(folder: Path, does: str) -> Path:
+    """An environment that works, in which pip does something else than installing."""
+    python = folder / 'env/bin/python'
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ncase "$*" in *--version*) exit 0;; esac\n{does}\n')
+    python.chmod(0o755)
+    return folder / 'env'
+
+
+def arguments(venv: Path, stack: str = 'openmmlab', torch: str = '') -> argparse.Namespace:
+    return argparse.Namespace(stack=stack, venv=venv, torch=torch)
+
+
 class TestRefusals:
     """What cannot work ends with one sentence and exit code 2, before anything is written."""
 
@@ -120,9 +133,9 @@ class TestRefusals:
         with pytest.raises(
             install.SetupError, match=r'env needs 9 GB and the disk of \S+ has 8.9 GB free: free some, or'
         ):
-            install.check_beforehand('openmmlab', '', tmp_path / 'not/yet/env')
+            install.check_disk(tmp_path / 'not/yet/env')
         pretend_installed(tmp_path / 'env', 'torch')
-        install.check_beforehand('openmmlab', '', tmp_path / 'env')
+        install.check_disk(tmp_path / 'env')
 
     def test_python_without_ensurepip(self, tmp_path):
         (tmp_path / 'venv.py').write_text("raise ModuleNotFoundError('No module named ensurepip')")
@@ -130,34 +143,28 @@ class TestRefusals:
         assert 'cannot make environments' in sentence and 'No module named ensurepip' in sentence
         assert 'apt install python3-venv' in sentence and 'make setup PYTHON=' in sentence
 
-    def test_what_pip_says(self, capsys):
-        unknown = ['ERROR: Could not find a version that satisfies the requirement torch===9.9 (from versions: 2.14.1)']
-        none = ['no matching distributions available for your environment:\n', '    numpy\n', 'To fix this\n']
-        for said, name in ((unknown, 'torch===9.9'), (none, 'numpy')):
-            sentence = str(install.failure(said, 'installing torch', Path('log')))
-            assert sentence.startswith(f'pip finds no {name}, in the wanted version, for this Python and system: name')
-        full = install.failure(['OSError: [Errno 28] No space left on device\n'], 'installing torch', Path('log'))
-        assert str(full) == 'The disk filled up while installing torch: free some space and run the same command again.'
-        other = install.failure(['ERROR: it rains\n'], 'installing torch', Path('log'))
-        assert str(other) == 'Installing torch failed: what pip said is above, and all of it in log.'
-        assert capsys.readouterr().err == '    | ERROR: it rains\n'
+    @pytest.mark.parametrize(
+        'said, sentence',
+        [
+            ('ERROR: No matching distribution found for torch===9.9', 'pip finds no such version for this Python and'),
+            ('OSError: [Errno 28] No space left on device', 'The disk filled up: free some space, then run the same'),
+            ('ERROR: it rains', 'pip failed. What pip said is above, and all of it in'),
+        ],
+    )
+    def test_what_pip_says(self, tmp_path, said, sentence):
+        result = finished(set_up('--venv', fake_pip(tmp_path, f'echo "{said}"; exit 1'), cwd=tmp_path))
+        assert refusal(result).startswith(f'error: {sentence}') and said in result.stderr
+        assert said in (tmp_path / 'env/setup.log').read_text()
 
 
 class TestInterruptions:
     """The same command goes on from wherever it was stopped, and what it started does not outlive it."""
 
-    SLEEPER = (
-        '#!/bin/sh\ncase "$*" in *--version*) exit 0;; esac\necho $$ > {pid}.new; mv {pid}.new {pid}; sleep 60 & wait\n'
-    )
-
     @pytest.fixture
     def sleeper(self, tmp_path) -> tuple[Path, Path]:
         """An environment whose pip never ends, and the file that this pip writes its number to."""
-        venv, pid = tmp_path / 'env', tmp_path / 'pid'
-        (venv / 'bin').mkdir(parents=True)
-        (venv / 'bin/python').write_text(self.SLEEPER.format(pid=pid))
-        (venv / 'bin/python').chmod(0o755)
-        return venv, pid
+        pid = tmp_path / 'pid'
+        return fake_pip(tmp_path, f'echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60'), pid
 
     @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
     def test_being_stopped_ends_pip(self, tmp_path, sleeper, number):
@@ -181,7 +188,7 @@ class TestInterruptions:
         second = set_up('--venv', venv, cwd=tmp_path)
         assert second.stdout.readline() == f'Waiting for another set-up that is writing {venv} ...\n'
         assert not pid.exists()
-        os.killpg(orphan, signal.SIGKILL)
+        os.kill(orphan, signal.SIGKILL)
         wait_for(pid.exists)
         second.terminate()
         assert finished(second).returncode == 130
@@ -192,20 +199,20 @@ class TestInterruptions:
         (venv / 'bin/python').symlink_to('gone')
         install.note(venv, made_here='begun', stamp='old')
         result = finished(set_up('--venv', venv, cwd=tmp_path))
-        assert 'The package index could not be reached while upgrading pip: check the network' in refusal(result)
+        assert 'The package index could not be reached: check the network' in refusal(result)
         assert install.read_state(venv)['made_here'] == 'begun' and not (venv / 'tmp').exists()
         subprocess.run([venv / 'bin/python', '-m', 'pip', '--version'], check=True, capture_output=True)
 
-    def test_half_written_packages_are_forgotten(self, bare, capsys):
-        whole = pretend_installed(bare, 'timm')
-        half = pretend_installed(bare, 'torch', '2.14.1', record='torch/__init__.py,,\n')
-        begun = pretend_installed(bare, 'numpy', numpy='')
+    def test_half_written_packages_are_forgotten(self, tmp_path):
+        venv = fake_pip(tmp_path, 'exit 1')
+        install.note(venv, made_here='done')
+        whole = pretend_installed(venv, 'timm')
+        half = pretend_installed(venv, 'torch', '2.14.1', record='torch/__init__.py,,\n')
+        begun = pretend_installed(venv, 'numpy', numpy='')
         (begun / 'RECORD').unlink()
-        stashed = pretend_installed(bare, '~orch')
-        install.forget_half_written(bare)
-        assert whole.exists() and not half.exists() and not begun.exists() and not stashed.exists()
-        assert (bare / SITE_PACKAGES / 'numpy').exists()
-        assert 'torch-2.14.1 was written half: installing it again' in capsys.readouterr().out
+        install.make_venv(venv, Path())
+        assert whole.exists() and not half.exists() and not begun.exists()
+        assert (venv / SITE_PACKAGES / 'numpy').exists()
 
 
 class TestRunningAgain:
@@ -214,7 +221,7 @@ class TestRunningAgain:
     @pytest.fixture
     def ready(self, bare):
         pretend_installed(bare, 'torch', '2.14.1')
-        install.note(bare, made_here='done', torch='', stamp=install.stamp('openmmlab', '', bare))
+        install.note(bare, made_here='done', torch='', stamp=install.stamp(arguments(bare)))
         return bare
 
     def test_costs_nothing(self, ready, tmp_path):
@@ -225,7 +232,7 @@ class TestRunningAgain:
         )
         assert time.monotonic() - start < 3
         assert (result.returncode, result.stderr) == (0, '')
-        assert result.stdout.splitlines()[0] == 'bare is ready (openmmlab, torch 2.14.1): nothing to do.'
+        assert result.stdout.splitlines()[0] == f'{ready} is ready (openmmlab, torch-2.14.1): nothing to do.'
         assert {path: path.stat().st_mtime_ns for path in ready.rglob('*')} == before
 
     @pytest.mark.parametrize('name', ['setup.py', 'constraints/openmmlab.txt', 'tools/install.py'])
@@ -235,21 +242,22 @@ class TestRunningAgain:
             shutil.copytree(REPOSITORY / folder, clone / folder)
         shutil.copy(REPOSITORY / 'setup.py', clone)
         monkeypatch.setattr(install, 'ROOT', clone)
-        before = install.stamp('openmmlab', '', ready)
-        others = [install.stamp('openmmlab', '', tmp_path), install.stamp('openmmlab', '2.10.0', ready)]
+        before = install.stamp(arguments(ready))
+        others = [install.stamp(arguments(tmp_path)), install.stamp(arguments(ready, torch='2.10.0'))]
         with (clone / name).open('a') as stream:
             stream.write('# changed\n')
-        assert len({before, *others, install.stamp('openmmlab', '', ready)}) == 4
+        assert len({before, *others, install.stamp(arguments(ready))}) == 4
 
-    def test_keeps_the_torch_that_was_chosen(self, ready, capsys):
-        install.note(ready, torch='2.10.0', stamp=install.stamp('openmmlab', '2.10.0', ready))
-        install.run(argparse.Namespace(stack='openmmlab', venv=str(ready), torch=''))
+    def test_keeps_the_torch_that_was_chosen(self, ready, capsys, monkeypatch):
+        install.note(ready, torch='2.10.0', stamp=install.stamp(arguments(ready, torch='2.10.0')))
+        monkeypatch.setattr(sys, 'argv', ['setup_env.py', '--venv', str(ready)])
+        install.run(install.parse_args())
         assert 'nothing to do' in capsys.readouterr().out
 
     def test_holds_another_torch(self, bare):
         installed = [pretend_installed(bare, 'torch', '2.10.0+cu128'), pretend_installed(bare, 'torchvision', '0.25.0')]
-        assert install.constraints(bare, 'onedl', '', installed) == REPOSITORY / 'constraints/onedl.txt'
-        lines = install.constraints(bare, 'onedl', '2.10.0', installed).read_text().splitlines()
+        assert install.constraints(arguments(bare, 'onedl'), installed) == REPOSITORY / 'constraints/onedl.txt'
+        lines = install.constraints(arguments(bare, 'onedl', '2.10.0'), installed).read_text().splitlines()
         assert lines[-2:] == ['torch===2.10.0+cu128', 'torchvision===0.25.0'] and 'onedl-mmengine==0.10.12' in lines
         assert not [line for line in lines[:-2] if re.match('torch|triton|sympy', line)]
 
@@ -281,9 +289,10 @@ class TestGpu:
 
     def test_said_again_with_nothing_to_do(self, bare, monkeypatch, capsys):
         self.torch(bare / SITE_PACKAGES / 'torch', '2.14.1', "'13.0'")
-        install.note(bare, stamp=install.stamp('openmmlab', '', bare))
+        pretend_installed(bare, 'torch', '2.14.1')
+        install.note(bare, stamp=install.stamp(arguments(bare)))
         monkeypatch.setattr(check_env, 'driver_version', lambda: '535.0')
-        install.run(argparse.Namespace(stack='openmmlab', venv=str(bare), torch=''))
+        install.run(arguments(bare))
         assert 'note: There is an NVIDIA GPU (driver 535.0)' in capsys.readouterr().out
 
     @pytest.mark.parametrize('hidden', ['', '-1'])
@@ -298,7 +307,6 @@ class TestCheckEnv:
     def check(self, venv: Path) -> tuple[int, dict]:
         command = [venv / 'bin/python', REPOSITORY / 'tools/check_env.py', '--json']
         result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert result.stderr == ''
         return result.returncode, {row['package']: row for row in json.loads(result.stdout)['rows']}
 
     def test_this_environment(self, tmp_path, capsys):
@@ -319,13 +327,13 @@ class TestCheckEnv:
         for package in ('torch', 'torchvision', 'numpy', 'mmengine', 'mmcv-lite', 'mmdet'):
             assert rows[package]['status'] == 'missing' and 'pip install' in rows[package]['remedy'], rows[package]
         assert 'torch===2.14.1 torchvision==0.29.1' in rows['torchvision']['remedy']
-        assert rows['mmcv.ops']['remedy'] == 'mend mmcv first'
+        assert rows['mmcv.ops']['remedy'].endswith(' mmcv-lite')
         assert (
             rows['timm']['status'] == 'other' and 'timm==' in rows['timm']['remedy']
         )  # it does without, but for images
 
     def test_broken_packages_and_both_stacks(self, bare):
-        pretend_installed(bare, 'numpy', '0.1', numpy='import os; os.abort()')
+        pretend_installed(bare, 'numpy', '0.1', numpy='raise SystemExit(3)')
         pretend_installed(bare, 'timm', '9.9', timm="raise RuntimeError('operator torchvision::nms does not exist')")
         pretend_installed(bare, 'regex', '9.9', regex='')
         pretend_installed(bare, 'ftfy', '9.9', ftfy='import numpy.linalg, torch')
@@ -334,22 +342,19 @@ class TestCheckEnv:
         pretend_installed(bare, 'onedl-mmengine')
         code, rows = self.check(bare)
         assert code == 1
-        assert rows['numpy']['status'] == 'broken' and 'ends Python with exit code -6' in rows['numpy']['detail']
-        assert rows['timm']['status'] == 'broken' and 'torchvision::nms' in rows['timm']['detail']
+        assert rows['numpy']['status'] == 'broken' and 'SystemExit: 3 -> ' in rows['numpy']['remedy']
+        assert rows['timm']['status'] == 'broken' and 'torchvision::nms' in rows['timm']['remedy']
         assert rows['regex']['status'] == 'other' and rows['regex']['remedy'] == ''
-        assert rows['ftfy']['status'] == 'broken' and 'ends Python' in rows['ftfy']['detail']
-        assert rows['pycocotools']['remedy'] == 'mend torch first'
-        assert rows['mmengine']['remedy'].endswith('pip install setuptools==80.10.2')
+        assert rows['ftfy']['status'] == 'broken' and 'SystemExit' in rows['ftfy']['remedy']
+        assert 'there is no module torch -> ' in rows['pycocotools']['remedy']
+        assert rows['mmengine']['remedy'].endswith("pip install 'setuptools<81'")
         assert rows['stack']['status'] == 'broken' and 'new environment' in rows['stack']['remedy']
 
     @pytest.mark.parametrize(
         'operators, remedy',
         [
-            ('import mmcv._ext', r'^\S+ -m convnext_backbone.ops install$'),
-            (
-                "raise ImportError('undefined symbol')",
-                r'uninstall -y mmcv; .*--no-deps mmcv-lite==2.1.0; .*ops install$',
-            ),
+            ('import mmcv._ext', r' -m convnext_backbone.ops install$'),
+            ("raise ImportError('undefined symbol')", r'symbol -> .*--no-deps mmcv-lite; .*ops install$'),
         ],
     )
     def test_mmcv_without_operators_that_work(self, bare, operators, remedy):

@@ -9,16 +9,18 @@ and no error. Exit code 1: something is missing or broken; the last column of it
 from __future__ import annotations  # so that even a Python that is too old can be told so
 
 import argparse
+import contextlib
+import faulthandler
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,38 +29,9 @@ STACKS = dict(
     openmmlab=dict(mmengine='mmengine', mmcv='mmcv-lite', mmdet='mmdet', mmseg='mmsegmentation'),
     onedl=dict(mmengine='onedl-mmengine', mmcv='onedl-mmcv', mmdet='onedl-mmdetection', mmseg='onedl-mmsegmentation'),
 )
-COMMON = {name: name for name in ('torch', 'torchvision', 'timm', 'numpy', 'pycocotools', 'ftfy', 'regex')}
-COMMON['cv2'] = 'opencv-python'
+COMMON = dict(torch='torch', torchvision='torchvision', timm='timm', numpy='numpy', cv2='opencv-python')
+COMMON.update(pycocotools='pycocotools', ftfy='ftfy', regex='regex')
 DRIVERS = {'11': 450, '12': 525, '13': 580}  # the oldest that runs what was built with each CUDA
-
-# Runs in a process of its own, which may crash. A line per module, marked since packages print things of their own.
-PROBE = """
-import importlib, json, sys, warnings
-from importlib.machinery import EXTENSION_SUFFIXES
-sys.path[:] = [folder for folder in sys.path if folder]  # '' would import whatever lies in the working directory
-
-def operators(torch, ops):  # which ones there are, and that they work, on the GPU too
-    for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
-        boxes = torch.tensor([[0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]], dtype=torch.float32, device=device)
-        kept = ops.nms(boxes, torch.tensor([.9, .8, .7], device=device), 0.5)[1].tolist()
-        assert kept == [0, 2], f'on {device} nms kept {kept}'
-    return 'compiled' if sys.modules['mmcv._ext'].__file__.endswith(tuple(EXTENSION_SUFFIXES)) else 'torchvision'
-
-for name in sys.argv[1:]:
-    found = dict(error='', needs='')
-    try:
-        module = importlib.import_module(name)
-        if name == 'torch':
-            with warnings.catch_warnings(record=True) as caught:
-                found['gpu'] = module.cuda.get_device_name() if module.cuda.is_available() else ''
-            found['warning'] = ' '.join(str(each.message) for each in caught)
-        found['kind'] = operators(sys.modules['torch'], module) if name == 'mmcv.ops' else ''
-    except ModuleNotFoundError as error:
-        found.update(error=f'there is no module {error.name}', needs=error.name)
-    except BaseException as error:
-        found.update(error=f'{type(error).__name__}: {error}')
-    print('\\nprobe', json.dumps([name, found]), flush=True)
-"""
 
 
 def read_constraints(stack: str) -> dict[str, str]:
@@ -70,18 +43,27 @@ def read_constraints(stack: str) -> dict[str, str]:
     return {name: version for name, version, sign, minor in found if not sign or fits[sign]((3, int(minor)))}
 
 
-def probe(names: list[str]) -> dict[str, dict]:
-    """Imports modules in another process. One that crashes it is noted, and another process goes on after it."""
-    results: dict[str, dict] = {}
-    while len(results) < len(names):
-        rest = [name for name in names if name not in results]
-        run = subprocess.run([sys.executable, '-c', PROBE, *rest], stdout=-1, stderr=-3, text=True)
-        results.update(json.loads(line[6:]) for line in run.stdout.splitlines() if line.startswith('probe ['))
-        crashed = [name for name in rest if name not in results][:1]
-        results.update(
-            (name, dict(error=f'importing it ends Python with exit code {run.returncode}')) for name in crashed
-        )
-    return results
+def kind_of_operators() -> str:
+    """Whether mmcv's operators are compiled, after a try of one, on the GPU too."""
+    import mmcv.ops
+    import torch
+
+    for device in ['cpu'] + ['cuda'] * torch.cuda.is_available():
+        boxes = torch.tensor([[0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]], dtype=torch.float32, device=device)
+        kept = mmcv.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7], device=device), 0.5)[1].tolist()
+        assert kept == [0, 2], f'on {device} nms kept {kept}'
+    return 'torchvision' if sys.modules['mmcv._ext'].__file__.endswith('.py') else 'compiled'
+
+
+def import_error(module: str) -> tuple[str, str]:
+    """Why a module cannot be imported, and which one it lacks; nothing where it can."""
+    try:
+        importlib.import_module(module)
+        return '', ''
+    except ModuleNotFoundError as error:
+        return f'there is no module {error.name}', error.name or module
+    except BaseException as error:  # some packages end Python
+        return ' '.join(f'{type(error).__name__}: {error}'.split())[:300], ''
 
 
 def driver_version() -> str:
@@ -92,11 +74,10 @@ def driver_version() -> str:
     if driver.exists():  # in a container that was not given the GPU, too
         found = re.search(r'Module.*? (\d+\.[\d.]+)', driver.read_text())
         return found[1] if found and any(Path('/dev').glob('nvidia[0-9]*')) else ''
-    if not shutil.which('nvidia-smi'):
+    if not shutil.which('nvidia-smi'):  # Windows' subsystem for Linux has it
         return ''
-    command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']  # Windows' subsystem for Linux
-    answer = subprocess.run(command, stdout=-1, stderr=-3, text=True)
-    return (answer.stdout.split() or [''])[0] if answer.returncode == 0 else ''
+    command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
+    return (subprocess.run(command, stdout=-1, stderr=-3, text=True).stdout.split() or [''])[0]
 
 
 def gpu_problem(torch_folder: Path, otherwise: str = '') -> str:
@@ -114,45 +95,51 @@ def gpu_problem(torch_folder: Path, otherwise: str = '') -> str:
     if cuda == 'None':
         otherwise = f'it is a build without CUDA; `pip install torch==={torch.split("+")[0]} torchvision` has one'
     elif has < wants:
-        otherwise = f'CUDA {cuda}, which it was built for, wants driver {wants} or newer; install that'
-        otherwise += (
-            ', or torch 2.10.0, which runs on yours (`make setup TORCH=2.10.0`)' if has >= DRIVERS['12'] else ''
-        )
+        older = ', or torch 2.10.0, which runs on yours (`make setup TORCH=2.10.0`)' if has >= DRIVERS['12'] else ''
+        otherwise = f'CUDA {cuda}, which it was built for, wants driver {wants} or newer; install that{older}'
     return otherwise and f'There is an NVIDIA GPU (driver {driver}) that torch {torch} cannot use: {otherwise}.'
 
 
-def row(package: str, installed: str, tested: str, status: str = '', remedy: str = '', detail: str = '') -> dict:
+def gpu() -> str:
+    """The GPU that torch uses, or why it uses none."""
+    torch = sys.modules.get('torch')
+    if torch is None:
+        return 'unknown: torch does not import'
+    with warnings.catch_warnings(record=True) as caught:
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
+    why = ' '.join(str(each.message) for each in caught) or '`nvidia-smi` may say why'
+    return gpu_problem(Path(torch.__file__).parent, why) or 'none visible'
+
+
+def row(package: str, installed: str, tested: str, status: str = '', remedy: str = '') -> dict:
     """One row of the table; without a status, it is `ok` or `other` by the version."""
     if not status:
         public = installed.split('+')[0]  # 2.14.1+cu130 is 2.14.1
         status = 'ok' if not tested or public == tested or public.startswith(tested + '.') else 'other'
-    return dict(package=package, installed=installed, tested=tested, status=status, remedy=remedy, detail=detail)
+    return dict(package=package, installed=installed, tested=tested, status=status, remedy=remedy)
 
 
-def package_row(package: str, module: str, found: dict[str, dict], stack: str) -> dict:
-    """The row of one package, by what importing it gave."""
+def package_row(package: str, module: str, stack: str) -> dict:
+    """The row of one package, by what importing it gives."""
     versions = read_constraints(stack)
     known = [each.version for each in importlib.metadata.distributions(name=package)]
-    installed, tested = found[module].get('kind') or ''.join(known[:1]), versions.get(package, '')
-    error, needs = ' '.join(found[module]['error'].split())[:300], found[module].get('needs', '')
+    installed, tested = ''.join(known[:1]), versions.get(package, '')
+    error, needs = import_error(module)
     if not error:
-        return row(package, installed, tested)
-    python, top, mmcv = shlex.quote(sys.executable), needs.split('.')[0], STACKS[stack]['mmcv']
-    pip = f'{python} -m pip install'
+        return row(package, kind_of_operators() if module == 'mmcv.ops' else installed, tested)
+    pip = f'{sys.executable} -m pip install'
+    name = needs if needs in ('mmcv._ext', 'pkg_resources') else needs.split('.')[0]
+    name = package if name in ('', module) else {**COMMON, **STACKS[stack]}.get(name, name)
     both = f'{pip} torch==={versions["torch"]} torchvision=={versions["torchvision"]}'  # each works with its own other
-    operators = f'{python} -m convnext_backbone.ops install'
-    again = f'{pip} --no-cache-dir --force-reinstall --no-deps {mmcv}=={versions[mmcv]}'
-    remedies = {'torch': both, 'torchvision': both, 'convnext-backbone': f'{pip} -e {ROOT}', 'mmcv._ext': operators}
-    remedies['mmcv.ops'] = f'{python} -m pip uninstall -y mmcv; {again}; {operators}'  # compiled ones for another torch
-    remedies['pkg_resources'] = f'{pip} setuptools=={versions["setuptools"]}'
-    name = needs if needs in remedies else package if top in ('', module) else top
-    remedy = remedies.get(name, f'{pip} {name}=={versions[name]}' if name in versions else f'{pip} {name}')
-    if top != module and found.get(top, dict(error=''))['error']:
-        remedy = f'mend {top} first'
-    missing = needs == module and not installed
-    if missing:  # timm is for classification only, and in neither stack's extra
-        return row(package, installed, tested, 'other' if package == 'timm' else 'missing', remedy)
-    return row(package, installed, tested, 'broken', remedy, error)
+    remedies = dict(torch=both, torchvision=both)
+    remedies['mmcv._ext'] = f'{sys.executable} -m convnext_backbone.ops install'
+    remedies['mmcv.ops'] = f'{pip} --force-reinstall --no-deps {STACKS[stack]["mmcv"]}; {remedies["mmcv._ext"]}'
+    remedies.update({'pkg_resources': f"{pip} 'setuptools<81'", 'convnext-backbone': f'{pip} -e {ROOT}'})
+    remedy = remedies.get(name, f'{pip} -c {ROOT / "constraints" / stack}.txt {name}')
+    if needs == module and not installed:  # timm is for classification only, and in neither stack's extra
+        return row(package, '', tested, 'other' if package == 'timm' else 'missing', remedy)
+    return row(package, installed, tested, 'broken', f'{error} -> {remedy}')
 
 
 def check() -> dict:
@@ -160,30 +147,22 @@ def check() -> dict:
     installed = {each.metadata['Name'] for each in importlib.metadata.distributions()}
     stacks = [name for name, packages in STACKS.items() if installed & {*packages.values()}]
     stack = stacks[0] if stacks else 'openmmlab'
-    # This package last: in its own process, it provides mmcv with operators.
+    rows = [row('python', platform.python_version(), read_constraints(stack)['python'])]
+    # This package last: from then on it provides mmcv with operators.
     packages = {**COMMON, **STACKS[stack], 'mmcv.ops': 'mmcv.ops', 'convnext_backbone': 'convnext-backbone'}
-    found = probe([*packages])
-    old = dict(status='broken', remedy='install Python 3.10 or newer') if sys.version_info < (3, 10) else {}
-    rows = [row('python', platform.python_version(), read_constraints(stack)['python'], **old)]
-    rows += [package_row(package, module, found, stack) for module, package in packages.items()]
+    rows += [package_row(package, module, stack) for module, package in packages.items()]
     if len(stacks) > 1:
         remedy = 'make a new environment: they overwrite each other, and removing one now takes files from the other'
         rows.append(row('stack', ' and '.join(stacks), 'one of them', 'broken', remedy))
-    gpu = found['torch'].get('gpu', 'unknown: torch does not import')
-    if not gpu:
-        why = found['torch']['warning'] or '`nvidia-smi` may say why'
-        gpu = gpu_problem(Path(importlib.util.find_spec('torch').origin).parent, why) or 'none visible'
     ok = all(each['status'] in ('ok', 'other') for each in rows)
-    return dict(ok=ok, stack=' and '.join(stacks) or 'none', gpu=gpu, python=sys.executable, rows=rows)
+    return dict(ok=ok, stack=' and '.join(stacks) or 'none', gpu=gpu(), python=sys.executable, rows=rows)
 
 
 def print_table(result: dict) -> None:
     """Prints the result for people."""
     print(f'Environment: {sys.prefix}\nMM stack: {result["stack"]}\nGPU: {result["gpu"]}\n')
     lines = [('package', 'installed', 'tested', 'status', 'remedy')]
-    for each in result['rows']:
-        remedy = ' -> '.join(filter(None, (each['detail'], each['remedy'])))
-        lines.append((each['package'], each['installed'] or '-', each['tested'] or '-', each['status'], remedy))
+    lines += [tuple(each[name] or '-' * (name != 'remedy') for name in lines[0]) for each in result['rows']]
     widths = [max(map(len, column)) for column in [*zip(*lines)][:4]] + [0]  # noqa: B905 (3.10)
     for line in lines:
         print('  '.join(map(str.ljust, line, widths)).rstrip())
@@ -199,10 +178,15 @@ def main() -> int:
     """Checks; returns the exit code."""
     parser = argparse.ArgumentParser(description='Compare what is installed with what was tested.')
     parser.add_argument('--json', action='store_true', help='print the result as JSON')
-    as_json, result = parser.parse_args().json, check()
+    as_json = parser.parse_args().json
+    faulthandler.enable()  # a package that crashes Python is named in what this prints
+    warnings.simplefilter('ignore')
+    with contextlib.redirect_stdout(sys.stderr):  # packages print things of their own
+        result = check()
     print(json.dumps(result, indent=2)) if as_json else print_table(result)
     return 0 if result['ok'] else 1
 
 
 if __name__ == '__main__':
+    sys.path[:1] = []  # the folder of this file: what lies in it is not meant
     sys.exit(main())
