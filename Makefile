@@ -11,7 +11,7 @@ PRETRAINING = configs/demo/pretrain_convnext_atto_shapes.py
 DETECTION = configs/demo/cascade_convnext_atto_shapes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all faults lint clean
+.PHONY: help setup demo test test-all faults matrix lint clean
 
 help:  ## this list
 	@echo 'make TARGET [STACK=openmmlab|onedl] [TORCH=2.10.0] [PYTHON=python3] [VENV=folder]'
@@ -43,6 +43,9 @@ faults: setup  ## the table of docs/faults.md: a hundred kills, ten thousand spo
 	KILLS=100 $(BIN)/python -m pytest -q -s tests/test_kills.py -k moments
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/test_fuzz.py tests/test_places.py tests/test_faults.py \
 	    tests/test_photographs.py tests/test_damage.py tests/test_resume.py tests/test_processes.py
+
+matrix:  ## each version of torch and Python that is supported, set up and tested (docs/versions.md)
+	$(PYTHON) tools/test_matrix.py --out work_dirs/versions
 
 lint: setup  ## check format and style
 	$(BIN)/ruff format --check .
