@@ -91,8 +91,7 @@ def pip_install(venv: Path, *arguments: object) -> None:
     Raises:
         SetupError: It failed.
     """
-    # Not compiled to bytecode: most of it is never imported, and what is, Python compiles then.
-    command = [venv / 'bin/python', '-m', 'pip', 'install', '--no-input', '--progress-bar', 'off', '--no-compile']
+    command = [venv / 'bin/python', '-m', 'pip', 'install', '--no-input', '--progress-bar', 'off']
     temporary, lines = venv / 'tmp', []  # /tmp may be too small for torch
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
