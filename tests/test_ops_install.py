@@ -142,6 +142,14 @@ def test_what_is_somebody_elses_is_left_alone(folder):
     assert path.read_text() == 'my = "own"'
 
 
+def test_without_torchvision_status_says_what_is_missing(folder):
+    (folder / '_ext.py').write_text('import no_torchvision')
+    with pytest.raises(
+        OperatorsError, match=r"^mmcv has no operators \(No module named 'no_torchvision'\): install the"
+    ):
+        status()
+
+
 def test_refusals_are_one_sentence(folder, monkeypatch, capsys):
     def refused(command: str) -> str:
         monkeypatch.setattr(sys, 'argv', ['ops', command])

@@ -354,7 +354,10 @@ class TestCheckEnv:
         'operators, remedy',
         [
             ('import mmcv._ext', r' -m convnext_backbone.ops install$'),
-            ("raise ImportError('undefined symbol')", r'symbol -> .*--no-deps mmcv-lite; .*ops install$'),
+            (
+                "raise ImportError('undefined symbol')",
+                r'symbol -> .*uninstall -y mmcv; .*--no-deps mmcv-lite; .*ops install$',
+            ),
         ],
     )
     def test_mmcv_without_operators_that_work(self, bare, operators, remedy):

@@ -134,7 +134,8 @@ def package_row(package: str, module: str, stack: str) -> dict:
     both = f'{pip} torch==={versions["torch"]} torchvision=={versions["torchvision"]}'  # each works with its own other
     remedies = dict(torch=both, torchvision=both)
     remedies['mmcv._ext'] = f'{sys.executable} -m convnext_backbone.ops install'
-    remedies['mmcv.ops'] = f'{pip} --force-reinstall --no-deps {STACKS[stack]["mmcv"]}; {remedies["mmcv._ext"]}'
+    again = f'{pip} --force-reinstall --no-deps {STACKS[stack]["mmcv"]}; {remedies["mmcv._ext"]}'
+    remedies['mmcv.ops'] = f'{sys.executable} -m pip uninstall -y mmcv; {again}'  # compiled for another torch
     remedies.update({'pkg_resources': f"{pip} 'setuptools<81'", 'convnext-backbone': f'{pip} -e {ROOT}'})
     remedy = remedies.get(name, f'{pip} -c {ROOT / "constraints" / stack}.txt {name}')
     if needs == module and not installed:  # timm is for classification only, and in neither stack's extra
@@ -150,6 +151,8 @@ def check() -> dict:
     rows = [row('python', platform.python_version(), read_constraints(stack)['python'])]
     # This package last: from then on it provides mmcv with operators.
     packages = {**COMMON, **STACKS[stack], 'mmcv.ops': 'mmcv.ops', 'convnext_backbone': 'convnext-backbone'}
+    if 'mmcv' in installed:
+        packages['mmcv'] = 'mmcv'  # with compiled operators, by the user's own hands
     rows += [package_row(package, module, stack) for module, package in packages.items()]
     if len(stacks) > 1:
         remedy = 'make a new environment: they overwrite each other, and removing one now takes files from the other'

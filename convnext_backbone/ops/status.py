@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from .installation import NAME, OperatorsError, mmcv_folder, provide
+from .installation import NAME, OperatorsError, compiled_operators, mmcv_folder, provide
 from .workloads import MOST_USED, Workload
 
 REPEATS = 5
@@ -21,16 +21,20 @@ def status() -> dict:
         ``kind`` ('compiled' or 'torchvision'), ``file``, and ``milliseconds`` by device and operator.
 
     Raises:
-        OperatorsError: mmcv is not installed, or what is compiled cannot be loaded.
+        OperatorsError: mmcv is not installed, or its operators cannot be loaded.
     """
     folder = mmcv_folder()
     provide()
     try:
         module = importlib.import_module(NAME)
     except ImportError as error:
+        if compiled_operators(folder):
+            raise OperatorsError(
+                f"mmcv's compiled operators in {folder} do not load ({error}): they were built for another torch; "
+                'build them again, or `pip uninstall mmcv` and `pip install mmcv-lite==2.1.0`.'
+            ) from error
         raise OperatorsError(
-            f"mmcv's compiled operators in {folder} do not load ({error}): they were built for another torch; "
-            'build them again, or `pip uninstall mmcv` and `pip install mmcv-lite==2.1.0`.'
+            f'mmcv has no operators ({error}): install the torchvision that was made for torch {torch.__version__}.'
         ) from error
     devices = ['cpu'] + ['cuda'] * torch.cuda.is_available()
     return dict(
