@@ -1,6 +1,6 @@
 """Sets up an environment for each version of torch and Python that is supported, tests in it, and prints a table.
 
-    python3 tools/test_matrix.py [--only torch=2.6.0] [--full] [--compiled] [--out docs/versions] [--dry-run]
+    python3 tools/test_matrix.py [--only torch=2.6.0] [--full] [--compiled] [--out work_dirs/versions] [--dry-run]
 
 A row takes 5 to 10 minutes on 2 cores and 7 GB of disk, which it gives back. A row whose Python is not on the PATH is
 left out. Exit code 0: no test failed; 1: some did, or an environment could not be set up.
