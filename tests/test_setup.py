@@ -31,6 +31,7 @@ def set_up(*arguments: object, cwd: Path, **variables: str) -> subprocess.Popen:
     """Starts the set-up as make does, without a network."""
     command = [sys.executable, REPOSITORY / 'tools/setup_env.py', *arguments]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    streams['preexec_fn'] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # which the background ignores
     return subprocess.Popen([*map(str, command)], cwd=cwd, env=os.environ | NO_NETWORK | variables, **streams)
 
 

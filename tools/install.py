@@ -108,6 +108,9 @@ def pip_install(venv: Path, *arguments: object) -> None:
                         print(f'    {line.strip()[:110]}', flush=True)
             except BaseException:
                 pip.send_signal(signal.SIGINT)  # it puts back what it was replacing
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    pip.wait(10)
+                pip.kill()  # where it was told to ignore that, as what runs in the background is
                 raise
     shutil.rmtree(temporary, ignore_errors=True)
     if pip.returncode:
