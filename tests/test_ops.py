@@ -7,7 +7,6 @@ everybody's: gradients against finite differences in float64.
 """
 
 import ast
-import importlib.machinery
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 import convnext_backbone.ops
 from convnext_backbone.ops import ext
+from convnext_backbone.ops.status import is_compiled
 from convnext_backbone.ops.workloads import using
 
 convnext_backbone.ops.provide()  # before mmcv.ops, which needs an mmcv._ext
@@ -29,8 +29,7 @@ RECORDED = {device: load(GOLDEN / f'ops_{device}.npz') for device in ('cpu', 'cu
 DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
 PRECISION = {torch.float32: 1e-5, torch.float16: 8e-3, torch.bfloat16: 3e-2}
 
-COMPILED = importlib.util.find_spec('mmcv._ext')
-HAS_COMPILED = COMPILED is not None and isinstance(COMPILED.loader, importlib.machinery.ExtensionFileLoader)
+INSTALLED = importlib.import_module('mmcv._ext')
 
 # No derivative: at the clamps of saturated losses and where nothing is sampled; two of them: on pixels. And mmcv.ops
 # refuses carafe_naive's backward on the CPU, for which there is a test below.
@@ -90,7 +89,7 @@ def test_every_case_is_recorded(device):
     assert set(RECORDED[device]) == names
 
 
-@pytest.mark.skipif(not HAS_COMPILED, reason='mmcv has no compiled operators here')
+@pytest.mark.skipif(not is_compiled(INSTALLED), reason='mmcv has no compiled operators here')
 @pytest.mark.parametrize(
     'case, device',
     [
@@ -101,8 +100,7 @@ def test_every_case_is_recorded(device):
     ],
 )
 def test_equals_the_installed_compiled_operator(case, device):
-    compiled = importlib.import_module('mmcv._ext')
-    with using(compiled):
+    with using(INSTALLED):
         expected = evaluate(case, device)
     with using(ext):
         check_equal(evaluate(case, device), expected, 1e-5)

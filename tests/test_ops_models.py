@@ -41,7 +41,7 @@ CONFIGS = {
     'modulated deformable convolutions': 'mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py',
     'soft-NMS': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
 }
-if torch.cuda.is_available():  # which mmcv compiles for CUDA alone
+if DEVICE == 'cuda':  # which mmcv compiles for CUDA alone
     CONFIGS['CARAFE'] = 'mmdet::carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py'
 
 

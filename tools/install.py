@@ -91,13 +91,13 @@ def pip_install(venv: Path, *arguments: object) -> None:
     Raises:
         SetupError: It failed.
     """
-    command = [venv / 'bin/python', '-m', 'pip', 'install', '--no-input', '--progress-bar', 'off']
+    options = ['--no-input', '--progress-bar', 'off']
+    command = [*map(str, (venv / 'bin/python', '-m', 'pip', 'install', *options, *arguments))]
     temporary, lines = venv / 'tmp', []  # /tmp may be too small for torch
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     environment = dict(os.environ, TMPDIR=str(temporary), PIP_DISABLE_PIP_VERSION_CHECK='1', PYTHONUNBUFFERED='1')
-    command = [*map(str, (*command, *arguments))]
     with (venv / 'setup.log').open('a') as log:
         with subprocess.Popen(command, **streams, env=environment, close_fds=False) as pip:
             try:
@@ -116,7 +116,7 @@ def pip_install(venv: Path, *arguments: object) -> None:
     if pip.returncode:
         said = ''.join(lines[-15:])
         sentence = next((text for pattern, text in FAILURES.items() if re.search(pattern, said)), 'pip failed.')
-        print(f'{said}', end='', file=sys.stderr)
+        print(said, end='', file=sys.stderr)
         raise SetupError(f'{sentence} What pip said is above, and all of it in {venv / "setup.log"}.')
 
 
@@ -206,9 +206,8 @@ def parse_args() -> argparse.Namespace:
                 f'{args.venv} holds {other} of the other stack, and {args.stack} would overwrite its files: name '
                 f'another folder (make uses .venv for openmmlab and .venv-onedl for onedl), or remove this one first.'
             )
-    args.torch = args.torch or read_state(args.venv).get(
-        'torch', ''
-    )  # `make test` keeps what `make setup TORCH=` chose
+    # `make test` keeps what `make setup TORCH=` chose
+    args.torch = args.torch or read_state(args.venv).get('torch', '')
     args.torch = '' if args.torch == read_constraints(args.stack)['torch'] else args.torch
     return args
 

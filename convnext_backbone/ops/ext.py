@@ -3,6 +3,8 @@
 The functions that mmdet and mmsegmentation use work; the others say what to do when they are called.
 """
 
+# ruff: noqa: F401  the names that are imported here are what this module is for
+
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -45,42 +47,6 @@ def get_compiling_cuda_version() -> str:
     """The CUDA version of the operators, which is that of torch and torchvision."""
     return torch.version.cuda or 'not available'
 
-
-IMPLEMENTED = {
-    each.__name__: each
-    for each in (
-        bbox_overlaps,
-        carafe_backward,
-        carafe_forward,
-        carafe_naive_backward,
-        carafe_naive_forward,
-        deform_conv_backward_input,
-        deform_conv_backward_parameters,
-        deform_conv_forward,
-        get_compiler_version,
-        get_compiling_cuda_version,
-        line_nms_forward,
-        masked_col2im_forward,
-        masked_im2col_forward,
-        modulated_deform_conv_backward,
-        modulated_deform_conv_forward,
-        ms_deform_attn_backward,
-        ms_deform_attn_forward,
-        nms,
-        nms_match,
-        psamask_backward,
-        psamask_forward,
-        roi_align_backward,
-        roi_align_forward,
-        roi_pool_backward,
-        roi_pool_forward,
-        sigmoid_focal_loss_backward,
-        sigmoid_focal_loss_forward,
-        softmax_focal_loss_backward,
-        softmax_focal_loss_forward,
-        softnms,
-    )
-}
 
 # Neither mmdet nor mmsegmentation calls these.
 LEFT_OUT = {
@@ -125,8 +91,4 @@ def _left_out(name: str, purpose: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-FUNCTIONS = IMPLEMENTED | {
-    name: _left_out(name, purpose) for purpose, names in LEFT_OUT.items() for name in names.split()
-}
-globals().update(FUNCTIONS)
-__all__ = [*FUNCTIONS]  # noqa: PLE0604
+globals().update({name: _left_out(name, purpose) for purpose, names in LEFT_OUT.items() for name in names.split()})
