@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from convnext_backbone.ops import ext
 from convnext_backbone.ops.status import is_compiled
 from convnext_backbone.ops.workloads import using
+from convnext_backbone.run_config import adapt_to_machine
 
 pytestmark = pytest.mark.skipif(
     not is_compiled(mmcv._ext),
@@ -55,6 +56,7 @@ def build(name: str) -> torch.nn.Module:
     else:
         cfg = Config.fromfile(source)
     init_default_scope(cfg.default_scope)
+    adapt_to_machine(cfg)
     model = cfg.model
     model.backbone.init_cfg = None
     lessen(model)
@@ -63,7 +65,7 @@ def build(name: str) -> torch.nn.Module:
     if name == 'soft-NMS':
         model.test_cfg.rcnn.nms.type = 'soft_nms'
     torch.manual_seed(0)
-    model = MODELS.build(to_batch_norm(model))
+    model = MODELS.build(model)
     model.init_weights()
     if name == 'RTMDet':  # with its own random weights boxes have no area, and all scores are equal
         for classes, box in zip(model.bbox_head.rtm_cls, model.bbox_head.rtm_reg, strict=True):
@@ -81,13 +83,6 @@ def lessen(cfg: object) -> None:
         cfg.update({name: value for name, value in FEW.items() if name in cfg})
     for value in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, list) else ():
         lessen(value)
-
-
-def to_batch_norm(cfg: object) -> object:
-    """SyncBN needs GPUs."""
-    if isinstance(cfg, dict):
-        return type(cfg)({key: 'BN' if value == 'SyncBN' else to_batch_norm(value) for key, value in cfg.items()})
-    return type(cfg)(to_batch_norm(value) for value in cfg) if isinstance(cfg, (list, tuple)) else cfg
 
 
 def batch(name: str) -> dict:
