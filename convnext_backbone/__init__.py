@@ -17,10 +17,11 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import ops as _ops
+from .archs import ARCHS
 from .averaging import AveragedWeightsHook
 from .checkpoint import LoadReport, load_backbone, read_checkpoint
 from .classifier import ImageClassifier, ImagePreprocessor
-from .convnext import ARCHS, ConvNeXt, ConvNeXtBlock
+from .convnext import ConvNeXt, ConvNeXtBlock
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
 from .hooks import CurvesHook, FiniteCheckHook, StepSchedulerHook
 from .image_hooks import LabelledImagesHook

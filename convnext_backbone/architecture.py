@@ -4,12 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .backbone import Backbone
-from .convnext import ConvNeXt
-from .isotropic import ConvNeXtIsotropic
+from .archs import ARCHS, ISOTROPIC
 
 STEM = 'downsample_layers.0.0.weight'
 ISOTROPIC_STEM = 'stem.weight'
@@ -62,14 +59,15 @@ class Architecture:
         return len(self.depths) == 1
 
     @property
-    def model(self) -> type[Backbone]:
-        """The class that builds it."""
-        return ConvNeXtIsotropic if self.isotropic else ConvNeXt
+    def model(self) -> str:
+        """The registered name of the class that builds it."""
+        return 'ConvNeXtIsotropic' if self.isotropic else 'ConvNeXt'
 
     @property
     def arch(self) -> str | None:
         """What that class calls it, if it has a name there."""
-        return next((name for name, sizes in self.model.archs.items() if sizes == (self.depths, self.channels)), None)
+        archs = ISOTROPIC if self.isotropic else ARCHS
+        return next((name for name, sizes in archs.items() if sizes == (self.depths, self.channels)), None)
 
     @property
     def name(self) -> str | None:
@@ -107,17 +105,7 @@ class Architecture:
     def config_line(self) -> str:
         """The line of a config that builds it; empty if none does."""
         arguments = ''.join(f', {name}={value!r}' for name, value in self.arguments().items())
-        return f"backbone=dict(type='{self.model.__name__}'{arguments})" if arguments else ''
-
-    def skeleton(self) -> dict[str, Tensor]:
-        """The tensors that a backbone of this architecture has, without memory; empty if there is none.
-
-        Stages' norms are left out: a checkpoint may lack them.
-        """
-        if not self.arguments():
-            return {}
-        with torch.device('meta'):
-            return self.model(**self.arguments(), out_norm=False).state_dict()
+        return f'backbone=dict(type={self.model!r}{arguments})' if arguments else ''
 
 
 def _size(tensor: Tensor | None, dim: int) -> int:

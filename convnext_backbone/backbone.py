@@ -1,6 +1,5 @@
 """What the models of this package share as backbones: arguments, pretrained weights, the forward pass and freezing."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -9,12 +8,11 @@ from mmengine.model import BaseModule, PretrainedInit, initialize
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .archs import Sizes
 from .arguments import FLAG, PROPER_PART, SIZE, integers
 from .errors import ArgumentError, printable
 from .layers import LayerNorm2d, init_truncated_normal, is_channels_last
 
-Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # blocks and channels, of each stage
-ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'xl': 'xlarge'}
 NORM_EPS = 1e-6
 
 
@@ -163,36 +161,6 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     PROPER_PART.check('drop_path_rate', rate)
     # On the CPU even where a model is built on the meta device, which holds no numbers.
     return [part.tolist() for part in torch.linspace(0, rate, sum(depths), device='cpu').split(list(depths))]
-
-
-def parse_arch(arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Sizes]) -> Sizes:
-    """The depths and the channels of an architecture, by one of the names in ``archs`` or written out.
-
-    Raises:
-        ArgumentError: An unknown name (the text gives the nearest), or a dict that is not depths and channels for each
-            stage.
-    """
-    if isinstance(arch, str):
-        aliases = {short: name for short, name in ALIASES.items() if name in archs}
-        name = aliases.get(arch.lower(), arch.lower())
-        if name not in archs:
-            near = difflib.get_close_matches(name, [*archs, *aliases], n=1, cutoff=0.4)
-            hint = f'did you mean {near[0]!r}? ' if near else ''
-            raise ArgumentError(
-                f'arch={printable(repr(arch))} is unknown: {hint}Known are {", ".join(archs)} and the short forms '
-                f'{", ".join(aliases)}, or dict(depths=..., channels=...).'
-            )
-        return archs[name]
-    if not isinstance(arch, Mapping) or set(arch) != {'depths', 'channels'}:
-        raise ArgumentError(f'arch={printable(repr(arch))} is neither a name nor dict(depths=..., channels=...).')
-    stages = len(next(iter(archs.values()))[0])
-    for key in ('depths', 'channels'):
-        numbers = arch[key]
-        whole = isinstance(numbers, Sequence) and len(numbers) == stages
-        if not whole or not all(map(SIZE.fits, numbers)):
-            takes = 'four positive integers, one per stage' if stages == 4 else 'a list of one positive integer'
-            raise ArgumentError(f'arch[{key!r}]={printable(repr(numbers))} is wrong: it takes {takes}.')
-    return tuple(arch['depths']), tuple(arch['channels'])
 
 
 def parse_out_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmengine.registry import MODELS
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -104,10 +105,9 @@ def convert_checkpoint(
     source = os.fspath(source)
     found = choose_backbone(read_checkpoint(source, trust=trust), source, prefix, ema)
     arch = Architecture.of(found.tensors)
-    skeleton = arch.skeleton()
-    if not skeleton:
+    if not arch.arguments():
         raise CheckpointMismatch(f'The checkpoint {source} ({arch}) is no whole ConvNeXt: only such can be converted.')
-    report, _ = compare(skeleton, found, source)
+    report, _ = compare(empty_state(arch), found, source)
     if report.missing or report.mismatched or report.unexpected:
         raise CheckpointMismatch(f'The checkpoint is not whole; nothing was converted.\n{report}')
     _check_expressible(report, arch, found.tensors, to)
@@ -123,6 +123,12 @@ def convert_checkpoint(
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         dropped=dropped + found.outside,
     )
+
+
+def empty_state(arch: Architecture) -> dict[str, Tensor]:
+    """The tensors of a backbone without memory; without the norms of the stages, which a checkpoint may lack."""
+    with torch.device('meta'):
+        return MODELS.build(dict(type=arch.model, **arch.arguments(), out_norm=False)).state_dict()
 
 
 def _check_expressible(report: FileReport, arch: Architecture, tensors: dict[str, Tensor], to: str) -> None:

@@ -11,24 +11,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .archs import ARCHS, parse_arch
 from .arguments import FLAG, NOT_NEGATIVE
-from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates, parse_arch
+from .backbone import NORM_EPS, Backbone, drop_path_rates
 from .fused import FusedBlock
 from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype, may_be_transformed
-
-# name: (blocks per stage, channels per stage). V1: paper section 3; atto to nano and huge: V2, table 9 in its appendix.
-ARCHS: dict[str, Sizes] = {
-    'atto': ((2, 2, 6, 2), (40, 80, 160, 320)),
-    'femto': ((2, 2, 6, 2), (48, 96, 192, 384)),
-    'pico': ((2, 2, 6, 2), (64, 128, 256, 512)),
-    'nano': ((2, 2, 8, 2), (80, 160, 320, 640)),
-    'tiny': ((3, 3, 9, 3), (96, 192, 384, 768)),
-    'small': ((3, 3, 27, 3), (96, 192, 384, 768)),
-    'base': ((3, 3, 27, 3), (128, 256, 512, 1024)),
-    'large': ((3, 3, 27, 3), (192, 384, 768, 1536)),
-    'xlarge': ((3, 3, 27, 3), (256, 512, 1024, 2048)),
-    'huge': ((3, 3, 27, 3), (352, 704, 1408, 2816)),
-}
 
 
 class ConvNeXtBlock(nn.Module):
@@ -156,7 +143,6 @@ class ConvNeXt(Backbone):
         ArgumentError: An argument is out of range; the text names it, its value and what is allowed.
     """
 
-    archs = ARCHS
     stage_strides = (4, 8, 16, 32)
 
     def __init__(

@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from mmengine.registry import MODELS
 from torch import nn
 
-from .backbone import Backbone, Sizes, drop_path_rates, parse_arch
+from .archs import ISOTROPIC, parse_arch
+from .backbone import Backbone, drop_path_rates
 from .convnext import make_blocks
 from .layers import PatchConv2d
-
-# name: (blocks, channels). The widths are those of ViT-S, B and L; the blocks make up for their parameters.
-ISOTROPIC: dict[str, Sizes] = {'small': ((18,), (384,)), 'base': ((18,), (768,)), 'large': ((36,), (1024,))}
 
 
 @MODELS.register_module()
@@ -44,7 +42,6 @@ class ConvNeXtIsotropic(Backbone):
         ArgumentError: An argument is out of range; the text names it, its value and what is allowed.
     """
 
-    archs = ISOTROPIC
     stage_strides = (16,)
 
     def __init__(

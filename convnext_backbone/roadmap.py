@@ -14,7 +14,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .backbone import NORM_EPS, Backbone, Sizes, drop_path_rates
+from .archs import Sizes
+from .backbone import NORM_EPS, Backbone, drop_path_rates
 from .convnext import make_downsampling, make_stem
 from .errors import ArgumentError
 from .layers import DropPath, LayerNorm2d, PatchConv2d

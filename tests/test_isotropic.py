@@ -26,8 +26,8 @@ from convnext_backbone import (
     read_checkpoint,
 )
 from convnext_backbone.architecture import Architecture
-from convnext_backbone.convert import TARGETS, convert_checkpoint, write_checkpoint
-from convnext_backbone.isotropic import ISOTROPIC
+from convnext_backbone.archs import ISOTROPIC
+from convnext_backbone.convert import TARGETS, convert_checkpoint, empty_state, write_checkpoint
 
 # Blocks, channels, millions of parameters of the classifier of 1000 classes, and its billions of multiply-adds at 224.
 PAPER = dict(small=(18, 384, 22, 4.3), base=(18, 768, 87, 16.9), large=(36, 1024, 306, 59.7))
@@ -340,7 +340,7 @@ def test_names_of_the_paper_are_recognised(arch, layer_scale):
     assert str(found) == f'isotropic {arch}, V1'
     scale = f', layer_scale_init_value={layer_scale}' if layer_scale else ''
     assert found.config_line() == f"backbone=dict(type='ConvNeXtIsotropic', arch='{arch}', in_channels=4{scale})"
-    assert {name: tensor.shape for name, tensor in found.skeleton().items()} == {
+    assert {name: tensor.shape for name, tensor in empty_state(found).items()} == {
         name: tensor.shape for name, tensor in own.items() if not name.startswith('norm0.')
     }
 
