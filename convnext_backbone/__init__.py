@@ -29,6 +29,7 @@ from .imagenet import TimmDataset, TimmShards
 from .isotropic import ConvNeXtIsotropic
 from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
 from .metrics import AccuracyMetric
+from .pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
 from .roadmap import ModernizedResNet
 from .runner import ResumableRunner
 from .saving import AtomicCheckpointHook, AtomicLocalBackend

@@ -131,24 +131,16 @@ class Backbone(BaseModule):
 
 
 def init_from_config(model: BaseModule) -> None:
-    """Does what the ``init_cfg`` of a backbone or a classifier says; raises as :meth:`Backbone.init_weights`."""
-    from .checkpoint import load_backbone  # which knows the models that derive from those here
-
+    """Apply the ``init_cfg`` of a backbone or a classifier, pretrained weights last; raises as its ``init_weights``."""
     given = model.init_cfg
     entries = [given] if isinstance(given, Mapping) else given or []
     if not isinstance(entries, Sequence) or not all(isinstance(one, Mapping) and 'type' in one for one in entries):
         raise ArgumentError(
             f'init_cfg={printable(repr(given))} is wrong: it takes a dict with a type, or a list of such dicts.'
         )
-    pretrained = [entry for entry in entries if entry['type'] in ('Pretrained', PretrainedInit)]
-    initialize(model, [entry for entry in entries if entry not in pretrained])
-    for entry in pretrained:
-        unknown = set(entry) - {'type', 'checkpoint', 'prefix', 'ema', 'map_location'}
-        if unknown or 'checkpoint' not in entry:
-            raise ArgumentError(
-                f'init_cfg={printable(repr(entry))} is wrong: it takes checkpoint, and maybe prefix and ema.'
-            )
-        load_backbone(model, entry['checkpoint'], entry.get('prefix'), entry.get('ema', False))
+    # Configs may name mmengine's class itself; by its name the registered, strict one is found.
+    entries = [{**entry, 'type': 'Pretrained'} if entry['type'] is PretrainedInit else entry for entry in entries]
+    initialize(model, sorted(entries, key=lambda entry: entry['type'] == 'Pretrained'))
     model._is_init = True
 
 
