@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 from . import ops as _ops
 from .archs import ARCHS
 from .averaging import AveragedWeightsHook
-from .checkpoint import LoadReport, load_backbone, read_checkpoint
+from .checkpoint import LoadReport, load_backbone
 from .classifier import ImageClassifier, ImagePreprocessor
 from .convnext import ConvNeXt, ConvNeXtBlock
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
@@ -30,6 +30,7 @@ from .isotropic import ConvNeXtIsotropic
 from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
 from .metrics import AccuracyMetric
 from .pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
+from .reader import read_checkpoint
 from .roadmap import ModernizedResNet
 from .runner import ResumableRunner
 from .saving import AtomicCheckpointHook, AtomicLocalBackend

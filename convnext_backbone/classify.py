@@ -14,9 +14,9 @@ from torch import Tensor
 from .checkpoint import load_backbone, require_whole
 from .class_names import describe_class, imagenet_classes
 from .classifier import ImageClassifier
+from .image_io import name_pictures, read_image, write_picture
 from .imagenet import build_transform
-from .photographs import read_image
-from .pictures import add_bars, name_pictures, write_picture
+from .pictures import add_bars
 from .reader import read_state
 
 

@@ -27,8 +27,8 @@ from .dialects import (
     TRANSFORMERS,
 )
 from .errors import ArgumentError, CheckpointMismatch, UserError, shorten
+from .files import replaced_atomically
 from .reader import read_checkpoint
-from .saving import replaced_atomically
 
 TARGETS = {
     'canonical': CANONICAL,

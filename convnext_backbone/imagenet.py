@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from .errors import ArgumentError, UserError
-from .photographs import decode_photograph
+from .image_io import decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -153,7 +153,7 @@ class TimmDataset(Dataset):
     def _read(self, index: int) -> tuple:
         file, label = self.reader[index]
         with file:
-            return decode_photograph(file), label
+            return decode_image(file), label
 
 
 def _black() -> 'Image':

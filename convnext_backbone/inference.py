@@ -14,8 +14,7 @@ from torch import nn
 
 from .checkpoint import mismatch_sentence
 from .errors import CheckpointMismatch, UserError
-from .photographs import read_image
-from .pictures import name_pictures, swap_colours, write_picture
+from .image_io import name_pictures, read_image, swap_colours, write_picture
 from .reader import read_state
 
 

@@ -12,8 +12,8 @@ from mmengine.registry import MODELS
 from PIL import Image
 from torch import Tensor
 
+from .image_io import swap_colours
 from .imagenet import build_transform
-from .pictures import swap_colours
 
 
 def dataset_with_pipeline(dataset: dict) -> dict:

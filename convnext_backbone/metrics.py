@@ -11,7 +11,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from .errors import UserError
-from .saving import write_atomically
+from .files import write_atomically
 
 _TOP = 5
 _MOST_NAMED = 40  # more names do not fit the axes of a picture

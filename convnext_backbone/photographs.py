@@ -1,89 +1,15 @@
 """Photographs as people see them, for every task by one decoder: upright, RGB of 8 bits, whole or not at all."""
 
-import io
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from mmengine import fileio
 
 from .errors import UserError, printable
+from .image_io import read_image
 
 if TYPE_CHECKING:
     from mmcv.transforms import LoadAnnotations, LoadImageFromFile
-    from PIL.Image import Image
     from torch.utils.data import Dataset
-
-_ORIENTATION = 0x0112  # in EXIF data: 1 for upright, then how to turn what is stored
-_TURNS = 'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'
-
-
-def decode_photograph(file: str | Path | BinaryIO) -> 'Image':
-    """Decodes an image of any mode and turns it upright by its EXIF data.
-
-    Of 16 bits the upper 8 stay, where Pillow clips grey values to white; of transparent pixels the colour does, as
-    in OpenCV and timm; CMYK and palettes become RGB.
-
-    Args:
-        file: Its path, or itself.
-
-    Returns:
-        In mode RGB.
-
-    Raises:
-        Exception: Of any type: it is no image, it is cut off (of which OpenCV would read what there is, and fill up
-            the rest with grey), or its numbers have no range that is known.
-    """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        if image.mode in ('I', 'F'):
-            raise ValueError('its pixels are numbers of 32 bits, whose range is not known')
-        image.load()  # which turns a TIFF itself
-        orientation = _read_orientation(image)
-        if image.mode.startswith('I;16'):
-            photograph = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
-        else:
-            photograph = image.convert('RGB')
-    if orientation - 2 in range(len(_TURNS)):
-        photograph = photograph.transpose(Image.Transpose[_TURNS[orientation - 2]])
-    return photograph
-
-
-def _read_orientation(image: 'Image') -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # of any type: EXIF data that cannot be read says nothing
-        return 1
-
-
-def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray:
-    """Reads an image as of :func:`decode_photograph`.
-
-    Args:
-        path: Its file.
-        backend_args: Of ``mmengine.fileio``, where files lie elsewhere.
-
-    Returns:
-        (H, W, 3), RGB.
-
-    Raises:
-        UserError: It is missing or cannot be decoded.
-    """
-    from PIL import UnidentifiedImageError
-
-    try:
-        return np.array(decode_photograph(io.BytesIO(fileio.get(path, backend_args=backend_args))))
-    except FileNotFoundError as error:
-        raise UserError(
-            f'The image {printable(str(path))} is missing: put it there, mend data_root and data_prefix, or take '
-            f'it out of the data.'
-        ) from error
-    except Exception as error:  # decoders raise anything
-        reason = '' if isinstance(error, UnidentifiedImageError) else f' ({printable(str(error))})'
-        raise UserError(
-            f'The image {printable(str(path))} cannot be decoded{reason}: replace it or leave it out.'
-        ) from error
 
 
 class LoadPhotograph:

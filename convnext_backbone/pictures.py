@@ -4,7 +4,7 @@ Images are arrays (H, W, 3) of bytes, RGB.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,55 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import UserError
-from .photographs import read_image
-from .run_config import IMAGE_SUFFIXES
-from .saving import write_atomically
-
-
-def find_images(sources: Iterable[str]) -> list[Path]:
-    """The image files that are named, and those directly in the folders that are named.
-
-    Raises:
-        UserError: A source does not exist, or a folder holds no image.
-    """
-    images = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UserError(f'The folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))}).')
-            images += found
-        elif source.is_file():
-            images.append(source)
-        else:
-            raise UserError(f'The image {source} does not exist: name image files or folders of them.')
-    return images
-
-
-def swap_colours(image: np.ndarray) -> np.ndarray:
-    """RGB from BGR, or BGR from RGB."""
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def write_picture(image: np.ndarray, path: Path) -> None:
-    """Writes an image, or one of a single number for each pixel, (H, W), whole or not at all."""
-    stored = swap_colours(image) if image.ndim == 3 else image
-    write_atomically(cv2.imencode(path.suffix, stored)[1].tobytes(), path)
-
-
-def name_pictures(images: list[Path], out_dir: Path) -> list[Path]:
-    """One picture for each image: images of the same name in different folders get a number."""
-    taken: set[str] = set()
-    names = []
-    for path in images:
-        suffix = path.suffix.lower() if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else '.png'
-        stem, number = path.stem, 2
-        while stem + suffix in taken:
-            stem, number = f'{path.stem}_{number}', number + 1
-        taken.add(stem + suffix)
-        names.append(out_dir / (stem + suffix))
-    return names
+from .image_io import read_image, write_picture
 
 
 class Entry(NamedTuple):

@@ -1,6 +1,4 @@
-"""``init_cfg=dict(type='Pretrained', checkpoint=...)`` for the models of this package: strict, from any weights format."""
-
-from collections.abc import Mapping
+"""``init_cfg=dict(type='Pretrained', ...)`` for the models of this package: strict, from any weights format."""
 
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS

@@ -16,8 +16,8 @@ from mmengine.logging import print_log
 from .annotations import coco_problem
 from .config_checks import building_problem, channels_problem, check_heads, check_settings, find_classes, reads_coco
 from .errors import UserError, printable, shorten
+from .image_io import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 _QUICKLY_READ = 32 * 2**20  # bytes of json, a second or two

@@ -12,10 +12,10 @@ from mmengine.dataset import Compose
 from torch import nn
 
 from .errors import UserError
+from .image_io import name_pictures, read_image, swap_colours, write_picture
 from .inference import build_whole
 from .inputs import build_test_pipeline
-from .photographs import read_image
-from .pictures import Entry, add_legend, name_pictures, swap_colours, write_picture
+from .pictures import Entry, add_legend
 
 _OPACITY = 0.5
 _MAX_PIXELS = 2**21  # of a map of scores: with 150 classes it takes 1.2 GiB

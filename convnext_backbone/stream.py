@@ -16,7 +16,7 @@ from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .errors import ArgumentError, UserError, printable
-from .photographs import decode_photograph
+from .image_io import decode_image
 from .replay import seed_all, seed_by
 from .shards import Sample, expand_shards, find_lengths, import_webdataset, read_samples
 
@@ -196,6 +196,6 @@ def _image(data: bytes | None) -> Any:
     from PIL import Image
 
     try:
-        return Image.new('RGB', (256, 256)) if data is None else decode_photograph(io.BytesIO(data))
+        return Image.new('RGB', (256, 256)) if data is None else decode_image(io.BytesIO(data))
     except Exception:  # of any type: OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
         return None

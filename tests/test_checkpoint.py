@@ -12,7 +12,8 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 
 from convnext_backbone import CheckpointError, CheckpointMismatch, ConvNeXt, UserError, load_backbone, read_checkpoint
-from convnext_backbone.saving import find_checkpoint, write_atomically
+from convnext_backbone.files import write_atomically
+from convnext_backbone.saving import find_checkpoint
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_the_newest_checkpoint_is_written_before_the_oldest_goes(tmp_path, monke
         if str(target).endswith('.pth'):
             seen.append(sorted(path.name for path in tmp_path.glob('*.pth')))
 
-    monkeypatch.setattr('convnext_backbone.saving.os.replace', watch)
+    monkeypatch.setattr('convnext_backbone.files.os.replace', watch)
     train(tmp_path, 'infinite', 0, 5)
     assert seen == [
         ['iter_4.pth'],

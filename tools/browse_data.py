@@ -10,7 +10,8 @@ from pathlib import Path
 from convnext_backbone.browse import browse
 from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.errors import UserError
-from convnext_backbone.pictures import contact_sheet, write_picture
+from convnext_backbone.image_io import write_picture
+from convnext_backbone.pictures import contact_sheet
 from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
 
 

@@ -13,10 +13,11 @@ from mmengine.utils import track_iter_progress
 from convnext_backbone.classify import build_classifier, classes_json, classify, describe_classes
 from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.errors import UserError
+from convnext_backbone.files import write_atomically
+from convnext_backbone.image_io import find_images
 from convnext_backbone.inference import build_detector, coco_json, describe_detections, predict
-from convnext_backbone.pictures import contact_sheet, find_images
+from convnext_backbone.pictures import contact_sheet
 from convnext_backbone.run_config import adapt_to_machine, check_work_dir, drop_pretrained, load_config
-from convnext_backbone.saving import write_atomically
 from convnext_backbone.segment import build_segmentor, describe_segments, segment, segments_json
 from convnext_backbone.tasks import task_of
 

@@ -11,9 +11,9 @@ import torch
 
 from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.features import build_stages, draw_stages
+from convnext_backbone.image_io import find_images, name_pictures, read_image, write_picture
 from convnext_backbone.inputs import build_feeder, build_preprocessor, to_pictures
-from convnext_backbone.photographs import read_image
-from convnext_backbone.pictures import contact_sheet, find_images, name_pictures, write_picture
+from convnext_backbone.pictures import contact_sheet
 from convnext_backbone.run_config import adapt_to_machine, check_work_dir, load_config
 
 

@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS
 
 from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
 from convnext_backbone.errors import UserError
+from convnext_backbone.files import write_atomically
 from convnext_backbone.run_config import (
     adapt_to_machine,
     check_data,
@@ -24,7 +25,6 @@ from convnext_backbone.run_config import (
     explained_failures,
     load_config,
 )
-from convnext_backbone.saving import write_atomically
 
 
 def set_tta(cfg: Config) -> None:
