@@ -17,18 +17,21 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import ops as _ops
+from .accumulation import StepSchedulerHook
 from .archs import ARCHS
 from .averaging import AveragedWeightsHook
 from .checkpoint import LoadReport, load_backbone
-from .classifier import ImageClassifier, ImagePreprocessor
+from .classifier import ImageClassifier
 from .convnext import ConvNeXt, ConvNeXtBlock
+from .curves import CurvesHook
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
-from .hooks import CurvesHook, FiniteCheckHook, StepSchedulerHook
+from .finite_check import FiniteCheckHook
 from .image_hooks import LabelledImagesHook
 from .imagenet import TimmDataset, TimmShards
 from .isotropic import ConvNeXtIsotropic
 from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
 from .metrics import AccuracyMetric
+from .preprocessor import ImagePreprocessor
 from .pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
 from .reader import read_checkpoint
 from .roadmap import ModernizedResNet

@@ -16,8 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .arguments import numbers
 from .errors import ArgumentError
-from .hooks import bare_model
-from .sharding import WRAPPER, is_sharded
+from .sharding import WRAPPER, is_sharded, unwrap_model
 
 KEY = 'ema_state_dict'
 
@@ -48,7 +47,7 @@ class AveragedWeightsHook(Hook):
 
     def _start(self, runner: object, weights: Mapping | None) -> None:
         """Makes the average: of the model's weights, or as it was saved."""
-        self._average = AveragedModel(bare_model(runner), multi_avg_fn=get_ema_multi_avg_fn(self._decay))
+        self._average = AveragedModel(unwrap_model(runner), multi_avg_fn=get_ema_multi_avg_fn(self._decay))
         self._average.requires_grad_(False)
         self._average.n_averaged.fill_(1)  # the first weights count, as in the official code
         if weights is not None:
@@ -76,7 +75,7 @@ class AveragedWeightsHook(Hook):
     ) -> None:
         """Averages, if this batch ended an optimizer step."""
         if runner.optim_wrapper.should_update():
-            self._average.update_parameters(bare_model(runner))
+            self._average.update_parameters(unwrap_model(runner))
 
     def before_save_checkpoint(self, runner: object, checkpoint: dict) -> None:
         """Adds the averaged weights, and what the two sets of weights are."""

@@ -1,6 +1,6 @@
 """What the models of this package share as backbones: arguments, pretrained weights, the forward pass and freezing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .archs import Sizes
 from .arguments import FLAG, PROPER_PART, SIZE, integers
 from .errors import ArgumentError, printable
-from .layers import LayerNorm2d, init_truncated_normal, is_channels_last
+from .layers import LayerNorm2d, init_truncated_normal
 
 NORM_EPS = 1e-6
 
@@ -51,6 +51,11 @@ class Backbone(BaseModule):
         """For each stage that is built, the stem or downsampling layer before it, and its blocks."""
         raise NotImplementedError
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The residual blocks, which FSDP gathers and releases one by one."""
+        for _, stage in self._parts():
+            yield from stage
+
     def _complete(self) -> None:
         """The end of every constructor: output norms, the paper's initialisation, frozen stages."""
         if self.out_norm:
@@ -82,7 +87,7 @@ class Backbone(BaseModule):
             ArgumentError: Another number of channels, or an image side that is too short.
         """
         self._check_input(x)
-        nchw = not is_channels_last(x)
+        nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         # Linear layers and LayerNorm work on NHWC: like this nothing is permuted from here to the output.
         x = x.contiguous(memory_format=torch.channels_last)
         maps = {}
@@ -95,9 +100,9 @@ class Backbone(BaseModule):
                     x = block(x)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x) if self.out_norm else x
-                # Custom detection ops (mmcv's RoIAlign) read any memory as NCHW and would silently compute on permuted
-                # values: who gives NCHW gets NCHW back.
-                maps[i] = out.contiguous() if nchw else out
+                # The output keeps the input's memory format: custom detection ops (mmcv's RoIAlign) read any memory as
+                # NCHW and would silently compute on permuted values.
+                maps[i] = out if nhwc else out.contiguous()
         return tuple(maps[i] for i in self.out_indices)
 
     def _check_input(self, x: Tensor) -> None:

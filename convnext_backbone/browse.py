@@ -19,8 +19,9 @@ from .errors import UserError
 from .inference import build_visualizer
 from .inputs import build_preprocessor, dataset_with_pipeline, loads_annotations, to_pictures
 from .pictures import Entry, add_bars, add_legend
-from .replay import IterationSeedHook, ReplayLoader
+from .replay import ReplayLoader
 from .runner import ResumableRunner
+from .seed import IterationSeedHook
 from .segment import draw_classes
 from .tasks import task_of
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from .archs import ARCHS, parse_arch
 from .arguments import FLAG, NOT_NEGATIVE
 from .backbone import NORM_EPS, Backbone, drop_path_rates
-from .fused import FusedBlock
-from .layers import GRN, DropPath, LayerNorm2d, PatchConv2d, has_hooks, map_dtype, may_be_transformed
+from .fused import can_fuse, run_fused
+from .grn import GRN
+from .layers import DropPath, LayerNorm2d, PatchConv2d
 
 
 class ConvNeXtBlock(nn.Module):
@@ -55,8 +56,8 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C, H, W)."""
-        if self.fused and self._can_fuse():
-            return self._fused(x)
+        if self.fused and can_fuse(self):
+            return run_fused(self, x)
         branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
         branch = F.gelu(self.pwconv1(self.norm(branch)))  # (N, H, W, 4C)
         if self.grn is not None:
@@ -66,31 +67,6 @@ class ConvNeXtBlock(nn.Module):
             branch = self.gamma * branch
         # The shortcut comes first: the sum takes the layout of its first operand.
         return x + self.drop_path(branch.permute(0, 3, 1, 2))
-
-    def _can_fuse(self) -> bool:
-        """Whether the layers are as they were built and nothing looks into the block or takes it apart."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or may_be_transformed():
-            return False
-        layers = {self.dwconv: nn.Conv2d, self.norm: nn.LayerNorm, self.pwconv1: nn.Linear, self.pwconv2: nn.Linear}
-        if self.grn is not None:
-            layers[self.grn] = GRN
-        return all(type(layer) is kind and not has_hooks(layer) for layer, kind in layers.items())
-
-    def _fused(self, x: Tensor) -> Tensor:
-        kept = self.drop_path.draw(len(x))
-        scale = torch.ones_like(self.pwconv2.bias) if self.gamma is None else self.gamma
-        if kept is not None:
-            scale = scale / (1 - self.drop_path.rate)
-            kept = None if kept.all() else kept.nonzero().flatten().to(x.device, non_blocking=True)
-        weights = [
-            w for layer in (self.dwconv, self.norm, self.pwconv1, self.pwconv2) for w in (layer.weight, layer.bias)
-        ]
-        grn = (None, None) if self.grn is None else (self.grn.gamma, self.grn.beta)
-        rows = x.permute(0, 2, 3, 1).contiguous()
-        operands = (*weights, scale, *grn)
-        learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (rows, *operands))
-        dtype = map_dtype(self.pwconv1.weight)
-        return FusedBlock.apply(rows, kept, dtype, self.norm.eps, learns, *operands).permute(0, 3, 1, 2)
 
 
 def make_blocks(

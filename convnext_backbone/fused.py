@@ -6,19 +6,21 @@ over the map in tiles of rows, whose hidden values stay in the cache; the backwa
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.ops import aten
-from torch.utils.flop_counter import register_flop_formula
 
 from .depthwise import depthwise_weight_grad
-from .layers import grn_, grn_backward_, without_autocast, working_dtype
+from .grn import GRN, grn_, grn_backward_
+from .onednn_linear import linear
+from .precision import map_dtype, without_autocast, working_dtype
 
-ONEDNN_DTYPES = torch.float32, torch.bfloat16
+if TYPE_CHECKING:
+    from .convnext import ConvNeXtBlock
 
 
 class Weights(NamedTuple):
@@ -39,6 +41,37 @@ class Weights(NamedTuple):
     def to(self, dtype: torch.dtype) -> 'Weights':
         """In another data type."""
         return Weights(*(None if weight is None else weight.to(dtype) for weight in self))
+
+
+def can_fuse(block: 'ConvNeXtBlock') -> bool:
+    """Whether a block's layers are as they were built, and nothing looks into the block or takes it apart."""
+    # What tells whether torch.func is at work is private, so looked for: without it, it may be.
+    transformed = getattr(torch._C, '_are_functorch_transforms_active', None)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed is None or transformed():
+        return False
+    layers = {block.dwconv: nn.Conv2d, block.norm: nn.LayerNorm, block.pwconv1: nn.Linear, block.pwconv2: nn.Linear}
+    if block.grn is not None:
+        layers[block.grn] = GRN
+    hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+    return all(
+        type(layer) is kind and not any(getattr(layer, name) for name in hooks) for layer, kind in layers.items()
+    )
+
+
+def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
+    """Compute a block by :class:`FusedBlock`; maps (N, C, H, W) to (N, C, H, W)."""
+    kept = block.drop_path.draw(len(x))
+    scale = torch.ones_like(block.pwconv2.bias) if block.gamma is None else block.gamma
+    if kept is not None:
+        scale = scale / (1 - block.drop_path.rate)
+        kept = None if kept.all() else kept.nonzero().flatten().to(x.device, non_blocking=True)
+    layers = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
+    grn = (None, None) if block.grn is None else (block.grn.gamma, block.grn.beta)
+    weights = Weights(*(w for layer in layers for w in (layer.weight, layer.bias)), scale, *grn)
+    rows = x.permute(0, 2, 3, 1).contiguous()
+    learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (rows, *weights))
+    dtype = map_dtype(block.pwconv1.weight)
+    return FusedBlock.apply(rows, kept, dtype, block.norm.eps, learns, *weights).permute(0, 3, 1, 2)
 
 
 class FusedBlock(torch.autograd.Function):
@@ -113,10 +146,10 @@ def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor)
     """What follows the depthwise convolution, from LayerNorm to the sum."""
     for tile, hidden in _tiles(mapped, w, buffers=1):
         normalised = F.layer_norm(_rows(mapped, tile).to(w.norm.dtype), w.norm.shape, w.norm, w.norm_bias, eps)
-        hidden = _linear(normalised, w.expand, w.expand_bias, hidden, gelu=True)
+        hidden = linear(normalised, w.expand, w.expand_bias, hidden, gelu=True)
         if w.grn is not None:
             grn_(_by_sample(hidden, mapped), w.grn, w.grn_bias)
-        branch = _linear(hidden, w.project, w.project_bias)
+        branch = linear(hidden, w.project, w.project_bias)
         torch.addcmul(_rows(shortcut, tile), branch, w.scale, out=_rows(out, tile))
 
 
@@ -129,22 +162,22 @@ def _tail_backward(mapped: Tensor, dout: Tensor, w: Weights, original: Weights, 
     for tile, hidden, activated, dhidden in _tiles(mapped, w, buffers=3):
         rows, drows = _rows(mapped, tile).to(w.norm.dtype), _rows(dout, tile).to(w.norm.dtype)
         normalised, *statistics = torch.native_layer_norm(rows, w.norm.shape, w.norm, w.norm_bias, eps)
-        hidden = _linear(normalised, w.expand, w.expand_bias, hidden)
+        hidden = linear(normalised, w.expand, w.expand_bias, hidden)
         aten.gelu.out(hidden, out=activated)
         if w.grn is None:
             _add_product(d.project, drows.mT, activated)
-            dhidden = _linear(drows, scaled, None, dhidden)
+            dhidden = linear(drows, scaled, None, dhidden)
         else:
             response = grn_(_by_sample(dhidden.copy_(activated), mapped), w.grn, w.grn_bias)
             _add_product(d.project, drows.mT, dhidden)
-            dhidden = _linear(drows, scaled, None, dhidden)
+            dhidden = linear(drows, scaled, None, dhidden)
             dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), response, w.grn)
             for total, part in zip((d.grn, d.grn_bias), dgrn, strict=True):
                 total += part
         aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         _add_product(d.expand, dhidden.mT, normalised)
         drows_in, dnorm, dnorm_bias = aten.native_layer_norm_backward(
-            _linear(dhidden, w.expand.mT, None),
+            linear(dhidden, w.expand.mT, None),
             rows,
             w.norm.shape,
             *statistics,
@@ -228,28 +261,6 @@ def _rows(x: Tensor, tile: slice) -> Tensor:
 def _by_sample(tile: Tensor, mapped: Tensor) -> Tensor:
     """A tile of whole samples of (N, H, W, C), seen as (samples, H W, columns)."""
     return tile.view(-1, mapped.shape[1] * mapped.shape[2], tile.shape[1])
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """``x @ weight.mT + bias``, then GELU if asked for.
-
-    With AVX-512 oneDNN's product is up to a fifth faster than MKL's on AMD's CPUs, and has GELU inside; it takes no
-    ``out``. Without, it is slower.
-    """
-    if x.device.type == 'cpu' and x.dtype in ONEDNN_DTYPES and torch.backends.cpu.get_cpu_capability() == 'AVX512':
-        linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None)  # private, so looked for
-        if linear is not None:
-            return linear(x, weight.contiguous(), bias, 'gelu' if gelu else 'none', [], 'none')
-    out = torch.mm(x, weight.mT, out=out) if bias is None else torch.addmm(bias, x, weight.mT, out=out)
-    return aten.gelu_(out) if gelu else out
-
-
-if hasattr(torch.ops.mkldnn, '_linear_pointwise'):
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _count_linear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-        """So that torch's counter of operations counts it as it counts other products."""
-        return 2 * x.numel() * weight[0]
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -9,9 +9,10 @@ from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from .class_names import describe_class
+from .class_report import write_class_report
 from .errors import ArgumentError, UserError, shorten
-from .hooks import bare_model
-from .metrics import AccuracyMetric, write_class_report
+from .metrics import AccuracyMetric
+from .sharding import unwrap_model
 from .stream import ImageStream
 
 
@@ -36,7 +37,7 @@ class LabelledImagesHook(Hook):
         self._classes: tuple[str, ...] = ()
 
     def _check_classes(self, runner: object, loader: DataLoader) -> None:
-        model = bare_model(runner)
+        model = unwrap_model(runner)
         names = loader.dataset.metainfo['classes']
         if self._classes and names and names != self._classes:
             only = shorten(sorted(set(names) ^ set(self._classes))) or 'none, but the order differs'

@@ -9,8 +9,8 @@ import torch
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 
+from .accumulation import ends_step
 from .saving import STOPPED, save_state
-from .steps import ends_step
 
 EXIT_CODE = 128 + signal.SIGTERM  # what shells and schedulers know of a process that SIGTERM ended
 

@@ -12,18 +12,19 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from .accumulation import accumulated_batches
 from .backbone import Backbone
 from .checkpoint import load_backbone, mismatch_sentence, require_whole
 from .classifier import ImageClassifier
 from .errors import ArgumentError, CheckpointError, CheckpointMismatch
 from .heartbeat import Heartbeat
-from .hooks import LateValidationHook, bare_model
 from .photographs import guard_photographs
 from .preemption import PatientWorker, PreemptionHook
 from .reader import read_state
-from .replay import AdvancedIterator, IterationSeedHook, ReplayLoader
-from .sharding import WRAPPER, is_sharded, shard, shard_state
-from .steps import accumulated_batches
+from .replay import AdvancedIterator, ReplayLoader
+from .resume import LateValidationHook
+from .seed import IterationSeedHook
+from .sharding import WRAPPER, is_sharded, shard, shard_state, unwrap_model
 from .stream import ImageStream
 
 _REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
@@ -205,7 +206,7 @@ class ResumableRunner(Runner):
             CheckpointMismatch: They do not fit.
             CheckpointError: There is nothing in it to resume.
         """
-        if isinstance(bare_model(self), ImageClassifier) and not self._resume:
+        if isinstance(unwrap_model(self), ImageClassifier) and not self._resume:
             return self._load_classifier(filename)
         strict = strict or self._resume or self._is_testing
         try:
@@ -231,7 +232,7 @@ class ResumableRunner(Runner):
     def _load_classifier(self, filename: str) -> dict:
         """Fills a classifier from a checkpoint of any dialect; a test wants all of it, the head too."""
         checkpoint = read_state(filename)
-        report = load_backbone(bare_model(self), filename)
+        report = load_backbone(unwrap_model(self), filename)
         if self._is_testing:
             require_whole(report)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -245,7 +246,7 @@ class ResumableRunner(Runner):
             for pattern, replacement in revise_keys:
                 name = re.sub(pattern, replacement, name)
             shapes[name] = getattr(value, 'shape', None)
-        for where, backbone in bare_model(self).named_modules():
+        for where, backbone in unwrap_model(self).named_modules():
             if not isinstance(backbone, Backbone):
                 continue
             own = backbone.state_dict(prefix=f'{where}.' if where else '')

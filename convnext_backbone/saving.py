@@ -4,12 +4,7 @@ mmengine writes a checkpoint in place and deletes the oldest before it writes th
 can leave no usable one. Here a file is written under a temporary name and renamed, and the oldest goes last.
 """
 
-import contextlib
-import fcntl
-import math
 import os
-import platform
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -17,13 +12,11 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from .errors import ArgumentError, CheckpointError, UserError
+from .accumulation import ends_step
+from .errors import ArgumentError
 from .files import write_atomically
-from .reader import read_checkpoint
-from .steps import ends_step
 
 STOPPED = 'stopped'  # the name of a checkpoint that a stop asked for; one is enough
-_TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -123,38 +116,6 @@ class _PostponedRemovals:
         self.paths.append(path)
 
 
-def _iterations(path: Path) -> float:
-    """How far a run was when it wrote a checkpoint; infinity where that cannot be read, -1 if it has no state."""
-    try:
-        return int(read_checkpoint(path)['meta']['iter'])
-    except CheckpointError:
-        return math.inf
-    except Exception:  # in a file that no run wrote anything can be found there
-        return -1
-
-
-def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
-    """The checkpoints to resume from: what ``last_checkpoint`` names, then the files of the folder, furthest first.
-
-    A kill may strike between a checkpoint and the note that names it, so the note alone is not trusted; nor are the
-    times of files, as clocks jump and copies are new. Damaged ones come before whole ones: who resumes is told of them.
-    """
-    work_dir = Path(work_dir)
-    saved = [path for kind in _TO_RESUME for path in work_dir.glob(f'{kind}.pth')]
-    saved.sort(key=lambda path: (_iterations(path), path.stat().st_mtime_ns), reverse=True)
-    note = work_dir / 'last_checkpoint'
-    named = note.read_text().strip() if note.is_file() else ''
-    for candidate in (work_dir / Path(named).name, Path(named)):  # the folder may have been moved or copied
-        if named and candidate.is_file():
-            return [candidate, *(path for path in saved if not path.samefile(candidate))]
-    return saved
-
-
-def find_checkpoint(work_dir: str | os.PathLike) -> Path | None:
-    """The first of :func:`find_checkpoints`."""
-    return next(iter(find_checkpoints(work_dir)), None)
-
-
 def save_state(runner: object, name: str, done: int) -> Path:
     """Saves the state of a run after so many iterations, as the one to resume from; returns its path."""
     runner.save_checkpoint(runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=done), by_epoch=False)
@@ -162,34 +123,3 @@ def save_state(runner: object, name: str, done: int) -> Path:
     if is_main_process():
         write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
     return path
-
-
-@contextlib.contextmanager
-def locked(work_dir: str | os.PathLike) -> Iterator[None]:
-    """Keeps a folder for this process; however it ends, the system gives the folder free.
-
-    What a run that was killed had written of a checkpoint is removed.
-
-    Raises:
-        UserError: Another run has it.
-    """
-    with (Path(work_dir) / '.lock').open('a+') as file:
-        try:
-            # Not flock, which the workers of a loader would hold for some seconds longer than a run that was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            raise UserError(
-                f'The work_dir {work_dir} is in use by another run ({file.read()}): wait for its end, or choose '
-                f'another folder with --work-dir.'
-            ) from error
-        except OSError:  # of a file system that has no locks
-            pass
-        else:
-            for kind in (*_TO_RESUME, 'best_*'):
-                for path in Path(work_dir).glob(f'.{kind}.pth.*.tmp'):
-                    path.unlink(missing_ok=True)
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {platform.node()}')
-        file.flush()
-        yield

@@ -7,12 +7,14 @@ state dicts of an unsharded one, so a checkpoint does not tell how many processe
 import torch
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
-from .convnext import ConvNeXtBlock
+from .backbone import Backbone
 
 WRAPPER = 'fully_shard'  # the type of a model_wrapper_cfg that asks for it
 
@@ -26,9 +28,9 @@ def shard(model: nn.Module) -> nn.Module:
         model: The same on all processes, on the device where it is to be trained.
     """
     mesh = init_device_mesh(get_device(), (get_world_size(),))
-    for module in [*model.modules()]:
-        if isinstance(module, ConvNeXtBlock):
-            fully_shard(module, mesh=mesh)
+    for backbone in [module for module in model.modules() if isinstance(module, Backbone)]:
+        for block in backbone.blocks():
+            fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.register_state_dict_post_hook(_give_whole)
     model.register_load_state_dict_pre_hook(_take_whole)
@@ -96,3 +98,8 @@ def _part(value: object, parameter: nn.Parameter | None) -> object:
     whole = value.to(parameter.device, parameter.dtype)
     everywhere = DTensor.from_local(whole, parameter.device_mesh, [Replicate()], run_check=False)
     return everywhere.redistribute(placements=parameter.placements)  # each process cuts it, and none sends anything
+
+
+def unwrap_model(runner: Runner) -> nn.Module:
+    """The model of a run, without the wrapper of distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

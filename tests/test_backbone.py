@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from convnext_backbone import ARCHS, ConvNeXt
-from convnext_backbone.layers import GRN, DropPath
+from convnext_backbone.grn import GRN
+from convnext_backbone.layers import DropPath
 
 # Millions of parameters with the classifier of 1000 classes: paper, table 9; V2's table 9 for the small ones and huge.
 MILLIONS = dict(

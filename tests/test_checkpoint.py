@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
 
 from convnext_backbone import CheckpointError, CheckpointMismatch, ConvNeXt, UserError, load_backbone, read_checkpoint
 from convnext_backbone.files import write_atomically
-from convnext_backbone.saving import find_checkpoint
+from convnext_backbone.resume import find_checkpoint
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbone import ConvNeXt, ConvNeXtBlock, ConvNeXtIsotropic, fused
 from convnext_backbone.depthwise import depthwise_weight_grad
-from convnext_backbone.layers import PatchConv2d, grn_, working_dtype
+from convnext_backbone.grn import grn_
+from convnext_backbone.layers import PatchConv2d
+from convnext_backbone.precision import working_dtype
 
 VERSIONS = pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
 # Of the CPU, for which one library's products or another's are chosen.
@@ -202,7 +204,7 @@ def test_without_private_operators_of_torch_the_numbers_are_the_same(use_grn, mo
 def test_where_transforms_cannot_be_told_the_block_takes_the_plain_way(use_grn, monkeypatch):
     block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
     expected = results(block, x)
-    monkeypatch.delattr('convnext_backbone.convnext.FusedBlock')
+    monkeypatch.delattr('convnext_backbone.fused.FusedBlock')
     forward = block.forward
 
     def untold(x):  # in the forward pass alone: this torch's backward pass asks too

@@ -28,7 +28,7 @@ from mmengine.config import Config
 from small_runs import CONFIGS, DETECTOR, LAST, arguments, check_same, contents, half_written, write_config
 
 from convnext_backbone.reader import check_whole
-from convnext_backbone.saving import find_checkpoints
+from convnext_backbone.resume import find_checkpoints
 
 
 def start(train: Callable[[], int], arguments: list[object], cwd: Path) -> int:

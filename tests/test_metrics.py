@@ -13,7 +13,7 @@ from timm.utils import accuracy as timm_accuracy
 from torch import nn
 
 from convnext_backbone import AccuracyMetric, ArgumentError, AveragedWeightsHook, UserError
-from convnext_backbone.metrics import write_class_report
+from convnext_backbone.class_report import write_class_report
 
 SCORES = torch.rand(40, 7, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(0, 7, (40,), generator=torch.Generator().manual_seed(1))

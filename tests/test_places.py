@@ -20,7 +20,8 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import HOOKS
 from small_runs import CONFIGS, LAST, PARTS, arguments, check_same, contents, half_written, write_config
 
-from convnext_backbone.saving import AtomicCheckpointHook, find_checkpoints
+from convnext_backbone.resume import find_checkpoints
+from convnext_backbone.saving import AtomicCheckpointHook
 
 PRETTY_TEXT = Config.pretty_text
 

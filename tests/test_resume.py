@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from convnext_backbone import ResumableRunner, read_checkpoint
-from convnext_backbone.saving import find_checkpoint
+from convnext_backbone.resume import find_checkpoint
 
 SAMPLES, BATCH, ITERATIONS = 12, 2, 15  # 6 batches an epoch: the run ends within the third
 NUMBERS = itertools.count()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ConvNeXt
 from convnext_backbone.errors import UserError
-from convnext_backbone.layers import working_dtype
+from convnext_backbone.precision import working_dtype
 from convnext_backbone.run_config import load_config
 from convnext_backbone.tasks import task_of
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from mmengine.config import Config
 from tqdm import tqdm
 
+from convnext_backbone.curves import read_scalars
 from convnext_backbone.errors import UserError
-from convnext_backbone.hooks import read_scalars
-from convnext_backbone.saving import find_checkpoint
+from convnext_backbone.resume import find_checkpoint
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs/roadmap/small'

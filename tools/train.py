@@ -24,8 +24,8 @@ from convnext_backbone.cli import add_launcher, common_parser, is_first_process,
 from convnext_backbone.errors import CheckpointError, UserError
 from convnext_backbone.files import explained_disk_failures
 from convnext_backbone.reader import check_whole
+from convnext_backbone.resume import find_checkpoints, locked
 from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
-from convnext_backbone.saving import find_checkpoints, locked
 from convnext_backbone.tasks import list_recipes
 
 
