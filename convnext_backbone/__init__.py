@@ -20,7 +20,7 @@ from . import ops as _ops
 from .accumulation import StepSchedulerHook
 from .archs import ARCHS
 from .averaging import AveragedWeightsHook
-from .checkpoint import LoadReport, load_backbone
+from .checkpoint import load_backbone
 from .classifier import ImageClassifier
 from .convnext import ConvNeXt, ConvNeXtBlock
 from .curves import CurvesHook
@@ -34,6 +34,7 @@ from .metrics import AccuracyMetric
 from .preprocessor import ImagePreprocessor
 from .pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
 from .reader import read_checkpoint
+from .report import LoadReport
 from .roadmap import ModernizedResNet
 from .runner import ResumableRunner
 from .saving import AtomicCheckpointHook, AtomicLocalBackend

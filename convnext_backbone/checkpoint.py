@@ -2,88 +2,24 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
 from .architecture import ISOTROPIC_STEM, STEM, Architecture
+from .backbone import Backbone
 from .contents import Found, choose_backbone
-from .errors import CheckpointMismatch, printable, shorten
+from .errors import CheckpointMismatch, printable
 from .reader import read_checkpoint
+from .report import LoadReport
 
+REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
 _HEAD = ('head.weight', 'head.bias')
 _MAY_LACK = re.compile(r'norm\d?\.|head\.')
 _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d)\.')
-
-
-def mismatch_sentence(checkpoint: str, error: Exception) -> str:
-    """One sentence on what torch or mmengine says of a state dict that does not fit."""
-    details = printable(' '.join(line.strip() for line in str(error).splitlines()[1:]))
-    return (
-        f'The checkpoint {printable(checkpoint)} does not fit the model of the config ({details}): use the config that '
-        f'it was trained with.'
-    )
-
-
-@dataclass
-class FileReport:
-    """What a checkpoint file holds.
-
-    Attributes:
-        source: Where it came from.
-        dialect: Whose names it has, such as ``'timm'``.
-        arch: What it is, from its shapes: ``'tiny, V1'``.
-        in_channels: Of the images that its stem takes.
-        classes: Of its classifier, None if it has none.
-        weights: ``'plain'`` or ``'averaged'``, those of an exponential moving average.
-    """
-
-    source: str
-    dialect: str
-    arch: str
-    in_channels: int
-    classes: int | None
-    weights: str
-
-    def headline(self) -> str:
-        """All of it in a line."""
-        classes = f', {self.classes} classes' if self.classes else ''
-        what = f'{self.arch}, {self.in_channels} input channels{classes}'
-        return f'Checkpoint {printable(self.source)} ({what}), {self.dialect} names, {self.weights} weights'
-
-
-@dataclass
-class LoadReport(FileReport):
-    """What became of a checkpoint's tensors.
-
-    Attributes:
-        adapted: What was computed from the stored tensors and not only copied.
-        loaded: Names of the filled tensors.
-        new: Names that the file does not have and may lack: the norms ``norm{i}`` of dense prediction, and norm and
-            head of a classifier.
-        unfit: Names of a classifier's head that the file has for another number of classes, with both shapes.
-        dropped: Names in the file that a backbone has no use for: those of a classifier, whatever its number of
-            classes, or of the rest of a detector.
-        missing: Names that nothing filled.
-        mismatched: Names whose shape differs, with both shapes.
-        unexpected: Names in the file that no backbone has.
-    """
-
-    adapted: list[str] = field(default_factory=list)
-    loaded: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    unfit: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        verb = 'would fit' if self.missing or self.mismatched or self.unexpected else 'loaded'
-        lines = [f'{self.headline()}: {len(self.loaded)} tensors {verb}']
-        kinds = ('adapted', 'new', 'unfit', 'dropped', 'missing', 'mismatched', 'unexpected')
-        return '\n'.join([*lines, *(f'  {kind}: {shorten(names)}' for kind in kinds if (names := getattr(self, kind)))])
 
 
 def load_backbone(
@@ -108,7 +44,26 @@ def load_backbone(
             no averaged weights; the model is left as it was.
     """
     source = os.fspath(source)
-    found = choose_backbone(read_checkpoint(source), source, prefix, ema)
+    return fill_backbone(model, read_checkpoint(source), source, prefix, ema)
+
+
+def fill_backbone(
+    model: nn.Module, checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False, head: bool = False
+) -> LoadReport:
+    """What :func:`load_backbone` does, with a checkpoint that was read already.
+
+    Args:
+        model: As of :func:`load_backbone`, like ``prefix`` and ``ema``.
+        checkpoint: What the file holds.
+        source: Where it came from, for the report.
+        prefix: As of :func:`load_backbone`.
+        ema: As of :func:`load_backbone`.
+        head: Whether a classifier's norm and head must be filled too, as for a model that is not trained any more.
+
+    Raises:
+        CheckpointMismatch: As of :func:`load_backbone`, or the head is not filled.
+    """
+    found = choose_backbone(checkpoint, source, prefix, ema)
     shapes = dict(model.named_parameters())  # a sharded model's state is empty in all processes but the first
     own = {name.removeprefix('backbone.'): shapes.get(name, tensor) for name, tensor in model.state_dict().items()}
     report, filled = compare(own, found, source)
@@ -118,23 +73,64 @@ def load_backbone(
             f'The checkpoint does not fit the backbone, which is {Architecture.of(own)}; nothing was loaded.\n{report}'
             + (f'\nThe config line that fits: {line}' if line else '')
         )
+    if head and (report.new or report.unfit):
+        raise CheckpointMismatch(
+            f'The checkpoint {source} does not fit the classifier of the config '
+            f'({", ".join(report.new + report.unfit)}): use the config that it was trained with.'
+        )
     in_classifier = 'head.weight' in own
     model.load_state_dict({_place(name, in_classifier): tensor for name, tensor in filled.items()}, strict=False)
     print_log(str(report), logger='current')
     return report
 
 
-def require_whole(report: LoadReport) -> None:
-    """Makes sure that a classifier that is not trained any more got its norm and its head too.
+def load_model(
+    model: nn.Module, checkpoint: dict, source: str, strict: bool = True, revise_keys: list = REVISE_KEYS
+) -> None:
+    """Fill a model from a checkpoint of its own names, as training runs write them.
+
+    Args:
+        model: Detector, segmentor or classifier.
+        checkpoint: What :func:`.read_state` returned.
+        source: Where it came from, for errors.
+        strict: Every tensor must be filled, and none be left over. If False, the backbones' must: the heads of another
+            data set may differ.
+        revise_keys: Pairs of a pattern and its replacement in names, as of mmengine.
 
     Raises:
-        CheckpointMismatch: It did not.
+        CheckpointMismatch: The checkpoint does not fit.
     """
-    if report.new or report.unfit:
+    stored = checkpoint.get('state_dict', checkpoint)
+    weights = OrderedDict(stored)
+    for pattern, replacement in revise_keys:
+        weights = OrderedDict((re.sub(pattern, replacement, name), value) for name, value in weights.items())
+    weights._metadata = getattr(stored, '_metadata', OrderedDict())  # modules convert those of older versions by it
+    try:
+        load_state_dict(model, weights, strict, 'current')
+    except RuntimeError as error:
+        if not strict:
+            raise
+        details = printable(' '.join(line.strip() for line in str(error).splitlines()[1:]))
         raise CheckpointMismatch(
-            f'The checkpoint {report.source} does not fit the classifier of the config '
-            f'({", ".join(report.new + report.unfit)}): use the config that it was trained with.'
-        )
+            f'The checkpoint {printable(source)} does not fit the model of the config ({details}): use the config that '
+            f'it was trained with.'
+        ) from error
+    if not strict:
+        _check_backbones(model, weights, source)
+
+
+def _check_backbones(model: nn.Module, weights: dict, source: str) -> None:
+    for where, backbone in model.named_modules():
+        if not isinstance(backbone, Backbone):
+            continue
+        own = backbone.state_dict(prefix=f'{where}.' if where else '')
+        lacking = [name for name, tensor in own.items() if getattr(weights.get(name), 'shape', None) != tensor.shape]
+        if lacking:
+            raise CheckpointMismatch(
+                f'The checkpoint {source} does not fill the backbone of the config, {len(lacking)} of its '
+                f'{len(own)} tensors are missing or of another shape ({", ".join(lacking[:3])}, ...): use the '
+                f'config that it was trained with, or name it in init_cfg of the backbone, which knows all names.'
+            )
 
 
 def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadReport, dict[str, Tensor]]:

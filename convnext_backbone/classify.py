@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import Tensor
 
-from .checkpoint import load_backbone, require_whole
+from .checkpoint import fill_backbone
 from .class_names import describe_class, imagenet_classes
 from .classifier import ImageClassifier
 from .image_io import name_pictures, read_image, write_picture
@@ -29,8 +29,9 @@ def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
-    require_whole(load_backbone(model, checkpoint))
-    meta = (read_state(checkpoint).get('meta') or {}).get('dataset_meta') or {}
+    state = read_state(checkpoint)
+    fill_backbone(model, state, checkpoint, head=True)
+    meta = (state.get('meta') or {}).get('dataset_meta') or {}
     model.class_names = meta.get('classes') or imagenet_classes(cfg.model.num_classes)
     model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
     return model.to(get_device()).eval()

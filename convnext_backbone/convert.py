@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .architecture import Architecture
-from .checkpoint import FileReport, compare
+from .checkpoint import compare
 from .contents import choose_backbone
 from .dialects import (
     CANONICAL,
@@ -29,6 +29,7 @@ from .dialects import (
 from .errors import ArgumentError, CheckpointMismatch, UserError, shorten
 from .files import replaced_atomically
 from .reader import read_checkpoint
+from .report import FileReport
 
 TARGETS = {
     'canonical': CANONICAL,

@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from .checkpoint import mismatch_sentence
-from .errors import CheckpointMismatch, UserError
+from .checkpoint import load_model
+from .errors import UserError
 from .image_io import name_pictures, read_image, swap_colours, write_picture
 from .reader import read_state
 
@@ -33,10 +33,7 @@ def build_whole(cfg: Config, checkpoint: str) -> nn.Module:
     state = read_state(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    try:
-        model.load_state_dict(state.get('state_dict', state))
-    except RuntimeError as error:
-        raise CheckpointMismatch(mismatch_sentence(checkpoint, error)) from error
+    load_model(model, state, checkpoint)
     meta = (state.get('meta') or {}).get('dataset_meta') or {}
     if not meta.get('classes'):
         meta = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo

@@ -7,6 +7,7 @@ serves ``init_cfg``, ``load_from``, resuming and testing alike. (mmengine 0.10.7
 torch >= 2.6; onedl-mmengine reads a file that the safe reader refuses once more without its protection.)
 """
 
+import functools
 import hashlib
 import os
 import pickle
@@ -139,10 +140,9 @@ def check_whole(path: str | os.PathLike) -> None:
     Raises:
         CheckpointError: The file is cut off, or a part of it is damaged.
     """
-    shown = printable(os.fspath(path))
+    shown, file = printable(os.fspath(path)), os.stat(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
+        part = _first_corrupt_part(path, file.st_mtime_ns, file.st_size)
     except Exception as error:  # what damaged bytes raise is not limited to a few types
         raise CheckpointError(_damaged(shown)) from error
     if part is not None:
@@ -150,6 +150,13 @@ def check_whole(path: str | os.PathLike) -> None:
             f'The checkpoint {shown} cannot be read: the checksum of {printable(part)} in it is wrong; copy or '
             f'download it again.'
         )
+
+
+@functools.lru_cache(maxsize=8)  # a resume chooses a file by this, and then reads it
+def _first_corrupt_part(path: str | os.PathLike, changed: int, size: int) -> str | None:
+    """The name of a part whose checksum is wrong; None if all are right."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def _damaged(source: str) -> str:

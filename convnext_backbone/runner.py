@@ -1,33 +1,27 @@
 """mmengine's Runner, with a resume that continues exactly where a run was cut off."""
 
-import re
-
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, CheckpointLoader, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from .accumulation import accumulated_batches
-from .backbone import Backbone
-from .checkpoint import load_backbone, mismatch_sentence, require_whole
+from .checkpoint import REVISE_KEYS, fill_backbone, load_model
 from .classifier import ImageClassifier
-from .errors import ArgumentError, CheckpointError, CheckpointMismatch
+from .errors import ArgumentError, CheckpointError
 from .heartbeat import Heartbeat
 from .photographs import guard_photographs
 from .preemption import PatientWorker, PreemptionHook
-from .reader import read_state
 from .replay import AdvancedIterator, ReplayLoader
 from .resume import LateValidationHook
 from .seed import IterationSeedHook
 from .sharding import WRAPPER, is_sharded, shard, shard_state, unwrap_model
 from .stream import ImageStream
-
-_REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
 
 
 @RUNNERS.register_module()
@@ -195,7 +189,7 @@ class ResumableRunner(Runner):
             return super().train()
 
     def load_checkpoint(
-        self, filename: str, map_location: object = 'cpu', strict: bool = False, revise_keys: list = _REVISE_KEYS
+        self, filename: str, map_location: object = 'cpu', strict: bool = False, revise_keys: list = REVISE_KEYS
     ) -> dict:
         """Loads the model's weights.
 
@@ -206,57 +200,23 @@ class ResumableRunner(Runner):
             CheckpointMismatch: They do not fit.
             CheckpointError: There is nothing in it to resume.
         """
-        if isinstance(unwrap_model(self), ImageClassifier) and not self._resume:
-            return self._load_classifier(filename)
-        strict = strict or self._resume or self._is_testing
-        try:
-            checkpoint = super().load_checkpoint(filename, map_location, strict, revise_keys)
-        except RuntimeError as error:
-            if not strict:
-                raise
-            raise CheckpointMismatch(mismatch_sentence(filename, error)) from error
-        if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
-            raise CheckpointError(
-                f'The checkpoint {filename} holds weights and no training state to resume: start a new run from them '
-                f'with --cfg-options load_from={filename}.'
-            )
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger='current')
+        model = unwrap_model(self)
+        testing = not isinstance(self._train_loop, BaseLoop)
+        if isinstance(model, ImageClassifier) and not self._resume:
+            fill_backbone(model, checkpoint, filename, head=testing)
+            self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        else:
+            if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
+                raise CheckpointError(
+                    f'The checkpoint {filename} holds weights and no training state to resume: start a new run from '
+                    f'them with --cfg-options load_from={filename}.'
+                )
+            self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # which may exchange the weights
+            load_model(model, checkpoint, filename, strict or self._resume or testing, revise_keys)
         self._loaded_meta = checkpoint.get('meta', {})
-        if not strict:
-            self._check_backbones(checkpoint.get('state_dict', checkpoint), filename, revise_keys)
-        return checkpoint
-
-    @property
-    def _is_testing(self) -> bool:
-        return not isinstance(self._train_loop, BaseLoop)
-
-    def _load_classifier(self, filename: str) -> dict:
-        """Fills a classifier from a checkpoint of any dialect; a test wants all of it, the head too."""
-        checkpoint = read_state(filename)
-        report = load_backbone(unwrap_model(self), filename)
-        if self._is_testing:
-            require_whole(report)
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
-
-    def _check_backbones(self, state: dict, filename: str, revise_keys: list) -> None:
-        """Makes sure that a checkpoint holds the backbones of the model whole."""
-        shapes = {}
-        for name, value in state.items():
-            for pattern, replacement in revise_keys:
-                name = re.sub(pattern, replacement, name)
-            shapes[name] = getattr(value, 'shape', None)
-        for where, backbone in unwrap_model(self).named_modules():
-            if not isinstance(backbone, Backbone):
-                continue
-            own = backbone.state_dict(prefix=f'{where}.' if where else '')
-            lacking = [name for name, tensor in own.items() if shapes.get(name) != tensor.shape]
-            if lacking:
-                raise CheckpointMismatch(
-                    f'The checkpoint {filename} does not fill the backbone of the config, {len(lacking)} of its '
-                    f'{len(own)} tensors are missing or of another shape ({", ".join(lacking[:3])}, ...): use the '
-                    f'config that it was trained with, or name it in init_cfg of the backbone, which knows all names.'
-                )
 
     def resume(self, filename: str, *args: object, **kwargs: object) -> None:
         """Resumes from a checkpoint and tells the data loader where to go on."""

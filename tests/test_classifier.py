@@ -18,8 +18,9 @@ from convnext_backbone import (
     ImageClassifier,
     ImagePreprocessor,
     load_backbone,
+    read_checkpoint,
 )
-from convnext_backbone.checkpoint import require_whole
+from convnext_backbone.checkpoint import fill_backbone
 from convnext_backbone.replay import seed_all
 
 BACKBONE = dict(type='ConvNeXt', arch=TINY)
@@ -131,7 +132,7 @@ def test_a_classifier_takes_norm_and_head_too(tmp_path):
     report = load_backbone(fresh, tmp_path / 'own.pth')
     assert not report.new and not report.unfit and not report.dropped and report.classes == 5
     assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in trained.state_dict().items())
-    require_whole(report)
+    fill_backbone(fresh, trained.state_dict(), 'own', head=True)
 
 
 def test_a_head_of_other_classes_stays_behind_and_is_named(tmp_path):
@@ -143,7 +144,7 @@ def test_a_head_of_other_classes_stays_behind_and_is_named(tmp_path):
     report = load_backbone(model, tmp_path / 'seven.pth')
     assert 'unfit: head.weight (7, 4) for (5, 4), head.bias (7,) for (5,)' in str(report)
     with pytest.raises(CheckpointMismatch, match='head.weight'):
-        require_whole(report)
+        fill_backbone(model, read_checkpoint(tmp_path / 'seven.pth'), 'seven.pth', head=True)
 
 
 def test_a_backbone_alone_leaves_norm_and_head_as_they_were(tmp_path):
