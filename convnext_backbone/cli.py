@@ -41,12 +41,6 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def set_launcher(cfg: dict, args: argparse.Namespace) -> None:
-    """Takes over the flags of :func:`add_launcher`."""
-    cfg['launcher'] = args.launcher
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-
-
 def is_first_process() -> bool:
     """Whether this is the first process of a distributed run, before it has met the others, or the only one."""
     ranks = (os.environ.get(name) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))

@@ -69,20 +69,20 @@ _STEPS = Kind(lambda value: value == 'auto' or COUNT.fits(value), "an integer of
 _SEED = Kind(lambda value: value is None or integers(0, 2**32 - 1).fits(value), 'an integer from 0 to 4294967295')
 _RATE = Kind(lambda value: value is None or NOT_NEGATIVE.fits(value), NOT_NEGATIVE.words)
 _SIDES = Kind(lambda value: all(map(SIZE.fits, _listed(value) or [value])), f'{SIZE.words}, or a list of such')
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What the engine does not look at, or not before the run is under way. Sections come before what is in them.
 SETTINGS = {
     'optim_wrapper': _WRAPPER,
-    **dict.fromkeys(_LOADERS, _LOADER),
+    **dict.fromkeys(DATALOADERS, _LOADER),
     **dict.fromkeys(('train_cfg', 'auto_scale_lr', 'env_cfg', 'custom_imports', 'default_hooks'), _SECTION),
     **dict.fromkeys(
         (
             *('model.backbone', 'default_hooks.checkpoint', 'default_hooks.param_scheduler'),
-            *(f'{loader}.{part}' for loader in _LOADERS for part in ('sampler', 'batch_sampler')),
+            *(f'{loader}.{part}' for loader in DATALOADERS for part in ('sampler', 'batch_sampler')),
         ),
         _MAYBE_TYPED,
     ),
-    **dict.fromkeys(('model', 'optim_wrapper.optimizer', *(f'{loader}.dataset' for loader in _LOADERS)), _TYPED),
+    **dict.fromkeys(('model', 'optim_wrapper.optimizer', *(f'{loader}.dataset' for loader in DATALOADERS)), _TYPED),
     'optim_wrapper.clip_grad': Kind(_clips, 'a dict with max_norm, or with the type value and clip_value'),
     'env_cfg.dist_cfg': Kind(lambda value: isinstance(value, dict), 'a dict'),
     'randomness': _SEEDED,
@@ -91,11 +91,11 @@ SETTINGS = {
     **dict.fromkeys(('work_dir', 'load_from'), _NAME),
     'default_scope': _SCOPE,
     'default_hooks.checkpoint.save_best': _SCORES,
-    **{f'{loader}.dataset.{part}': _NAME for loader in _LOADERS for part in ('data_root', 'ann_file')},
-    **{f'{loader}.dataset.metainfo.classes': _CLASSES for loader in _LOADERS},
-    **{f'{loader}.dataset.transform.input_size': _SIDES for loader in _LOADERS},
-    **{f'{loader}.batch_size': COUNT for loader in _LOADERS},
-    **{f'{loader}.num_workers': integers(0, 1024) for loader in _LOADERS},
+    **{f'{loader}.dataset.{part}': _NAME for loader in DATALOADERS for part in ('data_root', 'ann_file')},
+    **{f'{loader}.dataset.metainfo.classes': _CLASSES for loader in DATALOADERS},
+    **{f'{loader}.dataset.transform.input_size': _SIDES for loader in DATALOADERS},
+    **{f'{loader}.batch_size': COUNT for loader in DATALOADERS},
+    **{f'{loader}.num_workers': integers(0, 1024) for loader in DATALOADERS},
     'randomness.seed': _SEED,
     'train_cfg.max_epochs': integers(1, 10**6),  # more would never end
     'train_cfg.max_iters': integers(1, 10**9),
@@ -168,7 +168,7 @@ def check_settings(cfg: Config) -> None:
 def _check_samplers(settings: dict) -> None:
     loop = settings.get('train_cfg') or {}
     by_epochs = loop.get('type') == 'EpochBasedTrainLoop' or loop.get('by_epoch') is True
-    for loader in _LOADERS[0 if by_epochs else 1 :]:
+    for loader in DATALOADERS[0 if by_epochs else 1 :]:
         sampler = (settings.get(loader) or {}).get('sampler') or {}
         if sampler.get('type') == 'InfiniteSampler':
             raise ArgumentError(

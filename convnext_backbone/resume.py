@@ -5,16 +5,18 @@ import fcntl
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from .curves import read_scalars
 from .errors import CheckpointError, UserError
-from .reader import read_checkpoint
+from .reader import check_whole, read_checkpoint
 from .saving import STOPPED
 
 _TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
@@ -50,6 +52,35 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
 def find_checkpoint(work_dir: str | os.PathLike) -> Path | None:
     """The first of :func:`find_checkpoints`."""
     return next(iter(find_checkpoints(work_dir)), None)
+
+
+def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
+    """Points the config at the checkpoint to go on from, or makes sure that no earlier run is overwritten."""
+    saved = find_checkpoints(cfg.work_dir)
+    # By torchrun --max-restarts, after a failure, the command is the same.
+    if saved and (if_any or int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))):
+        resume = 'auto'
+    if resume is None:
+        if saved and not cfg.get('resume'):
+            raise UserError(
+                f'The work_dir {cfg.work_dir} holds a run already ({saved[0].name}): go on with --resume, or choose '
+                f'another folder with --work-dir.'
+            )
+        return
+    cfg.resume = True
+    cfg.load_from = resume if resume != 'auto' else str(newest_whole(saved, cfg.work_dir))
+
+
+def newest_whole(saved: list[Path], work_dir: str) -> Path:
+    """The first checkpoint that is not damaged; a line tells of each that is passed over."""
+    for path in saved:
+        try:
+            check_whole(path)
+        except CheckpointError as error:
+            print(f'warning: {error} Looking at the one before it.', file=sys.stderr)
+        else:
+            return path
+    raise UserError(f'There is no whole checkpoint in {work_dir} to resume from: check --work-dir, or name one.')
 
 
 @contextlib.contextmanager

@@ -42,6 +42,11 @@ class ResumableRunner(Runner):
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
 
+    def set_randomness(self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
+        """Set the seed; one that was drawn stands in the config that the run dumps, which then gives the same run."""
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+        self.cfg.randomness = {**self._randomness_cfg, 'seed': self.seed}
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wraps the model for distributed training, or shards it; mmengine's own wrapper takes a GPU for granted."""
         if self.distributed and model_wrapper_cfg == dict(type=WRAPPER):

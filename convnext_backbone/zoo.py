@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from .complexity import Complexity, count_complexity
-from .run_config import load_config
+from .load import load_config
 
 
 class Published(NamedTuple):

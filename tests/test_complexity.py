@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbone import ARCHS, complexity
 from convnext_backbone.complexity import Cost, count_complexity, input_shape
-from convnext_backbone.run_config import load_config
+from convnext_backbone.load import load_config
 from convnext_backbone.zoo import MARKDOWN_HEAD, ZOO, count_published, markdown_row
 
 CONFIGS = REPOSITORY / 'configs'

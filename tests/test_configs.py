@@ -9,7 +9,8 @@ from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from convnext_backbone.run_config import adapt_to_machine, load_config
+from convnext_backbone.load import load_config
+from convnext_backbone.machine import adapt_to_machine
 
 CONFIGS = sorted(
     path.relative_to(REPOSITORY) for path in REPOSITORY.glob('configs/**/*.py') if '_base_' not in path.parts

@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
+from convnext_backbone.machine import adapt_to_machine
 from convnext_backbone.ops import ext
 from convnext_backbone.ops.status import is_compiled
 from convnext_backbone.ops.workloads import using
-from convnext_backbone.run_config import adapt_to_machine
 
 pytestmark = pytest.mark.skipif(
     not is_compiled(mmcv._ext),

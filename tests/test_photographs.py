@@ -23,8 +23,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from convnext_backbone import UserError, read_checkpoint
+from convnext_backbone.load import load_config
 from convnext_backbone.photographs import guard_photographs
-from convnext_backbone.run_config import load_config
 
 DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 CLASSIFIER = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'

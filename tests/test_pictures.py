@@ -16,8 +16,8 @@ from convnext_backbone.browse import build_loader, feed, label_parts
 from convnext_backbone.features import build_stages
 from convnext_backbone.image_io import read_image
 from convnext_backbone.inputs import build_feeder, build_preprocessor, to_pictures
+from convnext_backbone.load import load_config
 from convnext_backbone.pictures import Entry, add_bars, add_legend
-from convnext_backbone.run_config import load_config
 from convnext_backbone.segment import build_segmentor, draw_classes, segment
 
 CONFIGS = REPOSITORY / 'configs'

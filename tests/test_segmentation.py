@@ -26,7 +26,8 @@ from torch import nn
 
 from convnext_backbone import read_checkpoint
 from convnext_backbone.layer_decay import num_layers
-from convnext_backbone.run_config import adapt_to_machine, load_config
+from convnext_backbone.load import load_config
+from convnext_backbone.machine import adapt_to_machine
 
 # The paper's table: arch, pre-training, crop, mIoU, mIoU of --tta, parameters in millions, rate, num_layers, drop path.
 RECIPES = dict(

@@ -16,7 +16,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from convnext_backbone.layer_decay import num_layers
-from convnext_backbone.run_config import adapt_to_machine, load_config
+from convnext_backbone.load import load_config
+from convnext_backbone.machine import adapt_to_machine
 
 # The paper's table: arch, weights, box AP, mask AP, millions of parameters, rate, layer decay, num_layers, drop path.
 PUBLISHED = dict(

@@ -16,8 +16,8 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from convnext_backbone.load import load_config
 from convnext_backbone.ops.workloads import using
-from convnext_backbone.run_config import load_config
 from convnext_backbone.tasks import task_of
 
 REASONS = 10  # of breaks, the most frequent

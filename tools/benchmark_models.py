@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ConvNeXt
 from convnext_backbone.errors import UserError
+from convnext_backbone.load import load_config
 from convnext_backbone.precision import working_dtype
-from convnext_backbone.run_config import load_config
 from convnext_backbone.tasks import task_of
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)

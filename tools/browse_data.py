@@ -11,8 +11,9 @@ from convnext_backbone.browse import browse
 from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.errors import UserError
 from convnext_backbone.image_io import write_picture
+from convnext_backbone.load import prepare_config
 from convnext_backbone.pictures import contact_sheet
-from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
+from convnext_backbone.run_config import check_data, check_work_dir, explained_failures
 
 
 @user_errors
@@ -24,11 +25,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.number < 1:
         raise UserError(f'--number {args.number} is out of range: it takes 1 and more.')
-    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
+    cfg = prepare_config(args)
     check_data(cfg, splits=(args.split,))
     out_dir = Path(cfg.work_dir) / 'browse'
     check_work_dir(out_dir)
-    adapt_to_machine(cfg)
     pictures = []
     with explained_failures(cfg):
         for number, picture in enumerate(browse(cfg, args.split, args.number), start=1):

@@ -18,7 +18,7 @@ from mmengine.config import DictAction
 from convnext_backbone.cli import user_errors
 from convnext_backbone.complexity import AUXILIARY_HEAD, Complexity, count_complexity
 from convnext_backbone.errors import UserError
-from convnext_backbone.run_config import load_config
+from convnext_backbone.load import load_config
 from convnext_backbone.zoo import MARKDOWN_HEAD, ZOO, Entry, count_published, markdown_row
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'

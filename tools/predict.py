@@ -16,8 +16,9 @@ from convnext_backbone.errors import UserError
 from convnext_backbone.files import write_atomically
 from convnext_backbone.image_io import find_images
 from convnext_backbone.inference import build_detector, coco_json, describe_detections, predict
+from convnext_backbone.load import prepare_config
 from convnext_backbone.pictures import contact_sheet
-from convnext_backbone.run_config import adapt_to_machine, check_work_dir, drop_pretrained, load_config
+from convnext_backbone.run_config import check_work_dir
 from convnext_backbone.segment import build_segmentor, describe_segments, segment, segments_json
 from convnext_backbone.tasks import task_of
 
@@ -39,12 +40,10 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:
         raise UserError(f'--score-thr {args.score_thr} is out of range: a score is between 0 and 1.')
-    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
+    cfg = prepare_config(args)
     images = find_images(args.images)
     out_dir = Path(cfg.work_dir) / 'predictions'
     check_work_dir(out_dir)
-    adapt_to_machine(cfg)
-    drop_pretrained(cfg)
     task = task_of(cfg)
     build, run, to_json, describe = TASKS[task]
     options = dict(score_thr=args.score_thr) if task == 'detection' else {}

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from convnext_backbone.cli import user_errors
 from convnext_backbone.complexity import count_memory, run_parts, training_shape
 from convnext_backbone.convnext import ConvNeXtBlock
-from convnext_backbone.run_config import load_config
+from convnext_backbone.load import load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 RECIPES = (

@@ -13,8 +13,9 @@ from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.features import build_stages, draw_stages
 from convnext_backbone.image_io import find_images, name_pictures, read_image, write_picture
 from convnext_backbone.inputs import build_feeder, build_preprocessor, to_pictures
+from convnext_backbone.load import prepare_config
 from convnext_backbone.pictures import contact_sheet
-from convnext_backbone.run_config import adapt_to_machine, check_work_dir, load_config
+from convnext_backbone.run_config import check_work_dir
 
 
 @user_errors
@@ -23,11 +24,10 @@ def main() -> None:
     parser = common_parser('Draw what the stages of a backbone make of images.', checkpoint=True)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
     args = parser.parse_args()
-    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
+    cfg = prepare_config(args)
     images = find_images(args.images)
     out_dir = Path(cfg.work_dir) / 'features'
     check_work_dir(out_dir)
-    adapt_to_machine(cfg)
     backbone = build_stages(cfg, args.checkpoint)
     preprocessor = build_preprocessor(cfg)
     feed = build_feeder(cfg, preprocessor)

@@ -11,50 +11,19 @@ import json
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from convnext_backbone.cli import add_launcher, common_parser, set_launcher, user_errors
-from convnext_backbone.errors import UserError
+from convnext_backbone.cli import add_launcher, common_parser, user_errors
 from convnext_backbone.files import write_atomically
-from convnext_backbone.run_config import (
-    adapt_to_machine,
-    check_data,
-    check_work_dir,
-    drop_pretrained,
-    explained_failures,
-    load_config,
-)
-
-
-def set_tta(cfg: Config) -> None:
-    """Puts the config's ``tta_model`` around its model, and its ``tta_pipeline`` in the place of that of the test data.
-
-    The settings in ``tta_model.module`` win over those of the model.
-    """
-    lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
-    if lacking:
-        raise UserError(
-            f'{cfg.filename} has no {" and no ".join(lacking)}, which say what --tta averages: add them as in '
-            f'configs/_base_/ade20k.py, or leave --tta out.'
-        )
-    cfg.merge_from_dict(dict(model=cfg.tta_model.get('module', {})))
-    cfg.model = {**cfg.tta_model, 'module': cfg.model}
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+from convnext_backbone.load import prepare_config
+from convnext_backbone.run_config import check_data, check_work_dir, explained_failures
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
     """Scores by name, and the json file that they are in."""
-    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
-    set_launcher(cfg, args)
+    cfg = prepare_config(args)
     check_data(cfg, splits=('test',))
     check_work_dir(cfg.work_dir)
-    adapt_to_machine(cfg)
-    cfg.load_from = args.checkpoint
-    cfg.setdefault('runner_type', 'ResumableRunner')
-    drop_pretrained(cfg)
-    if args.tta:
-        set_tta(cfg)
     with explained_failures(cfg):
         scores = {name: float(score) for name, score in RUNNERS.build(cfg).test().items()}
     path = Path(cfg.work_dir) / 'scores.json'

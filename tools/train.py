@@ -16,16 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
-from mmengine.config import Config
 from mmengine.hooks import iter_timer_hook
 from mmengine.registry import RUNNERS
 
-from convnext_backbone.cli import add_launcher, common_parser, is_first_process, set_launcher, user_errors
-from convnext_backbone.errors import CheckpointError, UserError
+from convnext_backbone.cli import add_launcher, common_parser, is_first_process, user_errors
 from convnext_backbone.files import explained_disk_failures
-from convnext_backbone.reader import check_whole
-from convnext_backbone.resume import find_checkpoints, locked
-from convnext_backbone.run_config import adapt_to_machine, check_data, check_work_dir, explained_failures, load_config
+from convnext_backbone.load import prepare_config
+from convnext_backbone.resume import locked, set_resume
+from convnext_backbone.run_config import check_data, check_work_dir, explained_failures
 from convnext_backbone.tasks import list_recipes
 
 
@@ -69,55 +67,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
-    """Points the config at the checkpoint to go on from, or makes sure that no earlier run is overwritten."""
-    saved = find_checkpoints(cfg.work_dir)
-    # By torchrun --max-restarts, after a failure, the command is the same.
-    if saved and (if_any or int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))):
-        resume = 'auto'
-    if resume is None:
-        if saved and not cfg.get('resume'):
-            raise UserError(
-                f'The work_dir {cfg.work_dir} holds a run already ({saved[0].name}): go on with --resume, or choose '
-                f'another folder with --work-dir.'
-            )
-        return
-    cfg.resume = True
-    cfg.load_from = resume if resume != 'auto' else str(newest_whole(saved, cfg.work_dir))
-
-
-def newest_whole(saved: list[Path], work_dir: str) -> Path:
-    """The first checkpoint that is not damaged; a line tells of each that is passed over."""
-    for path in saved:
-        try:
-            check_whole(path)
-        except CheckpointError as error:
-            print(f'warning: {error} Looking at the one before it.', file=sys.stderr)
-        else:
-            return path
-    raise UserError(f'There is no whole checkpoint in {work_dir} to resume from: check --work-dir, or name one.')
-
-
 @user_errors
 def main() -> None:
     """Trains."""
     args = parse_args()
     # mmengine takes the time of day, and once a clock has jumped the times and the ETA in the log are nonsense.
     iter_timer_hook.time = SimpleNamespace(time=time.monotonic)
-    cfg = load_config(args.config, args.work_dir, args.data_root, args.cfg_options)
-    set_launcher(cfg, args)
-    if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UserError(
-                f'{args.config} has no auto_scale_lr.base_batch_size: set it, or leave --auto-scale-lr out.'
-            )
-        cfg.auto_scale_lr.enable = True
+    cfg = prepare_config(args)
     check_data(cfg)
     check_work_dir(cfg.work_dir)
-    adapt_to_machine(cfg)
-    cfg.setdefault('runner_type', 'ResumableRunner')
     lock = locked(cfg.work_dir) if is_first_process() else contextlib.nullcontext()
     with explained_disk_failures(cfg.work_dir), lock:
         set_resume(cfg, args.resume, args.auto_resume)
