@@ -51,7 +51,7 @@ class Backbone(BaseModule):
         """For each stage that is built, the stem or downsampling layer before it, and its blocks."""
         raise NotImplementedError
 
-    def blocks(self) -> Iterator[nn.Module]:
+    def iter_blocks(self) -> Iterator[nn.Module]:
         """The residual blocks, which FSDP gathers and releases one by one."""
         for _, stage in self._parts():
             yield from stage

@@ -14,15 +14,15 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from .builders import build_visualizer
 from .class_names import describe_class, imagenet_classes
 from .errors import UserError
-from .inference import build_visualizer
 from .inputs import build_preprocessor, dataset_with_pipeline, loads_annotations, to_pictures
+from .overlays import draw_classes
 from .pictures import Entry, add_bars, add_legend
 from .replay import ReplayLoader
 from .runner import ResumableRunner
 from .seed import IterationSeedHook
-from .segment import draw_classes
 from .tasks import task_of
 
 

@@ -5,36 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import Tensor
 
-from .checkpoint import fill_backbone
-from .class_names import describe_class, imagenet_classes
+from .class_names import describe_class
 from .classifier import ImageClassifier
 from .image_io import name_pictures, read_image, write_picture
-from .imagenet import build_transform
 from .pictures import add_bars
-from .reader import read_state
-
-
-def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
-    """Builds the classifier of a config and fills it, head and all, from a checkpoint of any dialect.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-        CheckpointMismatch: The file does not fill the model.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
-    state = read_state(checkpoint)
-    fill_backbone(model, state, checkpoint, head=True)
-    meta = (state.get('meta') or {}).get('dataset_meta') or {}
-    model.class_names = meta.get('classes') or imagenet_classes(cfg.model.num_classes)
-    model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
-    return model.to(get_device()).eval()
 
 
 def top_classes(scores: Tensor, names: tuple[str, ...], k: int = 5) -> list[dict]:

@@ -3,14 +3,10 @@
 import functools
 import inspect
 import os
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType
 
-import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, build_from_cfg
-from mmengine.runner import BaseLoop
+from mmengine.registry import DATASETS
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from .arguments import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SIZE, Kind, integers
@@ -113,29 +109,6 @@ SETTINGS = {
 }
 _OF_SCHEDULES = dict.fromkeys(('begin', 'end', 'eta_min', 'eta_min_ratio', 'gamma', 'power', 'factor'), NOT_NEGATIVE)
 _OF_SCHEDULES |= dict(T_max=COUNT)
-# What is built by methods of the engine's runner, for failures outside of the classes that they build.
-_BUILT_BY = dict(
-    build_runner_from_cfg='runner_type',
-    set_randomness='randomness',
-    setup_env='env_cfg',
-    build_log_processor='log_processor',
-    build_logger='log_level',
-    build_visualizer='visualizer',
-    build_model='model',
-    register_default_hooks='default_hooks',
-    register_custom_hooks='custom_hooks',
-    build_train_loop='train_cfg',
-    build_dataloader='train_dataloader',
-    build_optim_wrapper='optim_wrapper',
-    scale_lr='auto_scale_lr',
-    _check_scheduler_cfg='param_scheduler',
-    build_param_scheduler='param_scheduler',
-    _init_model_weights='model',
-    build_val_loop='val_cfg',
-    build_evaluator='val_evaluator',
-    load_or_resume='load_from',
-    from_cfg='',
-)
 _HEADS = ('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
@@ -227,56 +200,3 @@ def check_heads(cfg: Config, classes: Sequence[str]) -> None:
                     f'{name}={printable(repr(value))} does not fit the training data, which has {len(classes)} classes '
                     f'({printable(", ".join(map(str, classes)))}): set the one, or metainfo.classes of the data sets.'
                 )
-
-
-def building_problem(error: BaseException, cfg: Config) -> str | None:
-    """One sentence on a failure to build what the config says; None for any other, as that of a run under way."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop) for frame in frames):
-        return None
-    part = next((part for frame in reversed(frames) for part in _built_by(frame, cfg)), None)
-    if part is None:
-        return None
-    text = ' '.join(f'{type(error).__name__}: {error}'.split())
-    if ' registry' in text:
-        text = f'with default_scope={cfg.get("default_scope")!r}, {text}'
-    return f'{part} cannot be built: {printable(text)} ({frames[-1].f_code.co_filename}:{frames[-1].f_lineno}).'
-
-
-def _built_by(frame: FrameType, cfg: Config) -> Iterator[str]:
-    """The part of a config that a frame of a traceback builds: its dotted name and its value."""
-    made = frame.f_locals.get('cfg') if frame.f_code is build_from_cfg.__code__ else None
-    part = _BUILT_BY.get(frame.f_code.co_name)
-    for name, node in _walk(cfg.to_dict()):
-        # Libraries add arguments to what they take from the config, and the runner has hooks of its own for some.
-        same = isinstance(made, dict) and isinstance(node, dict) and 'type' in node
-        same = same and {key: made.get(key) for key in node} == {**node, 'type': made.get('type')}
-        if name and name == part or (same and str(made.get('type')).endswith(str(node['type']))):
-            yield f'{name}={printable(repr(node))} of the config'
-    if part == '':
-        yield 'The config'
-
-
-def channels_problem(cfg: Config) -> str | None:
-    """One sentence on a neck or a head that takes other maps than the backbone gives; None if they fit."""
-    model = cfg.get('model') or {}
-    try:
-        with torch.device('meta'):
-            given = MODELS.build({**model['backbone'], 'init_cfg': None}).out_channels
-    except Exception:  # then it is not this that has failed
-        return None
-    for part in ['neck'] if model.get('neck') else ['decode_head', 'auxiliary_head']:
-        nodes = model.get(part) or []
-        for node in _listed(nodes):
-            if not isinstance(node, dict) or 'in_channels' not in node:
-                continue
-            taken, index = node['in_channels'], range(len(given)) if part == 'neck' else node.get('in_index', -1)
-            places = index if isinstance(index, (list, tuple, range)) else [index]
-            there = all(isinstance(place, int) and -len(given) <= place < len(given) for place in places)
-            if not there or list(_listed(taken)) != [given[i] for i in places]:
-                reads = '' if part == 'neck' else f' and in_index={index!r}'
-                return (
-                    f'model.{part} has in_channels={taken!r}{reads}, but the backbone gives {len(given)} maps of '
-                    f'{", ".join(map(str, given))} channels: change these, or arch and out_indices of the backbone.'
-                )
-    return None

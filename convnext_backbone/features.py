@@ -6,45 +6,11 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from .backbone import Backbone
-from .checkpoint import load_backbone
-from .errors import UserError
 from .pictures import add_legend, paste_grid
 
 _WIDTH, _GAP = 320, 8  # pixels of a panel, and between panels
-
-
-def build_stages(cfg: Config, checkpoint: str) -> Backbone:
-    """Builds the backbone of a config, to return the map of every stage without an output norm.
-
-    Args:
-        cfg: Of a detector, a segmentor or a classifier.
-        checkpoint: As of :func:`.load_backbone`: of that model, or of any other with such a backbone.
-
-    Raises:
-        UserError: The model has no backbone of this package.
-        CheckpointError: The file cannot be read.
-        CheckpointMismatch: The file does not fill the backbone.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    settings = {**cfg.model.get('backbone', {}), 'out_norm': False, 'init_cfg': None}
-    kind = getattr(settings.get('type'), '__name__', settings.get('type'))  # a class in some configs
-    if kind not in ('ConvNeXt', 'ConvNeXtIsotropic'):
-        raise UserError(
-            f'The backbone of the config is {kind!r}: only the stages of ConvNeXt and ConvNeXtIsotropic can be shown.'
-        )
-    with torch.device('meta'):
-        configured = MODELS.build(settings)
-    if len(configured.out_indices) < len(configured.depths):
-        settings['out_indices'] = range(len(configured.depths))
-    backbone = MODELS.build(settings)
-    load_backbone(backbone, checkpoint)
-    return backbone.to(get_device()).eval()
 
 
 def principal_components(features: Tensor) -> np.ndarray:

@@ -76,3 +76,18 @@ def explained_disk_failures(work_dir: str | os.PathLike) -> Iterator[None]:
         raise _cannot_be_written(error.filename or work_dir, error) from error
     finally:
         logging.raiseExceptions = tell
+
+
+def check_work_dir(work_dir: str | os.PathLike) -> None:
+    """Makes the folder of a run and tries to write into it.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=work_dir).close()
+    except OSError as error:
+        raise UserError(
+            f'The work_dir {work_dir} cannot be written: {error.strerror}; choose another with --work-dir.'
+        ) from error

@@ -5,61 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
-from mmengine.visualization import Visualizer
 from torch import nn
 
-from .checkpoint import load_model
-from .errors import UserError
+from .builders import build_visualizer
 from .image_io import name_pictures, read_image, swap_colours, write_picture
-from .reader import read_state
-
-
-def build_whole(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds the detector or segmentor of a config and fills it, whole, from a checkpoint.
-
-    Returns:
-        The model, with ``dataset_meta``, whose ``classes`` and maybe ``palette`` are the checkpoint's or else those of
-        the test data, and with ``cfg``.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-        CheckpointMismatch: The file does not fill the model.
-        UserError: Nothing names the classes.
-    """
-    state = read_state(checkpoint)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    load_model(model, state, checkpoint)
-    meta = (state.get('meta') or {}).get('dataset_meta') or {}
-    if not meta.get('classes'):
-        meta = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
-    if not meta.get('classes'):
-        raise UserError(
-            f'Neither the checkpoint {checkpoint} nor the config names the classes: set '
-            f'test_dataloader.dataset.metainfo=dict(classes=(...)).'
-        )
-    model.dataset_meta = dict(meta)
-    model.cfg = cfg  # where mmdet's inference looks for the pipeline
-    return model.to(get_device()).eval()
-
-
-def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds a detector as of :func:`build_whole`; where nothing names the colours of the classes, they are random."""
-    model = build_whole(cfg, checkpoint)
-    model.dataset_meta.setdefault('palette', 'random')
-    return model
-
-
-def build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
-    """What draws boxes and masks, of the classes and the palette in ``dataset_meta``."""
-    # mmdet's own opacity of masks, 0.8, hides what lies under them.
-    visualizer = VISUALIZERS.build({'alpha': 0.4, **cfg.visualizer, 'vis_backends': None, 'save_dir': None})
-    visualizer.dataset_meta = dataset_meta
-    return visualizer
 
 
 def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: float = 0.3) -> Iterator[dict]:

@@ -1,41 +1,20 @@
 """Classes of pixels for people and for programs: overlays with a legend, pngs of class ids, and json."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import nn
 
-from .errors import UserError
 from .image_io import name_pictures, read_image, swap_colours, write_picture
-from .inference import build_whole
 from .inputs import build_test_pipeline
-from .pictures import Entry, add_legend
+from .overlays import class_shares, draw_classes
 
-_OPACITY = 0.5
 _MAX_PIXELS = 2**21  # of a map of scores: with 150 classes it takes 1.2 GiB
-
-
-def build_segmentor(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds the segmentor of a config and fills it, whole, from a checkpoint.
-
-    Raises:
-        UserError: As of :func:`.build_whole`, or there are fewer names of classes, or colours, than classes.
-    """
-    model = build_whole(cfg, checkpoint)
-    for what in ('classes', 'palette'):
-        number = len(model.dataset_meta.get(what) or ())
-        if number < model.num_classes:
-            raise UserError(
-                f'The model tells {model.num_classes} classes apart, but its data set has {number} {what}: set '
-                f'test_dataloader.dataset.metainfo=dict(classes=(...), palette=[...]), one for each class.'
-            )
-    return model
 
 
 def segment(model: nn.Module, images: list[Path], out_dir: Path) -> Iterator[dict]:
@@ -84,48 +63,6 @@ def predict_ids(model: nn.Module, pipeline: Compose, image: np.ndarray) -> np.nd
         (result,) = model.test_step({name: [value] for name, value in sample.items()})
     ids = result.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8 if model.num_classes <= 256 else np.uint16)
     return ids if shrink == 1 else cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def class_shares(ids: np.ndarray, names: Sequence[str]) -> list[dict]:
-    """The classes in an image, the largest first: ``label``, ``class`` and ``share`` of the pixels of each.
-
-    Args:
-        ids: (H, W). Those without a name are ``'void'``.
-        names: Of the classes.
-    """
-    labels, counts = np.unique(ids, return_counts=True)
-    return [
-        {'label': int(labels[i]), 'class': name_class(labels[i], names), 'share': float(counts[i] / ids.size)}
-        for i in np.argsort(-counts, kind='stable')
-    ]
-
-
-def name_class(label: int, names: Sequence[str]) -> str:
-    """The name of a class; ``'void'`` for the label of unlabelled pixels, which is that of no class."""
-    return names[label] if label < len(names) else 'void'
-
-
-def draw_classes(
-    image: np.ndarray, ids: np.ndarray, names: Sequence[str], palette: Sequence[Sequence[int]], title: str = ''
-) -> np.ndarray:
-    """Paints the classes of pixels over an image and explains them below it: colour, name and share of each.
-
-    Args:
-        image: (H, W, 3), RGB.
-        ids: (H, W). What is no class is not painted.
-        names: Of the classes.
-        palette: Their colours, RGB.
-        title: Stands above the legend.
-    """
-    painted, known = image.copy(), ids < len(names)
-    colours = np.asarray(palette, np.float32)[ids[known]]
-    painted[known] = np.rint(image[known] * (1 - _OPACITY) + colours * _OPACITY)
-    entries = []
-    for found in class_shares(ids, names):
-        share = f'{100 * found["share"]:.1f} %' if found['share'] >= 0.001 else '< 0.1 %'
-        colour = palette[found['label']] if found['label'] < len(names) else None
-        entries.append(Entry(f'{found["class"]} {share}', colour))
-    return add_legend(painted, entries, title)
 
 
 def segments_json(predictions: list[dict]) -> str:

@@ -29,7 +29,7 @@ def shard(model: nn.Module) -> nn.Module:
     """
     mesh = init_device_mesh(get_device(), (get_world_size(),))
     for backbone in [module for module in model.modules() if isinstance(module, Backbone)]:
-        for block in backbone.blocks():
+        for block in backbone.iter_blocks():
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.register_state_dict_post_hook(_give_whole)

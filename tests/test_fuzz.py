@@ -49,7 +49,7 @@ from torch import nn
 
 from convnext_backbone import ConvNeXt, UserError, image_hooks
 from convnext_backbone.config_checks import check_settings
-from convnext_backbone.run_config import explained_failures
+from convnext_backbone.failures import explained_failures
 
 SECONDS = 60  # that one example may take
 

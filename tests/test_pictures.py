@@ -13,12 +13,13 @@ from mmengine.registry import MODELS, init_default_scope
 
 from convnext_backbone import ImagePreprocessor
 from convnext_backbone.browse import build_loader, feed, label_parts
-from convnext_backbone.features import build_stages
+from convnext_backbone.builders import build_segmentor, build_stages
 from convnext_backbone.image_io import read_image
 from convnext_backbone.inputs import build_feeder, build_preprocessor, to_pictures
 from convnext_backbone.load import load_config
+from convnext_backbone.overlays import draw_classes
 from convnext_backbone.pictures import Entry, add_bars, add_legend
-from convnext_backbone.segment import build_segmentor, draw_classes, segment
+from convnext_backbone.segment import segment
 
 CONFIGS = REPOSITORY / 'configs'
 DETECTOR = CONFIGS / 'demo/cascade_convnext_atto_shapes.py'

@@ -13,10 +13,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from convnext_backbone import ResumableRunner
+from convnext_backbone.check_data import check_data
 from convnext_backbone.class_names import describe_class
 from convnext_backbone.load import load_config
 from convnext_backbone.replay import ReplayLoader
-from convnext_backbone.run_config import check_data
 
 CASCADE_T = REPOSITORY / 'configs/cascade_convnext_t_coco.py'
 COCO8 = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 from convnext_backbone.browse import browse
+from convnext_backbone.check_data import check_data
 from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.errors import UserError
+from convnext_backbone.failures import explained_failures
+from convnext_backbone.files import check_work_dir
 from convnext_backbone.image_io import write_picture
 from convnext_backbone.load import prepare_config
 from convnext_backbone.pictures import contact_sheet
-from convnext_backbone.run_config import check_data, check_work_dir, explained_failures
 
 
 @user_errors

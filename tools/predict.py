@@ -10,16 +10,16 @@ from pathlib import Path
 
 from mmengine.utils import track_iter_progress
 
-from convnext_backbone.classify import build_classifier, classes_json, classify, describe_classes
+from convnext_backbone.builders import build_classifier, build_detector, build_segmentor
+from convnext_backbone.classify import classes_json, classify, describe_classes
 from convnext_backbone.cli import common_parser, user_errors
 from convnext_backbone.errors import UserError
-from convnext_backbone.files import write_atomically
+from convnext_backbone.files import check_work_dir, write_atomically
 from convnext_backbone.image_io import find_images
-from convnext_backbone.inference import build_detector, coco_json, describe_detections, predict
+from convnext_backbone.inference import coco_json, describe_detections, predict
 from convnext_backbone.load import prepare_config
 from convnext_backbone.pictures import contact_sheet
-from convnext_backbone.run_config import check_work_dir
-from convnext_backbone.segment import build_segmentor, describe_segments, segment, segments_json
+from convnext_backbone.segment import describe_segments, segment, segments_json
 from convnext_backbone.tasks import task_of
 
 # For each task: the model, a prediction and a picture for each image, their json, and what is printed of them.

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from mmengine.registry import RUNNERS
 
+from convnext_backbone.check_data import check_data
 from convnext_backbone.cli import add_launcher, common_parser, user_errors
-from convnext_backbone.files import write_atomically
+from convnext_backbone.failures import explained_failures
+from convnext_backbone.files import check_work_dir, write_atomically
 from convnext_backbone.load import prepare_config
-from convnext_backbone.run_config import check_data, check_work_dir, explained_failures
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
