@@ -17,27 +17,27 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import ops as _ops
-from .accumulation import StepSchedulerHook
-from .archs import ARCHS
-from .averaging import AveragedWeightsHook
-from .checkpoint import load_backbone
-from .classifier import ImageClassifier
-from .convnext import ConvNeXt, ConvNeXtBlock
-from .curves import CurvesHook
-from .errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
-from .finite_check import FiniteCheckHook
-from .image_hooks import LabelledImagesHook
-from .imagenet import TimmDataset, TimmShards
-from .isotropic import ConvNeXtIsotropic
-from .layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
-from .metrics import AccuracyMetric
-from .preprocessor import ImagePreprocessor
-from .pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
-from .reader import read_checkpoint
-from .report import LoadReport
-from .roadmap import ModernizedResNet
-from .runner import ResumableRunner
-from .saving import AtomicCheckpointHook, AtomicLocalBackend
+from .datasets.preprocessor import ImagePreprocessor
+from .datasets.timm_dataset import TimmDataset, TimmShards
+from .engine.accumulation import StepSchedulerHook
+from .engine.checkpoint import AtomicCheckpointHook, AtomicLocalBackend
+from .engine.classification import LabelledImagesHook
+from .engine.curves import CurvesHook
+from .engine.ema import AveragedWeightsHook
+from .engine.finite_check import FiniteCheckHook
+from .engine.layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
+from .engine.runner import ResumableRunner
+from .evaluation.accuracy import AccuracyMetric
+from .models.archs import ARCHS
+from .models.classifier import ImageClassifier
+from .models.convnext import ConvNeXt, ConvNeXtBlock
+from .models.isotropic import ConvNeXtIsotropic
+from .models.modernized_resnet import ModernizedResNet
+from .utils.errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
+from .weights.load import load_backbone
+from .weights.pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
+from .weights.report import LoadReport
+from .weights.safe_load import read_checkpoint
 
 _ops.provide()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from PIL import Image
 
-from convnext_backbone.load import load_config
+from convnext_backbone.config.load import load_config
 
 TINY = dict(depths=[1, 1, 1, 1], channels=[4, 4, 4, 4])
 CONSTANT = dict(type='Constant', val=0.1, layer='Linear')

@@ -33,9 +33,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ImagePreprocessor, ResumableRunner
-from convnext_backbone.cli import user_errors
-from convnext_backbone.imagenet import mend_posterize
-from convnext_backbone.replay import ReplayLoader
+from convnext_backbone.datasets.seeded_loader import ReplayLoader
+from convnext_backbone.datasets.timm_dataset import mend_posterize
+from convnext_backbone.utils.cli import user_errors
 
 
 def draw_photographs(folder: Path, number: int = 512) -> None:

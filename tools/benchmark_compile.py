@@ -16,9 +16,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from convnext_backbone.load import load_config
+from convnext_backbone.config.load import load_config
+from convnext_backbone.config.recipes import task_of
 from convnext_backbone.ops.workloads import using
-from convnext_backbone.tasks import task_of
 
 REASONS = 10  # of breaks, the most frequent
 

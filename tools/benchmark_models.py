@@ -20,10 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ConvNeXt
-from convnext_backbone.errors import UserError
-from convnext_backbone.load import load_config
-from convnext_backbone.precision import working_dtype
-from convnext_backbone.tasks import task_of
+from convnext_backbone.config.load import load_config
+from convnext_backbone.config.recipes import task_of
+from convnext_backbone.models.precision import working_dtype
+from convnext_backbone.utils.errors import UserError
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 MODES = ('train', 'infer')

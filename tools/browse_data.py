@@ -7,15 +7,15 @@ tools/browse_data.py configs/cascade_convnext_t_coco.py --data-root /path/to/coc
 import sys
 from pathlib import Path
 
-from convnext_backbone.browse import browse
-from convnext_backbone.check_data import check_data
-from convnext_backbone.cli import common_parser, user_errors
-from convnext_backbone.errors import UserError
-from convnext_backbone.failures import explained_failures
-from convnext_backbone.files import check_work_dir
-from convnext_backbone.image_io import write_picture
-from convnext_backbone.load import prepare_config
-from convnext_backbone.pictures import contact_sheet
+from convnext_backbone.apis.browse_data import browse
+from convnext_backbone.config.check_data import check_data
+from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.load import prepare_config
+from convnext_backbone.utils.cli import common_parser, user_errors
+from convnext_backbone.utils.errors import UserError
+from convnext_backbone.utils.files import check_work_dir
+from convnext_backbone.utils.image_io import write_picture
+from convnext_backbone.visualization.legend import contact_sheet
 
 
 @user_errors

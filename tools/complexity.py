@@ -15,11 +15,11 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from convnext_backbone.cli import user_errors
-from convnext_backbone.complexity import AUXILIARY_HEAD, Complexity, count_complexity
-from convnext_backbone.errors import UserError
-from convnext_backbone.load import load_config
-from convnext_backbone.zoo import MARKDOWN_HEAD, ZOO, Entry, count_published, markdown_row
+from convnext_backbone.analysis.complexity import AUXILIARY_HEAD, Complexity, count_complexity
+from convnext_backbone.analysis.zoo import MARKDOWN_HEAD, ZOO, Entry, count_published, markdown_row
+from convnext_backbone.config.load import load_config
+from convnext_backbone.utils.cli import user_errors
+from convnext_backbone.utils.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 

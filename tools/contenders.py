@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext_backbone import ARCHS, ConvNeXt
-from convnext_backbone.errors import UserError
+from convnext_backbone.utils.errors import UserError
 
 OURS = 'ours'
 

@@ -10,8 +10,8 @@ import dataclasses
 import json
 import sys
 
-from convnext_backbone.cli import user_errors
-from convnext_backbone.convert import SUFFIXES, TARGETS, check_target, convert_checkpoint, write_checkpoint
+from convnext_backbone.utils.cli import user_errors
+from convnext_backbone.weights.convert import SUFFIXES, TARGETS, check_target, convert_checkpoint, write_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from mmengine.utils import track_iter_progress
 
-from convnext_backbone.builders import build_classifier, build_detector, build_segmentor
-from convnext_backbone.classify import classes_json, classify, describe_classes
-from convnext_backbone.cli import common_parser, user_errors
-from convnext_backbone.errors import UserError
-from convnext_backbone.files import check_work_dir, write_atomically
-from convnext_backbone.image_io import find_images
-from convnext_backbone.inference import coco_json, describe_detections, predict
-from convnext_backbone.load import prepare_config
-from convnext_backbone.pictures import contact_sheet
-from convnext_backbone.segment import describe_segments, segment, segments_json
-from convnext_backbone.tasks import task_of
+from convnext_backbone.apis.builders import build_classifier, build_detector, build_segmentor
+from convnext_backbone.apis.classification import classes_json, classify, describe_classes
+from convnext_backbone.apis.detection import coco_json, describe_detections, predict
+from convnext_backbone.apis.segmentation import describe_segments, segment, segments_json
+from convnext_backbone.config.load import prepare_config
+from convnext_backbone.config.recipes import task_of
+from convnext_backbone.utils.cli import common_parser, user_errors
+from convnext_backbone.utils.errors import UserError
+from convnext_backbone.utils.files import check_work_dir, write_atomically
+from convnext_backbone.utils.image_io import find_images
+from convnext_backbone.visualization.legend import contact_sheet
 
 # For each task: the model, a prediction and a picture for each image, their json, and what is printed of them.
 TASKS = dict(

@@ -33,9 +33,9 @@ from roadmap_training import print_small, train_small
 from torch import nn
 
 from convnext_backbone import ModernizedResNet
-from convnext_backbone.cli import user_errors
-from convnext_backbone.roadmap import REGIMES, STEPS
-from convnext_backbone.roadmap_results import PUBLISHED, count_step, describe_change
+from convnext_backbone.analysis.roadmap import PUBLISHED, count_step, describe_change
+from convnext_backbone.models.modernized_resnet import REGIMES, STEPS
+from convnext_backbone.utils.cli import user_errors
 
 
 def make_step(regime: str, step: str) -> nn.Module:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from convnext_backbone import ModernizedResNet
-from convnext_backbone.layers import LayerNorm2d
-from convnext_backbone.roadmap import ModernizedBlock, Pointwise
+from convnext_backbone.models.layers import LayerNorm2d
+from convnext_backbone.models.modernized_resnet import ModernizedBlock, Pointwise
 
 NAMES = {
     nn.BatchNorm2d: 'batch norm',

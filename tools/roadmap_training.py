@@ -11,9 +11,9 @@ from pathlib import Path
 from mmengine.config import Config
 from tqdm import tqdm
 
-from convnext_backbone.curves import read_scalars
-from convnext_backbone.errors import UserError
-from convnext_backbone.resume import find_checkpoint
+from convnext_backbone.engine.curves import read_scalars
+from convnext_backbone.engine.resume import find_checkpoint
+from convnext_backbone.utils.errors import UserError
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs/roadmap/small'

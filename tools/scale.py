@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from convnext_backbone.cli import user_errors
-from convnext_backbone.complexity import count_memory, run_parts, training_shape
-from convnext_backbone.convnext import ConvNeXtBlock
-from convnext_backbone.load import load_config
+from convnext_backbone.analysis.complexity import count_memory, run_parts, training_shape
+from convnext_backbone.config.load import load_config
+from convnext_backbone.models.convnext import ConvNeXtBlock
+from convnext_backbone.utils.cli import user_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 RECIPES = (

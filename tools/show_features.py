@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from convnext_backbone.builders import build_stages
-from convnext_backbone.cli import common_parser, user_errors
-from convnext_backbone.features import draw_stages
-from convnext_backbone.files import check_work_dir
-from convnext_backbone.image_io import find_images, name_pictures, read_image, write_picture
-from convnext_backbone.inputs import build_feeder, build_preprocessor, to_pictures
-from convnext_backbone.load import prepare_config
-from convnext_backbone.pictures import contact_sheet
+from convnext_backbone.apis.builders import build_stages
+from convnext_backbone.apis.model_inputs import build_feeder, build_preprocessor, to_pictures
+from convnext_backbone.config.load import prepare_config
+from convnext_backbone.utils.cli import common_parser, user_errors
+from convnext_backbone.utils.files import check_work_dir
+from convnext_backbone.utils.image_io import find_images, name_pictures, read_image, write_picture
+from convnext_backbone.visualization.feature_maps import draw_stages
+from convnext_backbone.visualization.legend import contact_sheet
 
 
 @user_errors

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import submitit
 
-from convnext_backbone.cli import user_errors
+from convnext_backbone.utils.cli import user_errors
 
 TRAIN = Path(__file__).resolve().with_name('train.py')
 

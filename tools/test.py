@@ -13,11 +13,11 @@ from pathlib import Path
 
 from mmengine.registry import RUNNERS
 
-from convnext_backbone.check_data import check_data
-from convnext_backbone.cli import add_launcher, common_parser, user_errors
-from convnext_backbone.failures import explained_failures
-from convnext_backbone.files import check_work_dir, write_atomically
-from convnext_backbone.load import prepare_config
+from convnext_backbone.config.check_data import check_data
+from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.load import prepare_config
+from convnext_backbone.utils.cli import add_launcher, common_parser, user_errors
+from convnext_backbone.utils.files import check_work_dir, write_atomically
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:

@@ -32,18 +32,18 @@ BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'psutil']
 BUILD = ['--no-build-isolation', '--no-cache-dir', '--no-deps', 'mmcv==2.1.0']  # a cached wheel may be another torch's
 # The fast part: the backbone, the operators, sharding, and of each task a training that is killed and resumed.
 FAST = [
-    'tests/test_backbone.py',
-    'tests/test_checkpoint.py',
-    'tests/test_dialects.py',
-    'tests/test_fused.py',
-    'tests/test_layer_decay.py',
-    'tests/test_ops.py',
-    'tests/test_configs.py::test_importing_the_package_imports_no_mm_library',
-    'tests/test_configs.py::test_the_registry_finds_the_backbone_from_any_directory',
-    'tests/test_processes.py::test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged',
-    'tests/test_pretraining.py::test_a_resumed_run_ends_with_the_same_weights_and_averages',
-    'tests/test_segmentation.py::test_a_killed_run_resumes_to_the_same_weights',
-    'tests/test_tools.py::test_a_killed_run_resumes_to_the_same_weights',
+    'tests/models/test_backbone.py',
+    'tests/weights/test_checkpoint.py',
+    'tests/weights/test_key_maps.py',
+    'tests/models/test_fused_block.py',
+    'tests/engine/test_layer_decay.py',
+    'tests/ops/test_ops.py',
+    'tests/config/test_configs.py::test_importing_the_package_imports_no_mm_library',
+    'tests/config/test_configs.py::test_the_registry_finds_the_backbone_from_any_directory',
+    'tests/engine/test_processes.py::test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged',
+    'tests/engine/test_pretraining.py::test_a_resumed_run_ends_with_the_same_weights_and_averages',
+    'tests/apis/test_segmentation.py::test_a_killed_run_resumes_to_the_same_weights',
+    'tests/tools/test_tools.py::test_a_killed_run_resumes_to_the_same_weights',
 ]
 VERSIONS = """
 import json, timm, torch, torchvision
@@ -109,7 +109,7 @@ def run_tests(row: dict, venv: Path, log: Path, full: bool) -> dict:
     """Runs the tests of a row; returns how many had which outcome, and the names of those that failed."""
     which = [] if full else FAST
     if row['name'] == 'compiled':
-        which = ['tests/test_ops.py', 'tests/test_ops_models.py']
+        which = ['tests/ops/test_ops.py', 'tests/ops/test_ops_models.py']
     report = log.with_suffix('.xml')
     report.unlink(missing_ok=True)
     options = ['-q', '-n', '2', '--dist', 'worksteal', '-p', 'no:cacheprovider', f'--junitxml={report}']

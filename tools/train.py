@@ -19,13 +19,13 @@ from typing import NoReturn
 from mmengine.hooks import iter_timer_hook
 from mmengine.registry import RUNNERS
 
-from convnext_backbone.check_data import check_data
-from convnext_backbone.cli import add_launcher, common_parser, is_first_process, user_errors
-from convnext_backbone.failures import explained_failures
-from convnext_backbone.files import check_work_dir, explained_disk_failures
-from convnext_backbone.load import prepare_config
-from convnext_backbone.resume import locked, set_resume
-from convnext_backbone.tasks import list_recipes
+from convnext_backbone.config.check_data import check_data
+from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.load import prepare_config
+from convnext_backbone.config.recipes import list_recipes
+from convnext_backbone.engine.resume import locked, set_resume
+from convnext_backbone.utils.cli import add_launcher, common_parser, is_first_process, user_errors
+from convnext_backbone.utils.files import check_work_dir, explained_disk_failures
 
 
 class ListAction(argparse.Action):

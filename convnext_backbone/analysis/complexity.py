@@ -1,0 +1,220 @@
+"""What a model costs: parameters, multiply-adds and training memory, counted without memory for weights or maps.
+
+Multiply-adds are those of convolutions, linear layers and matrix products, each counted once: what the papers call
+FLOPs. Biases, norms, activations, resizing and RoIAlign count nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models.classifier import ImageClassifier
+from ..models.layers import DropPath
+from ..utils.errors import UserError, printable, shorten
+
+# (width, height): COCO's photographs are resized until they fit into the first; papers count at the second.
+COCO_BOUND, COCO_PUBLISHED = (1333, 800), (1280, 800)
+HEADS = ('rpn_head', 'bbox_head', 'decode_head')  # what takes the maps of the backbone or of the neck
+# What takes regions out of the maps, and where in the model's test_cfg it stands how many there are at most.
+REGION_HEADS = {'roi_head.bbox_head': 'rpn', 'roi_head.mask_head': 'rcnn'}
+AUXILIARY_HEAD = 'auxiliary_head'  # of a segmentor, run in training alone
+
+
+class Cost(NamedTuple):
+    """What a model or a part of it costs for one image."""
+
+    parameters: int
+    multiply_adds: int
+
+
+class TrainingMemory(NamedTuple):
+    """What a training with AdamW in fp32 holds: ``model`` bytes, and ``image`` bytes for each image of ``shape``.
+
+    The model's are its weights and buffers, and the gradients and both moments of those that learn; an image's is what
+    autograd keeps of it for the backward pass. Targets, losses and what operators need for the moment come on top.
+    """
+
+    shape: tuple[int, int]
+    model: int
+    image: int
+
+
+class Complexity(NamedTuple):
+    """What a model costs for an image of ``shape``, (height, width), in all and by part, and to train."""
+
+    shape: tuple[int, int]
+    total: Cost
+    parts: dict[str, Cost]
+    memory: TrainingMemory
+
+
+def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complexity:
+    """Counts the model of a config as it works on one image in inference.
+
+    Detectors are counted as in the official results: each box head on as many regions as ``test_cfg`` lets the RPN
+    propose (1000), each mask head on as many as it lets be detected (100). Segmentors take the whole image at once;
+    the multiply-adds of an auxiliary head, which only training runs, are 0.
+
+    Args:
+        cfg: Of a classifier, a segmentor, or a detector of one or two stages.
+        shape: Height and width of the image in pixels; by default those of :func:`input_shape`.
+
+    Raises:
+        UserError: The shape is not positive or too small, the model is of another kind, or a detector of two stages has
+            no ``train_cfg``.
+    """
+    if 'model' not in cfg:
+        raise UserError('The config has no model to count: name one of those in configs/ itself, not in its _base_.')
+    height, width = shape or input_shape(cfg)
+    in_training = (height, width) if shape else training_shape(cfg)
+    if min(height, width) < 1:
+        raise UserError(f'--shape {height} {width} is out of range: height and width are at least 1 pixel.')
+    with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, torch.device('meta'):
+        model = registry.build(cfg.model).eval()
+        try:
+            counted = count_multiply_adds(model, (height, width))
+            memory = count_memory(model.train(), in_training)
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # what it does needs values, or is amiss
+            raise UserError(
+                f'The {cfg.model.type} cannot be counted on an image of {height}x{width}: {printable(str(error))}.'
+            ) from error
+    parts = {name: Cost(count_parameters(part), counted[name]) for name, part in weighty_parts(model).items()}
+    return Complexity((height, width), Cost(count_parameters(model), sum(counted.values())), parts, memory)
+
+
+def input_shape(cfg: Config) -> tuple[int, int]:
+    """Height and width of the images that a config tests on; 800 and 1280, as in papers, where it fits COCO's.
+
+    Raises:
+        UserError: The config does not say.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    if 'transform' in dataset:
+        return (dataset.transform.input_size,) * 2
+    for step in dataset.get('pipeline') or []:
+        if step.type == 'Resize' and isinstance(step.get('scale'), Sequence):
+            width, height = COCO_PUBLISHED if tuple(step.scale) == COCO_BOUND else step.scale
+            return height, width
+    raise UserError('The test pipeline of the config has no Resize with a scale: give the size with --shape.')
+
+
+def training_shape(cfg: Config) -> tuple[int, int]:
+    """Height and width of what a config trains on: a segmentor's crops, or images as it tests on them."""
+    return tuple((cfg.model.get('data_preprocessor') or {}).get('size') or input_shape(cfg))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """The numbers that a module learns or holds frozen, without buffers."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def weighty_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a model that have parameters, those of a detector's ``roi_head`` one by one."""
+    parts = {}
+    for name, part in model.named_children():
+        inner = part.named_children() if name == 'roi_head' else ()
+        parts |= {f'{name}.{inner_name}': inner_part for inner_name, inner_part in inner} or {name: part}
+    return {name: part for name, part in parts.items() if count_parameters(part)}
+
+
+def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, int]:
+    """The multiply-adds of each part of a model in eval mode; see :func:`run_parts`."""
+    counted = dict.fromkeys(weighty_parts(model), 0)
+
+    def run(name: str, part: nn.Module, inputs: object) -> object:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            outputs = part(inputs)
+        counted[name] += counter.get_total_flops() // 2  # it counts a multiply-add as two
+        return outputs
+
+    run_parts(model, shape, run)
+    return counted
+
+
+def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
+    """The training memory of a model in train mode, without what stochastic depth saves; see :func:`run_parts`."""
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0
+    weights = {*model.parameters(), *model.buffers()}
+    held = sum(tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in weights)
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # the storage too: as long as it lives, its address is no other's
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run_parts(model, shape, lambda name, part, inputs: part(inputs))
+    images = sum(one.nbytes() for address, one in kept.items() if address not in own)
+    return TrainingMemory(shape, held, images // batch_size(model))
+
+
+def batch_size(model: nn.Module) -> int:
+    """How many images :func:`run_parts` runs: batch norms on maps of 1x1 need two to train."""
+    return 2 if model.training else 1
+
+
+def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.Module, object], object]) -> None:
+    """Runs the parts of a model one after the other, as inference does on an image or training on :func:`batch_size`.
+
+    Args:
+        model: Its mode decides on how many regions the heads of a detector work, and whether auxiliary heads do.
+        shape: Height and width of the images in pixels; they are made on torch's default device.
+        run: Called with the name of a part, the part and its inputs; returns its outputs.
+
+    Raises:
+        UserError: The model has no backbone, or parts of which it is not known here how they run.
+    """
+    parts = weighty_parts(model)
+    is_classifier = isinstance(model, ImageClassifier)
+    known = ('norm', 'head') if is_classifier else ('neck', *HEADS, *REGION_HEADS, AUXILIARY_HEAD)
+    unknown = sorted(set(parts) - {'backbone', *known})
+    if unknown or 'backbone' not in parts:
+        reason = f'how {shorten(unknown)} should run is not known' if unknown else 'it has no backbone'
+        raise UserError(
+            f'The {type(model).__name__} cannot be counted: {reason}; classifiers, segmentors, and detectors of one or '
+            f'two stages can.'
+        )
+    images = torch.empty(batch_size(model), getattr(model.backbone, 'in_channels', 3), *shape)
+    maps = run('backbone', model.backbone, images)
+    if is_classifier:
+        features = maps[-1].mean(dim=(2, 3))
+        run('head', model.head, run('norm', model.norm, features) if 'norm' in parts else features)
+    if 'neck' in parts:
+        maps = run('neck', model.neck, maps)
+    for name in (*HEADS, AUXILIARY_HEAD) if model.training else HEADS:
+        if name in parts:
+            run(name, parts[name], maps)
+    for name in REGION_HEADS:
+        if name in parts:
+            for head, regions in zip(stages(parts[name]), make_regions(model, name), strict=True):
+                run(name, head, regions)
+
+
+def make_regions(model: nn.Module, name: str) -> list[Tensor]:
+    """What RoIAlign cuts out of the maps for each stage of those heads of a detector, (regions, C, H, W) each."""
+    extractors = stages(model.get_submodule(name.removesuffix('_head') + '_roi_extractor'))
+    counts = [model.test_cfg[REGION_HEADS[name]].max_per_img] * len(extractors)
+    if model.training:  # of the sampled regions mask heads see those that hold an object
+        recipe = (model.train_cfg or {}).get('rcnn')
+        if not recipe:
+            raise UserError('The model has no train_cfg.rcnn, which says on how many regions its heads are trained.')
+        samplers = [stage.sampler for stage in (recipe if isinstance(recipe, list) else [recipe] * len(extractors))]
+        counts = [int(s.num * (s.pos_fraction if name.endswith('mask_head') else 1)) for s in samplers]
+    return [
+        torch.empty(batch_size(model) * count, one.out_channels, *one.roi_layers[0].output_size)
+        for count, one in zip(counts, extractors, strict=True)
+    ]
+
+
+def stages(part: nn.Module) -> list[nn.Module]:
+    """The stages of a cascade, or the only one."""
+    return list(part) if isinstance(part, nn.ModuleList) else [part]

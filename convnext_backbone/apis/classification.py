@@ -1,0 +1,66 @@
+"""Classes of photographs for people and for programs: pictures with captions, and json."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..datasets.class_names import describe_class
+from ..models.classifier import ImageClassifier
+from ..utils.image_io import name_pictures, read_image, write_picture
+from ..visualization.legend import add_bars
+
+
+def top_classes(scores: Tensor, names: tuple[str, ...], k: int = 5) -> list[dict]:
+    """The likeliest classes of an image, best first: ``label``, ``class``, ``description`` and ``score`` of each.
+
+    Args:
+        scores: (num_classes,).
+        names: Of the classes.
+        k: How many.
+    """
+    best = torch.topk(scores, min(k, len(scores)))
+    return [
+        {'label': label, 'class': names[label], 'description': describe_class(names[label]), 'score': score}
+        for label, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Iterator[dict]:
+    """Classifies images and writes each with the names of its likeliest classes into a folder.
+
+    Args:
+        model: As of :func:`build_classifier`.
+        images: The image files.
+        out_dir: Where the pictures go.
+
+    Yields:
+        For each image ``image`` and ``picture`` (paths) and ``classes`` as of :func:`top_classes`.
+
+    Raises:
+        UserError: An image cannot be decoded.
+    """
+    for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
+        image = read_image(path)
+        with torch.no_grad():
+            (prediction,) = model.test_step(dict(inputs=model.transform(Image.fromarray(image))[None]))
+        classes = top_classes(prediction['scores'].cpu(), model.class_names)
+        parts = [(found['description'], found['score']) for found in classes[:3]]
+        write_picture(add_bars(image, parts), picture)
+        yield dict(image=path, picture=picture, classes=classes)
+
+
+def classes_json(predictions: list[dict]) -> str:
+    """The likeliest classes of each image."""
+    return json.dumps([dict(image=str(one['image']), classes=one['classes']) for one in predictions], indent=1)
+
+
+def describe_classes(predictions: list[dict]) -> str:
+    """The likeliest classes of each image, a line for each."""
+    return '\n'.join(
+        f'{one["image"]}: ' + ', '.join(f'{found["description"]} {found["score"]:.2f}' for found in one['classes'])
+        for one in predictions
+    )

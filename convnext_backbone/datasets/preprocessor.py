@@ -1,0 +1,86 @@
+"""Normalises batches of labelled images on the device; in training it erases, mixes and cuts there too."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import MODELS
+
+from ..utils.errors import ArgumentError
+from ..utils.validation import NOT_NEGATIVE, NUMBER, PART, POSITIVE, one_or_three
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@MODELS.register_module()
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Normalises a batch on the device; in training it erases, mixes and cuts there too, by timm's classes.
+
+    The workers hand over bytes: a quarter of the traffic of normalised images.
+
+    Args:
+        num_classes: Length of the soft targets.
+        label_smoothing: Of the soft targets.
+        mean, std: Of each colour, for images from 0 to 1.
+        random_erasing: Probability that a rectangle of an image becomes noise (paper, table 5).
+        mixup_alpha: Of the beta distribution of mixup; 0 leaves mixup out.
+        cutmix_alpha: Of the beta distribution of CutMix; 0 leaves it out. With both, a coin decides for each batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        label_smoothing: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        random_erasing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+    ) -> None:
+        super().__init__()
+        one_or_three(NUMBER).check('mean', mean)
+        one_or_three(POSITIVE).check('std', std)
+        for name, statistics in (('mean', mean), ('std', std)):
+            scaled = torch.tensor(statistics).view(-1, 1, 1) * 255
+            self.register_buffer(name, scaled, persistent=False)  # of the data, not of the weights
+        PART.check('random_erasing', random_erasing)
+        NOT_NEGATIVE.check('mixup_alpha', mixup_alpha)
+        NOT_NEGATIVE.check('cutmix_alpha', cutmix_alpha)
+        self._erasing, self._mixup = None, None
+        if random_erasing:
+            from timm.data.random_erasing import RandomErasing  # training alone needs timm
+
+            self._erasing = RandomErasing(random_erasing, mode='pixel', device=None)
+        if mixup_alpha or cutmix_alpha:
+            from timm.data.mixup import Mixup
+
+            self._mixup = Mixup(mixup_alpha, cutmix_alpha, label_smoothing=label_smoothing, num_classes=num_classes)
+
+    def forward(self, data: Mapping, training: bool = False) -> dict:
+        """Makes what the model takes.
+
+        Args:
+            data: ``inputs``, images of 0 to 255, (N, C, H, W), and maybe ``labels``, (N,).
+            training: Whether to augment.
+
+        Returns:
+            ``inputs``, normalised; ``labels`` as they were, or (N, num_classes) after mixing.
+
+        Raises:
+            ArgumentError: An odd number of images is to be mixed in pairs.
+        """
+        data = self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data})
+        images = data['inputs'].to(torch.float32, copy=True)
+        images.sub_(self.mean).div_(self.std)
+        if training and self._erasing is not None:
+            self._erasing.device = images.device
+            images = self._erasing(images)
+        if training and self._mixup is not None:
+            if len(images) % 2:
+                raise ArgumentError(
+                    f'The batch has {len(images)} images, but mixup and CutMix mix them in pairs: set an even '
+                    f'train_dataloader.batch_size, and drop_last=True.'
+                )
+            images, data['labels'] = self._mixup(images, data['labels'])
+        return {**data, 'inputs': images}

@@ -1,0 +1,152 @@
+"""Webdataset shards: which they are, how many samples each holds, and what lies in them, or what is wrong with one."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from mmengine.logging import print_log
+
+from ..utils.errors import ArgumentError, UserError, printable, shorten
+
+_IMAGES = ('jpg', 'jpeg', 'png', 'webp')
+
+
+class Sample(NamedTuple):
+    """A sample as it lies in its shard."""
+
+    name: str
+    image: bytes
+    label: int
+
+
+def import_webdataset() -> ModuleType:
+    """The package, which only streams need."""
+    try:
+        import webdataset
+    except ImportError as error:
+        raise UserError(f'Shards are read by the package webdataset ({error}): pip install webdataset') from error
+    return webdataset
+
+
+def expand_shards(shards: str | Sequence[str]) -> list[str]:
+    """The paths and addresses of shards."""
+    expand_urls = import_webdataset().shardlists.expand_urls
+    patterns = [shards] if isinstance(shards, str) else shards
+    try:
+        urls = [url for pattern in patterns for url in expand_urls(str(pattern))]
+    except (ValueError, AssertionError) as error:  # braces that do not close, a ${variable} that is not set
+        raise ArgumentError(f'shards={shards!r} cannot be expanded: {error}.') from error
+    if not urls:
+        raise ArgumentError('shards is empty: name one tar file at least.')
+    missing = [url for url in urls if not urlsplit(url).scheme and not os.path.exists(url)]
+    if missing:  # now, not hours later in a worker
+        raise UserError(
+            f'These shards do not exist: {shorten(missing)}; many are named by train-{{000000..000099}}.tar, not by *.'
+        )
+    return urls
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The folder of a shard, with its slash, and its name."""
+    folder, slash, name = url.partition('?')[0].rpartition('/')
+    return folder + slash, name
+
+
+def find_lengths(urls: list[str]) -> list[int]:
+    """The number of samples in each shard, as an info file tells it or as it is counted."""
+    # A command is not changed into one that reads another file: who knows what that would do.
+    folders = {_split(url)[0] for url in urls if not url.startswith('pipe:')}
+    told = {(folder, name): length for folder in sorted(folders) for name, length in _read_info(folder).items()}
+    unknown = [url for url in urls if _split(url) not in told]
+    remote = [url for url in unknown if urlsplit(url).scheme not in ('', 'file')]
+    if remote:
+        raise UserError(
+            f'How many samples these shards hold is not known, and they are not local, to be counted: '
+            f'{shorten(remote)}; give shard_lengths, one number for each, or put an _info.json of timm beside them.'
+        )
+    if unknown:
+        print_log(f'Counting the samples of {len(unknown)} shards, which no _info.json beside them tells.', 'current')
+    return [told[_split(url)] if _split(url) in told else _count(url) for url in urls]
+
+
+def _read_info(folder: str) -> dict[str, int]:
+    """The number of samples of each shard of a folder, by its name, out of timm's info file."""
+    for name in ('_info.json', 'info.json'):
+        try:
+            with contextlib.closing(import_webdataset().gopen(folder + name)) as stream:
+                splits = json.load(stream)['splits'].values()
+            return {file: n for it in splits for file, n in zip(it['filenames'], it['shard_lengths'], strict=True)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # there is none, nothing opens such an address, or it is another's
+    return {}
+
+
+def _is_of_sample(name: str) -> bool:
+    """Whether a file in a shard is an image or a label, by its extension."""
+    extension = import_webdataset().tariterators.base_plus_ext(name)[1]
+    return extension is not None and extension.lower() in ('cls', *_IMAGES)
+
+
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[io.BufferedIOBase]:
+    """An open shard; what goes wrong with it is raised as one sentence."""
+    stream = None
+    try:
+        stream = import_webdataset().gopen(url)
+        yield stream
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+        reason = getattr(error, 'strerror', None) or str(error.args[0] if error.args else error).partition(' @ ')[0]
+        raise UserError(
+            f'The shard {printable(url)} is missing, cut off or damaged ({reason}): fetch or write it anew, '
+            f'or leave it out of shards.'
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # a command that is not read to its end may complain
+            if stream is not None:
+                stream.close()
+
+
+def _count(url: str) -> int:
+    """The number of samples of a local shard, from its headers: the images are passed over."""
+    with _opened(url) as stream, tarfile.open(fileobj=stream) as archive:
+        names = [member.name for member in archive if member.isreg() and _is_of_sample(member.name)]
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError('it has no end')  # cut between two files
+        files = (dict(fname=name, data=b'', __url__=url) for name in names)
+        return sum(1 for _ in import_webdataset().tariterators.group_by_keys(files))
+
+
+def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
+    """The first samples of a shard, which must be as long as was told."""
+    tar, shard, number = import_webdataset().tariterators, _split(url)[1], 0
+    with _opened(url) as stream:
+        files = tar.tar_file_expander([dict(url=url, stream=stream)], select_files=_is_of_sample)
+        samples = tar.group_by_keys(files)
+        for number, parts in enumerate(samples, 1):
+            if number == length and next(samples, None):  # now: nobody asks for one after the last
+                number += 1
+                break
+            name = f'{shard}/{parts["__key__"]}'
+            image = next((parts[extension] for extension in _IMAGES if extension in parts), None)
+            if image is None or not re.fullmatch(rb'\s*\d+\s*', parts.get('cls', b'')):
+                raise UserError(
+                    f'The sample {printable(name)} lacks an image ({", ".join(_IMAGES)}) or a .cls with its number: '
+                    f'write both, one after the other, into {printable(url)}, or fetch it anew where it is cut off.'
+                )
+            yield Sample(name, image, int(parts['cls']))
+            if number == stop < length:
+                return
+    if number != length:
+        found = number if number < length else 'more'
+        raise UserError(
+            f'The shard {printable(url)} holds {found} samples in the place of {length}: fetch it anew where it is cut '
+            f'off, or mend shard_lengths or the _info.json beside it.'
+        )

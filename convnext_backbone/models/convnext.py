@@ -1,0 +1,150 @@
+"""ConvNeXt (arXiv 2201.03545) and ConvNeXt V2 (arXiv 2301.00808) as a multi-scale backbone for the MM libraries.
+
+Written from the papers; parameter names are those of the official code (https://github.com/facebookresearch/ConvNeXt),
+so its checkpoints need no mapping. Weights have licences of their own: V1's are MIT, V2's CC BY-NC 4.0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..utils.validation import FLAG, NOT_NEGATIVE
+from .archs import ARCHS, parse_arch
+from .backbone import NORM_EPS, Backbone, drop_path_rates
+from .fused_block import can_fuse, run_fused
+from .grn import GRN
+from .layers import DropPath, LayerNorm2d, PatchConv2d
+
+
+class ConvNeXtBlock(nn.Module):
+    """One residual block (V1: paper figure 4; V2: figure 5 of its paper).
+
+    depthwise 7x7 -> LayerNorm -> C to 4C -> GELU -> [V2: GRN] -> 4C to C -> [V1: layer scale] -> stochastic depth.
+
+    Args:
+        channels: Channels of the input and the output.
+        drop_path_rate: Probability that a sample's branch is dropped in training.
+        layer_scale_init_value: Start value of layer scale; 0 leaves it out.
+        use_grn: ConvNeXt V2: global response normalisation in the place of layer scale.
+        fused: Computes the same by :class:`.FusedBlock`: in less memory and time.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        use_grn: bool = False,
+        fused: bool = True,
+    ) -> None:
+        super().__init__()
+        NOT_NEGATIVE.check('layer_scale_init_value', layer_scale_init_value)
+        FLAG.check('use_grn', use_grn)
+        FLAG.check('fused', fused)
+        self.dwconv = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.grn = GRN(4 * channels) if use_grn else None
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        has_layer_scale = layer_scale_init_value and not use_grn
+        self.gamma = nn.Parameter(torch.full((channels,), float(layer_scale_init_value))) if has_layer_scale else None
+        self.drop_path = DropPath(drop_path_rate)
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, H, W)."""
+        if self.fused and can_fuse(self):
+            return run_fused(self, x)
+        branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
+        branch = F.gelu(self.pwconv1(self.norm(branch)))  # (N, H, W, 4C)
+        if self.grn is not None:
+            branch = self.grn(branch)
+        branch = self.pwconv2(branch)
+        if self.gamma is not None:
+            branch = self.gamma * branch
+        # The shortcut comes first: the sum takes the layout of its first operand.
+        return x + self.drop_path(branch.permute(0, 3, 1, 2))
+
+
+def make_blocks(
+    channels: int, drop_path_rates: Sequence[float], layer_scale_init_value: float, use_grn: bool, fused: bool
+) -> nn.Sequential:
+    """The blocks of a stage, one for each rate of stochastic depth."""
+    return nn.Sequential(
+        *(ConvNeXtBlock(channels, rate, layer_scale_init_value, use_grn, fused) for rate in drop_path_rates)
+    )
+
+
+def make_stem(in_channels: int, channels: int) -> nn.Sequential:
+    """What comes before the first stage: patchify, 4x4 pixels at a time (paper, section 2.2), and a norm."""
+    return nn.Sequential(PatchConv2d(in_channels, channels, 4), LayerNorm2d(channels, eps=NORM_EPS))
+
+
+def make_downsampling(before: int, channels: int) -> nn.Sequential:
+    """What comes between two stages (paper, section 2.6)."""
+    return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), PatchConv2d(before, channels, 2))
+
+
+@MODELS.register_module()
+class ConvNeXt(Backbone):
+    """ConvNeXt V1 or V2 that returns a map for each of the chosen stages, for FPN, UPerHead and their like.
+
+    Args:
+        arch: A name of :data:`ARCHS`, a short form (t, s, b, l, xl), or ``dict(depths=..., channels=...)`` with four
+            numbers each.
+        in_channels: Channels of the input images.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first (paper, table 5).
+        layer_scale_init_value: Start value of layer scale; 0 leaves it out. V2 (``use_grn``) never has it.
+        use_grn: ConvNeXt V2 instead of V1.
+        out_indices: The stages to return, in this order; negative ones count from the end. Stages after the last one
+            needed are not built, so that every parameter gets a gradient under DDP.
+        out_norm: A LayerNorm ``norm{i}`` on each returned map, as for dense prediction in the official code.
+        frozen_stages: Freezes the stem and the first k stages; 0 freezes nothing.
+        with_cp: Recomputes each block in the backward pass instead of keeping its activations.
+        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`.load_backbone`, which
+            raises unless every backbone tensor was filled.
+        fused: Computes each block in one piece, which takes a fraction of the memory and less time; False takes the
+            layers one by one, as they are read in :meth:`ConvNeXtBlock.forward`. Blocks that are compiled, traced or
+            taken apart by hooks or by torch.func go layer by layer in any case.
+
+    Attributes:
+        out_channels (tuple[int, ...]): Channels of each returned map: what a neck takes as ``in_channels``.
+        strides (tuple[int, ...]): Stride of each returned map.
+        depths, channels (tuple[int, ...]): Of the four stages of the architecture.
+
+    Raises:
+        ArgumentError: An argument is out of range; the text names it, its value and what is allowed.
+    """
+
+    stage_strides = (4, 8, 16, 32)
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'tiny',
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        use_grn: bool = False,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = 0,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        fused: bool = True,
+    ) -> None:
+        sizes = parse_arch(arch, ARCHS)
+        super().__init__(sizes, in_channels, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
+        rates = drop_path_rates(drop_path_rate, self.depths)
+        self.downsample_layers = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        for i in range(max(self.out_indices) + 1):
+            before, channels = (in_channels, *self.channels)[i : i + 2]
+            self.downsample_layers.append(make_downsampling(before, channels) if i else make_stem(before, channels))
+            self.stages.append(make_blocks(channels, rates[i], layer_scale_init_value, use_grn, fused))
+        self._complete()
+
+    def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
+        return list(zip(self.downsample_layers, self.stages, strict=True))

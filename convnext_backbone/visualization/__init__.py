@@ -1,0 +1,1 @@
+"""Pictures of images, classes and feature maps, from arrays alone."""

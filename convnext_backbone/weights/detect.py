@@ -1,0 +1,193 @@
+"""What a checkpoint file holds: which ConvNeXts, in whose names, and which of them is meant."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..utils.errors import CheckpointMismatch, printable, shorten
+from .key_maps import DIALECTS, Dialect
+
+_AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
+_LONGEST = 300  # characters of a name; no library comes near it
+_BLOCKS = ('stages.', 'blocks.')
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_AFTER = ('norm.', 'head.')  # what may stand in a module around the backbone: the classifier's
+
+
+@dataclass(frozen=True)
+class Found:
+    """A backbone that was found in a file.
+
+    Attributes:
+        dialect: Whose names it had.
+        weights: ``'plain'`` or ``'averaged'``.
+        tensors: By canonical names, those of a classifier's ``norm`` and ``head`` too.
+        outside: The other names of the state dict that it stood in.
+    """
+
+    dialect: Dialect
+    weights: str
+    tensors: dict[str, Tensor]
+    outside: list[str]
+
+
+def find_backbones(names: Iterable[str]) -> dict[str, Dialect]:
+    """Finds the ConvNeXts among tensors by their names alone.
+
+    Returns:
+        For each, what stands before its tensors' names (``'module.backbone.'``, often ``''``), and its dialect.
+    """
+    names = list(names)
+    inside: dict[Dialect, Counter] = {}  # how many names with a prefix a dialect knows
+    around: dict[Dialect, Counter] = {}  # of those, a classifier's
+    blocks: Counter = Counter()
+    for dialect in DIALECTS:
+        hits = [hit for hit in map(dialect.split, names) if hit]
+        inside[dialect] = Counter(prefix for prefix, _ in hits)
+        around[dialect] = Counter(prefix for prefix, own in hits if own.startswith(_AFTER))
+        for prefix, count in Counter(prefix for prefix, own in hits if own.startswith(_BLOCKS)).items():
+            blocks[prefix] = max(blocks[prefix], count)
+    most = max(blocks.values(), default=0)
+
+    def best(prefix: str) -> Dialect:
+        parents = [prefix[:end] for end in range(len(prefix)) if not end or prefix[end - 1] == '.']
+        return max(DIALECTS, key=lambda of: inside[of][prefix] + sum(around[of][parent] for parent in parents))
+
+    return {prefix: best(prefix) for prefix, count in blocks.items() if count > most / 2}
+
+
+def _belongs(hit: tuple[str, str] | None, prefix: str) -> bool:
+    """Whether a tensor, split by a dialect, is part of the backbone with this prefix or of its classifier."""
+    if hit is None:
+        return False
+    return hit[0] == prefix or (hit[1].startswith(_AFTER) and prefix.startswith(hit[0]))
+
+
+def to_canonical(
+    tensors: dict[str, Tensor], prefix: str, dialect: Dialect, source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Translates the tensors of one backbone, which came from ``source``.
+
+    Returns:
+        The tensors by their canonical names and in canonical layout (what no table knows stays as it is), and the names
+        outside of the backbone.
+
+    Raises:
+        CheckpointMismatch: A tensor is no plain numbers.
+    """
+    inside, outside = {}, []
+    for name, tensor in tensors.items():
+        hit = dialect.split(name)
+        if _belongs(hit, prefix):
+            own = hit[1]
+        elif name.startswith(prefix):
+            own = name.removeprefix(prefix)
+        else:
+            outside.append(name)
+            continue
+        if own:
+            _check_plain(name, tensor, source)
+            inside[own] = _layout(own, _dense(tensor) if name.endswith('.kernel') else tensor)
+    return inside, outside
+
+
+def _check_plain(name: str, tensor: Tensor, source: str) -> None:
+    """Makes sure that a tensor is numbers that the file really has; what a crafted one claims may fill any memory."""
+    counts = name.endswith('.num_batches_tracked') and tensor.dtype == torch.int64  # of a batch norm
+    plain = (tensor.dtype in _DTYPES or counts) and tensor.layout == torch.strided and tensor.device.type != 'meta'
+    plain = plain and not tensor.is_nested
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointMismatch(
+            f'The checkpoint {source} holds {printable(name)} not as plain floating-point numbers but as '
+            f'{tensor.dtype}, {tensor.layout}: save the plain weights.'
+        )
+    if not tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).isfinite():
+        raise CheckpointMismatch(
+            f'The checkpoint {source} holds numbers in {printable(name)} that are not finite: it was saved '
+            f'from a run that failed, or is damaged; take an earlier one.'
+        )
+
+
+def _layout(name: str, tensor: Tensor) -> Tensor:
+    """Takes away dimensions of 1: vectors as (C, 1, 1) or (1, 1, 1, C), linear layers as 1x1 convolutions."""
+    if name.endswith(('.gamma', '.beta', '.bias')) and tensor.numel() == max(tensor.shape, default=1):
+        return tensor.flatten()
+    if '.pwconv' in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1)
+    return tensor
+
+
+def _dense(kernel: Tensor) -> Tensor:
+    """A convolution's weight from MinkowskiEngine's kernel, (k * k, C) or (k * k, in, out), x before y."""
+    side = math.isqrt(kernel.shape[0]) if kernel.ndim in (2, 3) else 0
+    if side * side != kernel.shape[:1].numel():
+        return kernel
+    weight = kernel.t()[:, None] if kernel.ndim == 2 else kernel.permute(2, 1, 0)
+    return weight.unflatten(2, (side, side)).transpose(2, 3)
+
+
+def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
+    """Every dict of a file that holds tensors, by its path (``'model.'``), the state of optimizers left out."""
+    found: dict[str, dict[str, Tensor]] = {}
+    seen: set[int] = set()
+
+    def visit(node: Any, path: str, depth: int) -> None:
+        if not isinstance(node, Mapping) or depth == 0 or id(node) in seen:
+            return
+        seen.add(id(node))  # one dict may stand in many places of a file, and be part of itself
+        items = [(name, value) for name, value in node.items() if isinstance(name, str) and len(name) <= _LONGEST]
+        # A fresh view: an attribute that a file gives to a tensor may stand in the place of a method.
+        own = {path + name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}
+        if own:
+            found[path] = own
+        for name, value in items:
+            if not name.startswith(('optim', 'message_hub', 'param_sched', 'lr_sched')):
+                visit(value, f'{path}{name}.', depth - 1)
+
+    visit(checkpoint, '', 4)
+    return found
+
+
+def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False) -> Found:
+    """Finds the backbone that is meant among those of a checkpoint; arguments as of :func:`.load_backbone`.
+
+    Raises:
+        CheckpointMismatch: There is none, there are several, there are no averaged weights, or they are no weights.
+    """
+    source = printable(source)
+    found = state_dicts(checkpoint)
+    tensors = {name: tensor for own in found.values() for name, tensor in own.items()}
+    backbones = find_backbones(tensors)
+    if prefix is not None:
+        wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
+        backbones = {where: dialect for where, dialect in backbones.items() if where.endswith(wanted)}
+    # mmengine's EMAHook stores the averaged weights as `state_dict` and the plain ones as `ema_state_dict`.
+    exchanged = 'ema_state_dict.steps' in tensors
+    averaged = [where for where in backbones if bool(_AVERAGED.search(where)) != exchanged]
+    chosen = averaged if ema else [where for where in backbones if where not in averaged]
+    if ema and not averaged:
+        raise CheckpointMismatch(f'The checkpoint {source} holds no averaged weights: load it with ema=False.')
+    chosen = chosen or averaged
+    if not chosen:
+        under = '' if prefix is None else f' under prefix={prefix!r}'
+        shown = shorten(sorted(tensors)) or 'no tensors'
+        known = dict.fromkeys(dialect.name for dialect in DIALECTS)
+        raise CheckpointMismatch(
+            f'The checkpoint {source} is not a ConvNeXt of a known dialect{under}: it holds {shown}; '
+            f'known are {", ".join(known)}.'
+        )
+    if len(chosen) > 1:
+        raise CheckpointMismatch(
+            f'The checkpoint {source} holds several backbones: choose one with prefix=, out of {shorten(chosen)}.'
+        )
+    (where,) = chosen
+    home = max((path for path in found if where.startswith(path)), key=len)
+    inside, outside = to_canonical(found[home], where, backbones[where], source)
+    weights = 'averaged' if where in averaged else 'plain'
+    return Found(backbones[where], weights, inside, [name.removeprefix(home) for name in outside])

@@ -1,0 +1,126 @@
+"""Fetches checkpoints, once: from http(s) addresses, where a broken download goes on, and from the Hugging Face Hub."""
+
+import hashlib
+import os
+import re
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from ..utils.errors import CheckpointError, printable
+
+_HUB = re.compile(r'hf://(?P<repo_id>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?/(?P<filename>[^/].*)')
+_CHUNK = 2**20
+
+
+def cached_path(url: str) -> Path:
+    """Where a download is kept, in torch hub's cache: its name, and eight digits of its whole address.
+
+    Files of different addresses often share a name (``model.safetensors``), and one must not pass for another.
+    """
+    name = Path(re.sub(r'[^\w.-]', '_', unquote(urlsplit(url).path).rpartition('/')[2]) or 'checkpoint')
+    digits = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return Path(torch.hub.get_dir()) / 'checkpoints' / f'{name.stem}-{digits}{name.suffix}'
+
+
+def fetch_url(url: str) -> Path:
+    """Downloads a file into the cache unless it is there; processes that want the same file wait for the first.
+
+    Raises:
+        CheckpointError: It cannot be had. What has arrived is kept, and the next try goes on from there.
+    """
+    try:
+        target = cached_path(url)
+        part = target.with_name(f'{target.name}.part')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{target}.lock'):
+            if not target.is_file():
+                _transfer_until_whole(url, part)
+                os.replace(part, target)
+    except ValueError as error:
+        raise CheckpointError(f'The checkpoint {printable(url)} is no address: {printable(str(error))}.') from error
+    except (OSError, HTTPException) as error:
+        reason = printable(str(getattr(error, 'reason', None) or error))
+        raise CheckpointError(
+            f'The checkpoint {printable(url)} cannot be downloaded ({reason}): try again, put the file at {target}, or '
+            f'start from random weights with --cfg-options model.backbone.init_cfg=None.'
+        ) from error
+    return target
+
+
+def _transfer_until_whole(url: str, part: Path) -> None:
+    """Tries again after an interruption as long as that brings the file further."""
+    while True:
+        before = _size(part)
+        try:
+            return _transfer(url, part)
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError) and error.code == 416:  # nothing lies beyond what is there: begin again
+                part.unlink()
+            elif isinstance(error, HTTPError) or _size(part) <= before:
+                raise
+
+
+def _transfer(url: str, part: Path) -> None:
+    """Appends what a partial file lacks; begins anew where the file on the server is another one by now."""
+    note = part.with_name(f'{part.name}.etag')
+    have = _size(part)
+    version = note.read_text() if note.is_file() else ''
+    resume = {'Range': f'bytes={have}-', 'If-Range': version} if have and version else {}
+    with urlopen(Request(url, headers={'User-Agent': 'convnext-backbone', **resume}), timeout=60) as response:
+        have = have if response.status == 206 else 0
+        length = response.headers['Content-Length']
+        total = have + int(length) if length else None
+        note.write_text(response.headers['ETag'] or response.headers['Last-Modified'] or '')
+        with part.open('ab' if have else 'wb') as file, _progress(url, have, total) as bar:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and _size(part) != total:
+        raise ConnectionError(f'the connection broke after {_size(part)} of {total} bytes')
+    note.unlink()
+
+
+def _progress(url: str, have: int, total: int | None) -> tqdm:
+    return tqdm(desc=f'Downloading {url}', initial=have, total=total, unit='B', unit_scale=True, unit_divisor=1024)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def fetch_hub(source: str) -> Path:
+    """Downloads ``hf://owner/repository/file`` into the cache of huggingface_hub, which goes on with a broken download.
+
+    ``hf://owner/repository@revision/file`` takes a branch, a tag or a commit other than ``main``.
+
+    Raises:
+        CheckpointError: It is no such address, or the file cannot be had.
+    """
+    match = _HUB.fullmatch(source)
+    if match is None or '..' in re.split('[/@]', source):
+        raise CheckpointError(
+            f'The checkpoint {printable(source)} is no address of a file: write hf://owner/repository/file.'
+        )
+    from huggingface_hub import hf_hub_download  # which takes a second to import
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        return Path(hf_hub_download(**match.groupdict()))
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f'The checkpoint {source} is behind a licence: accept it at https://huggingface.co/{match["repo_id"]}, '
+            f'then log in with `hf auth login`.'
+        ) from error
+    except Exception as error:  # those of several network libraries
+        reason = printable(str(error).strip().partition('\n')[0])
+        raise CheckpointError(
+            f'The checkpoint {source} cannot be downloaded ({reason}): check its name and the network, or download it '
+            f'by hand and name the file.'
+        ) from error

@@ -1,0 +1,55 @@
+"""``init_cfg=dict(type='Pretrained', ...)`` for the models of this package: strict, from any weights format."""
+
+from mmengine.model import PretrainedInit, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import nn
+
+from ..models.backbone import Backbone
+from ..models.classifier import ImageClassifier
+from ..utils.errors import ArgumentError, printable
+from .load import load_backbone
+
+
+@WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
+class StrictPretrainedInit(PretrainedInit):
+    """mmengine's ``PretrainedInit``; a backbone or classifier of this package is filled by :func:`.load_backbone`.
+
+    Args:
+        checkpoint: Path, address or ``hf://owner/repository/file``.
+        prefix: As of :func:`.load_backbone` for models of this package, as of mmengine for others.
+        map_location: As of :func:`torch.load`.
+        ema: Take the averaged weights of a file that holds both; only for models of this package.
+
+    Raises:
+        ArgumentError: An argument is unknown, or ``checkpoint`` is missing.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        prefix: str | None = None,
+        map_location: str = 'cpu',
+        ema: bool = False,
+        **unknown: object,
+    ) -> None:
+        if checkpoint is None or unknown:
+            given = dict(checkpoint=checkpoint, **unknown)
+            raise ArgumentError(
+                f"init_cfg of type 'Pretrained' has {printable(repr(given))}: it takes checkpoint, and maybe prefix "
+                f'and ema.'
+            )
+        super().__init__(checkpoint, prefix, map_location)
+        self.ema = ema
+
+    def __call__(self, module: nn.Module) -> None:
+        """Fill a module.
+
+        Raises:
+            CheckpointMismatch: Some tensor of a backbone of this package would not be filled.
+        """
+        if not isinstance(module, (Backbone, ImageClassifier)):
+            super().__call__(module)
+            return
+        load_backbone(module, self.checkpoint, self.prefix, self.ema)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())

@@ -1,0 +1,216 @@
+"""Reads checkpoint files safely.
+
+A file is only ever unpickled with torch's ``weights_only`` reader, which builds tensors and plain containers. The few
+types that a training state of mmengine needs on top are allowed by name, so nothing in a file can run code. Importing
+this module puts that reader in the place of mmengine's own, through mmengine's registry of checkpoint loaders: it then
+serves ``init_cfg``, ``load_from``, resuming and testing alike. (mmengine 0.10.7 cannot read its own checkpoints on
+torch >= 2.6; onedl-mmengine reads a file that the safe reader refuses once more without its protection.)
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..utils.errors import CheckpointError, printable, shorten
+from .download import fetch_hub, fetch_url
+from .safe_globals import safe_types
+
+_URL = ('http://', 'https://')
+_SHORT_NAMES = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://')
+# Schemes whose loaders in mmengine unpickle by themselves, out of reach of the safe reader.
+_REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'mmcls://')
+
+
+def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> Any:
+    """Reads a checkpoint without ever running code from it.
+
+    Its tensors are mapped from the file where its format allows (safetensors and torch's of today): they cost memory
+    only once they are used, and must not be kept longer than the file stays as it is.
+
+    Args:
+        source: Path, ``file://`` or ``http(s)://`` address or ``hf://owner/repository/file`` of a ``.pth``, ``.pt``,
+            ``.bin`` or ``.safetensors`` file. At its end may stand ``#sha256=<64 digits>``, which is checked.
+        map_location: As of :func:`torch.load`.
+        trust: Unpickle the file whatever it holds, which may run code in it: only for files of one's own.
+
+    Returns:
+        What the file holds, a dict as a rule.
+
+    Raises:
+        CheckpointError: The file is missing, cut off, not a checkpoint, not the one of that sha256, or holds types that
+            could run code.
+    """
+    return _read(os.fspath(source), map_location, mmap=True, trust=trust)
+
+
+def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> Any:
+    shown = printable(source)
+    try:
+        address, asked, digest = source.partition('#sha256=')
+        path = _local(address)
+        if asked:
+            _check_digest(path, source, digest)
+        if path.suffix == '.safetensors':
+            return load_file(path, device=str(map_location or 'cpu'))
+        is_zip = _check_zip(path, source)
+        if is_zip and not mmap:
+            check_whole(path)
+        with torch.serialization.safe_globals(safe_types()):
+            return torch.load(path, map_location=map_location, weights_only=not trust, mmap=mmap and is_zip)
+    except pickle.UnpicklingError as error:
+        forbidden = re.search(r'GLOBAL (\S+)|(?:function|class|type) (\S+)', str(error))
+        if forbidden is None:
+            raise CheckpointError(_damaged(shown)) from error
+        name = (forbidden[1] or forbidden[2]).strip('`\'"')
+        raise CheckpointError(
+            f'The checkpoint {shown} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
+            f'state and could run code; nothing of it was run. If you made it yourself, take its weights out with '
+            f'tools/convert_checkpoint.py --trust.'
+        ) from error
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f'The checkpoint {shown} cannot be read: {error.strerror or error}.') from error
+    except Exception as error:  # what a parser raises on damaged bytes is not limited to a few types
+        raise CheckpointError(_damaged(shown)) from error
+
+
+def _local(source: str) -> Path:
+    """The file that a source names, downloaded if need be."""
+    if source.startswith(_URL):
+        return fetch_url(source)
+    if source.startswith('hf://'):
+        return fetch_hub(source)
+    path = Path(source.removeprefix('file://')).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f'The checkpoint {printable(source)} is a folder: name a file in it.')
+    if not path.is_file():
+        raise CheckpointError(f'The checkpoint {printable(source)} does not exist: check the path.')
+    return path
+
+
+def _check_digest(path: Path, source: str, expected: str) -> None:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    if digest.hexdigest() == expected.lower():
+        return
+    if source.startswith(_URL):
+        path.unlink()  # the next try downloads it anew
+    raise CheckpointError(
+        f'The checkpoint {printable(source)} was refused: the sha256 of the file is {digest.hexdigest()}; it is '
+        f'another file or damaged: download it again, or correct what stands behind #sha256=.'
+    )
+
+
+def _check_zip(path: Path, source: str) -> bool:
+    """Whether a file has torch's format of today, which is a zip; refuses one such as torch never writes."""
+    with path.open('rb') as file:
+        if file.read(4) != b'PK\x03\x04':
+            return False
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    wrong = None
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        wrong = 'it would unpack to more than the file holds'
+    elif any(entry.filename.startswith('/') or '..' in entry.filename.split('/') for entry in entries):
+        wrong = 'paths in it lead out of it'
+    elif any(entry.filename.endswith('/constants.pkl') for entry in entries):
+        wrong = 'it is a TorchScript program and not weights; save the state_dict of the model'
+    if wrong:
+        raise CheckpointError(f'The checkpoint {printable(source)} was refused: {wrong}.')
+    return True
+
+
+def check_whole(path: str | os.PathLike) -> None:
+    """Compares each part of a checkpoint with its checksum, which torch writes and does not look at.
+
+    Raises:
+        CheckpointError: The file is cut off, or a part of it is damaged.
+    """
+    shown, file = printable(os.fspath(path)), os.stat(path)
+    try:
+        part = _first_corrupt_part(path, file.st_mtime_ns, file.st_size)
+    except Exception as error:  # what damaged bytes raise is not limited to a few types
+        raise CheckpointError(_damaged(shown)) from error
+    if part is not None:
+        raise CheckpointError(
+            f'The checkpoint {shown} cannot be read: the checksum of {printable(part)} in it is wrong; copy or '
+            f'download it again.'
+        )
+
+
+@functools.lru_cache(maxsize=8)  # a resume chooses a file by this, and then reads it
+def _first_corrupt_part(path: str | os.PathLike, changed: int, size: int) -> str | None:
+    """The name of a part whose checksum is wrong; None if all are right."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def _damaged(source: str) -> str:
+    return f'The checkpoint {source} cannot be read: it is cut off or no checkpoint; copy or download it again.'
+
+
+def _refuse(source: str, map_location: Any = None) -> None:
+    raise CheckpointError(
+        f'The checkpoint {printable(source)} was refused: this scheme has no safe reader; download it first.'
+    )
+
+
+def read_state(source: str, map_location: Any = None) -> dict:
+    """Reads what an engine takes: a dict of weights, or one with ``state_dict`` and maybe ``meta`` and ``message_hub``.
+
+    Into memory: of a training state the optimizer keeps the tensors, and the file may be overwritten in the meantime.
+
+    Raises:
+        CheckpointError: As of :func:`read_checkpoint`, or it is no such dict.
+    """
+    state = _read(source, map_location, mmap=False)
+    parts = [state, *(state.get(key) or {} for key in ('state_dict', 'meta', 'message_hub'))] if _is_dict(state) else []
+    if not parts or not all(map(_is_dict, parts)):
+        raise CheckpointError(
+            f'The checkpoint {printable(source)} holds no weights by name: use one that a training run wrote.'
+        )
+    weights = state.get('state_dict') or state
+    for name, value in weights.items():
+        if isinstance(value, Tensor):
+            weights[name] = Tensor.detach(value)  # without attributes of the file, which may stand in for methods
+    # mmengine runs the configs that a file brings as Python: on a resume, or where an inferencer is given none.
+    _, _, meta, hub = parts
+    for part, key in ((meta, 'config'), (meta, 'cfg'), (hub.get('runtime_info'), 'cfg')):
+        if isinstance(part, dict):
+            part.pop(key, None)
+    return state
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+def _load_by_short_name(source: str, map_location: Any = None) -> Any:
+    """Reads by one of mmengine's short names for downloads, which its own loaders read unsafely in one stack."""
+    scheme, _, name = source.partition('://')
+    if 'mmlab' in scheme:
+        urls, name = get_external_models(), get_deprecated_model_names().get(name, name)
+    else:
+        urls = get_torchvision_models()
+    if name not in urls:
+        raise CheckpointError(f'The checkpoint {printable(source)} is unknown: there are {shorten(sorted(urls))}.')
+    return read_state(urls[name], map_location)
+
+
+CheckpointLoader.register_scheme(prefixes=('', 'file://', 'hf://', *_URL), loader=read_state, force=True)
+CheckpointLoader.register_scheme(prefixes=_SHORT_NAMES, loader=_load_by_short_name, force=True)
+CheckpointLoader.register_scheme(prefixes=_REFUSED_SCHEMES, loader=_refuse, force=True)

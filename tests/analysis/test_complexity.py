@@ -1,0 +1,362 @@
+"""Exact: counts equal formulas, other libraries' models and real inference; the zoo's are the papers', as they round.
+
+The papers' numbers are within 1 percent of the multiply-adds and half a million of the parameters.
+"""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import REPOSITORY, refusal
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch.utils.flop_counter import FlopCounterMode
+
+from convnext_backbone import ARCHS
+from convnext_backbone.analysis import complexity
+from convnext_backbone.analysis.complexity import Cost, count_complexity, input_shape
+from convnext_backbone.analysis.zoo import MARKDOWN_HEAD, ZOO, count_published, markdown_row
+from convnext_backbone.config.load import load_config
+
+CONFIGS = REPOSITORY / 'configs'
+README = re.search(r'<!-- zoo -->\n(.*?)\n<!-- /zoo -->', (REPOSITORY / 'README.md').read_text(), re.S)
+
+# As the papers print them: score, parameters in millions, multiply-adds in 1e9; - where there is none.
+PAPERS = """
+mask_rcnn_convnext_t_coco             | 46.2 box AP, 41.7 mask AP      | 48     | 262
+cascade_convnext_t_coco               | 50.4 box AP, 43.7 mask AP      | 86     | 741
+cascade_convnext_s_coco               | 51.9 box AP, 45.0 mask AP      | 108    | 827
+cascade_convnext_b_coco               | 52.7 box AP, 45.6 mask AP      | 146    | 964
+cascade_convnext_b_22k_coco           | 54.0 box AP, 46.9 mask AP      | 146    | 964
+cascade_convnext_l_22k_coco           | 54.8 box AP, 47.6 mask AP      | 255    | 1354
+cascade_convnext_xl_22k_coco          | 55.2 box AP, 47.7 mask AP      | 407    | 1898
+upernet_convnext_t_ade20k             | 46.0 mIoU, 46.7 with --tta     | 60     | 939
+upernet_convnext_s_ade20k             | 48.7 mIoU, 49.6 with --tta     | 82     | 1027
+upernet_convnext_b_ade20k             | 49.1 mIoU, 49.9 with --tta     | 122    | 1170
+upernet_convnext_b_22k_ade20k         | 52.6 mIoU, 53.1 with --tta     | 122    | 1828
+upernet_convnext_l_22k_ade20k         | 53.2 mIoU, 53.7 with --tta     | 235    | 2458
+upernet_convnext_xl_22k_ade20k        | 53.6 mIoU, 54.0 with --tta     | 391    | 3335
+pretrain_convnext_t_imagenet          | 82.1 top-1                     | 28.59  | 4.46
+pretrain_convnext_s_imagenet          | 83.1 top-1                     | 50.22  | 8.69
+pretrain_convnext_b_imagenet          | 83.8 top-1                     | 88.59  | 15.36
+pretrain_convnext_l_imagenet          | 84.3 top-1                     | 197.77 | 34.37
+pretrain_isotropic_s_imagenet         | 78.7 top-1                     | 22     | 4.3
+pretrain_isotropic_b_imagenet         | 82.0 top-1                     | 87     | 16.9
+pretrain_isotropic_l_imagenet         | 82.6 top-1                     | 306    | 59.7
+finetune_convnext_b_384_imagenet      | 85.1 top-1                     | 88.59  | 45.0
+finetune_convnext_l_384_imagenet      | 85.5 top-1                     | 197.77 | 101.0
+finetune_convnext_t_22k_224_imagenet  | 82.9 top-1                     | 28.59  | 4.46
+finetune_convnext_s_22k_224_imagenet  | 84.6 top-1                     | 50.22  | 8.69
+finetune_convnext_b_22k_224_imagenet  | 85.8 top-1                     | 88.59  | 15.36
+finetune_convnext_l_22k_224_imagenet  | 86.6 top-1                     | 197.77 | 34.37
+finetune_convnext_xl_22k_224_imagenet | 87.0 top-1                     | 350.20 | 60.93
+finetune_convnext_t_22k_384_imagenet  | 84.1 top-1                     | 28.59  | -
+finetune_convnext_s_22k_384_imagenet  | 85.8 top-1                     | 50.22  | -
+finetune_convnext_b_22k_384_imagenet  | 86.8 top-1                     | 88.59  | 45.0
+finetune_convnext_l_22k_384_imagenet  | 87.5 top-1                     | 197.77 | 101.0
+finetune_convnext_xl_22k_384_imagenet | 87.8 top-1                     | 350.20 | 179.0
+ConvNeXt V2 atto                      | -                              | 3.7    | 0.55
+ConvNeXt V2 femto                     | -                              | 5.2    | 0.78
+ConvNeXt V2 pico                      | -                              | 9.1    | 1.37
+ConvNeXt V2 nano                      | -                              | 15.6   | 2.45
+ConvNeXt V2 tiny                      | -                              | 28.6   | 4.47
+ConvNeXt V2 base                      | -                              | 89     | 15.4
+ConvNeXt V2 large                     | -                              | 198    | 34.4
+ConvNeXt V2 huge                      | -                              | 660    | 115
+"""
+PAPERS = {name: cells for name, *cells in (re.split(r' *\| *', line) for line in PAPERS.strip().splitlines())}
+
+
+# Half a second each: those that the README alone gives numbers of, such as ours, run with the slow tests.
+ROWS = [pytest.param(p, id=p.name, marks=() if p.gflops else pytest.mark.slow) for p in ZOO]
+
+
+@pytest.mark.parametrize('published', ROWS)
+def test_each_model_costs_what_its_paper_and_the_readme_say(published):
+    entry = count_published(published, CONFIGS)
+    unscored = '' if published.name.endswith('_imagenet22k') else 'ours'
+    score, parameters, gflops = PAPERS.get(published.name, (unscored, '-', '-'))
+    if parameters != '-':
+        assert published.parameters == float(parameters)
+        assert entry.cost.total.parameters / 1e6 == pytest.approx(published.parameters, abs=0.5)
+    if gflops != '-':
+        assert published.gflops == float(gflops)
+        assert entry.cost.total.multiply_adds / 1e9 == pytest.approx(published.gflops, rel=0.01)
+        assert abs(entry.difference) <= 1
+    if published.v2_arch is None:
+        row = markdown_row(entry, CONFIGS)
+        assert row.split(' | ')[1] == score
+        assert row in README[1].splitlines()
+
+
+def test_the_zoo_is_all_configs_and_all_that_the_papers_count():
+    names = [published.name for published in ZOO]
+    assert len(set(names)) == len(names) and set(PAPERS) <= set(names)
+    assert {published.name for published in ZOO if published.v2_arch is None} == {f.stem for f in CONFIGS.glob('*.py')}
+
+
+def test_the_readme_has_the_zoo_in_its_order_and_nothing_else():
+    head, rows = README[1].splitlines()[:2], README[1].splitlines()[2:]
+    assert '\n'.join(head) == MARKDOWN_HEAD
+    assert [re.match(r'\| \[(\w+)\]', row)[1] for row in rows] == [p.name for p in ZOO if p.v2_arch is None]
+
+
+def classifier(size: int, **backbone) -> complexity.Complexity:
+    model = dict(type='ImageClassifier', backbone=dict(type='ConvNeXt', **backbone))
+    return count_complexity(Config(dict(default_scope='mmengine', model=model)), (size, size))
+
+
+@pytest.mark.parametrize('arch', ['tiny', 'atto'])
+def test_a_classifier_costs_what_the_formula_says(arch):
+    depths, channels = ARCHS[arch]
+    side, before, multiply_adds = 224 // 4, 3 * (4 // 2) ** 2, 0  # the stem is a 2x2 patch of 2x2 patches of colours
+    for depth, c in zip(depths, channels, strict=True):
+        multiply_adds += side**2 * (before * 2 * 2 * c + depth * (7 * 7 * c + c * 4 * c + 4 * c * c))
+        side, before = side // 2, c
+    cost = classifier(224, arch=arch)
+    assert cost.total.multiply_adds == multiply_adds + channels[-1] * 1000
+    assert cost.parts['head'] == Cost((channels[-1] + 1) * 1000, channels[-1] * 1000)
+
+
+@pytest.mark.parametrize(
+    ('arch', 'use_grn', 'name'), [('tiny', False, 'convnext_tiny'), ('atto', True, 'convnextv2_atto')]
+)
+def test_a_classifier_costs_what_timms_does(arch, use_grn, name):
+    import timm
+
+    with torch.device('meta'):
+        model = timm.create_model(name).eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, 256, 192))
+    model_cfg = dict(type='ImageClassifier', backbone=dict(type='ConvNeXt', arch=arch, use_grn=use_grn))
+    total = count_complexity(Config(dict(default_scope='mmengine', model=model_cfg)), (256, 192)).total
+    assert total == Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+
+
+COLOURS = 3 + 3  # buffers: their mean and standard deviation
+
+
+def test_a_classifier_keeps_what_the_formula_says():
+    """Of each norm the input and two statistics; of a block its input and the output of its depthwise convolution.
+
+    Of a batch, of two images, the downsampling layers keep their weights, channels last.
+    """
+    depths, channels = ARCHS['tiny']
+    kept, statistics = 3 * 224**2, 2
+    for i, (depth, c) in enumerate(zip(depths, channels, strict=True)):
+        area = (224 // 4 // 2**i) ** 2
+        stem_or_downsampling = area * (c + statistics) if i == 0 else 4 * area * (c // 2 + c // 2 + statistics)
+        kept += stem_or_downsampling + depth * area * (c + c)
+        kept += 0 if i == 0 else 2 * 2 * c // 2 * c // 2
+    cost = classifier(224, arch='tiny')
+    kept += channels[-1] + statistics + channels[-1]  # the norm and the input of the linear layer
+    assert cost.memory == ((224, 224), 4 * (4 * cost.total.parameters + COLOURS), 4 * kept)
+
+
+def test_what_is_frozen_keeps_nothing():
+    learning, frozen = classifier(64, arch='atto'), classifier(64, arch='atto', frozen_stages=4)
+    assert frozen.memory.image < learning.memory.image / 50
+    learnt = learning.parts['head'].parameters + learning.parts['norm'].parameters
+    assert frozen.memory.model == 4 * (learning.total.parameters + 3 * learnt + COLOURS)
+
+
+def small_segmentor() -> Config:
+    options = {'model.backbone.arch': 'atto', 'model.backbone.init_cfg': None, 'model.decode_head.channels': 32}
+    options |= {'model.decode_head.in_channels': [40, 80, 160, 320], 'model.auxiliary_head.in_channels': 160}
+    return load_config(CONFIGS / 'upernet_convnext_t_ade20k.py', cfg_options=options)
+
+
+def test_a_segmentor_keeps_what_real_training_does():
+    """Of two crops, not of the image that is tested."""
+    cfg = small_segmentor()
+    cfg.model.data_preprocessor.size = (64, 96)
+    cfg.model.backbone.drop_path_rate = 0.0  # what is dropped is not kept, and not counted
+    with MODELS.switch_scope_and_registry('mmseg') as registry:
+        model = registry.build(cfg.model).train()
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        maps = model.backbone(torch.zeros(2, 3, 64, 96))
+        outputs = model.decode_head(maps), model.auxiliary_head(maps)
+    own = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    nbytes = sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
+    memory = count_complexity(cfg).memory
+    assert outputs and memory.shape == (64, 96) and memory.image == pytest.approx(nbytes / 2, rel=0.01)
+
+
+def test_a_cascade_keeps_the_regions_that_it_samples():
+    """512 of an image for each box head, at most a quarter of them for each mask head."""
+    cfg = load_config(CONFIGS / 'cascade_convnext_t_coco.py')
+    whole = count_complexity(cfg, (64, 64)).memory.image
+    for stage in cfg.model.train_cfg.rcnn:
+        stage.sampler.num //= 2
+    # Four convolutions keep their input, that of their norm, and the first linear layer its activation; those of the
+    # mask head, without a norm, their input, the last one upsampled.
+    box, mask = 7 * 7 * 256 * (1 + 2 * 4) + 1024, 256 * (14 * 14 * (1 + 4) + 28 * 28)
+    assert whole - count_complexity(cfg, (64, 64)).memory.image == 4 * 3 * (256 * box + 64 * mask)
+
+
+def test_images_have_the_channels_that_the_backbone_takes():
+    colours, grey = (classifier(64, arch='atto', in_channels=channels).total for channels in (3, 1))
+    assert colours.multiply_adds - grey.multiply_adds == 16 * 16 * 2 * 4 * 4 * 40
+
+
+def test_a_cascade_costs_what_the_formulas_say():
+    """Neck and heads of the paper's detectors at 1280x800, with 1000 proposals and 100 detections."""
+    cfg = load_config(CONFIGS / 'cascade_convnext_t_coco.py')
+    cost, width = count_complexity(cfg), 256
+    maps = [200 * 320, 100 * 160, 50 * 80, 25 * 40, 13 * 20]
+    lateral = sum(area * c * width for area, c in zip(maps, (96, 192, 384, 768), strict=False))
+    convolution = 3 * 3 * width * width
+    box_head = 7 * 7 * 4 * convolution + 7 * 7 * width * 1024 + 1024 * (81 + 4 * 80)
+    mask_head = 14 * 14 * (4 * convolution + 2 * 2 * width * width) + 28 * 28 * width * 80
+    assert cost.shape == (800, 1280)
+    assert {name: part.multiply_adds for name, part in cost.parts.items() if name != 'backbone'} == {
+        'neck': lateral + sum(maps[:4]) * convolution,
+        'rpn_head': sum(maps) * (convolution + width * 3 * (1 + 4)),
+        'roi_head.bbox_head': 3 * 1000 * box_head,
+        'roi_head.mask_head': 3 * 100 * mask_head,
+    }
+    assert cost.total == Cost(*(sum(numbers) for numbers in zip(*cost.parts.values(), strict=True)))
+    cfg.model.test_cfg.rpn.max_per_img, cfg.model.test_cfg.rcnn.max_per_img = 300, 50
+    fewer = count_complexity(cfg, (64, 64)).parts
+    assert fewer['roi_head.bbox_head'].multiply_adds == 3 * 300 * box_head
+    assert fewer['roi_head.mask_head'].multiply_adds == 3 * 50 * mask_head
+
+
+def test_a_segmentor_costs_what_real_inference_does():
+    cfg = small_segmentor()
+    cost = count_complexity(cfg, (64, 96))
+    with MODELS.switch_scope_and_registry('mmseg') as registry:
+        model = registry.build(cfg.model).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 64, 96), mode='tensor')
+    assert cost.total == Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+    assert cost.parts['auxiliary_head'].parameters > 0 == cost.parts['auxiliary_head'].multiply_adds
+
+
+RETINANET = """
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
+model = dict(
+    backbone=dict(_delete_=True, type='ConvNeXt', arch='atto', out_indices=(1, 2, 3)),
+    neck=dict(in_channels=[80, 160, 320], start_level=0),
+)
+"""
+
+
+def test_a_detector_of_one_stage_costs_what_real_inference_does(tmp_path):
+    (tmp_path / 'retinanet.py').write_text(RETINANET)
+    cfg = load_config(tmp_path / 'retinanet.py')
+    with MODELS.switch_scope_and_registry('mmdet') as registry:
+        model = registry.build(cfg.model).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 64, 96), mode='tensor')
+    assert count_complexity(cfg, (64, 96)).total.multiply_adds == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(
+    ('config', 'shape'),
+    [
+        ('cascade_convnext_t_coco', (800, 1280)),
+        ('demo/cascade_convnext_atto_shapes', (192, 256)),
+        ('upernet_convnext_t_ade20k', (512, 2048)),
+        ('upernet_convnext_b_22k_ade20k', (640, 2560)),
+        ('pretrain_convnext_t_imagenet', (224, 224)),
+        ('finetune_convnext_b_384_imagenet', (384, 384)),
+    ],
+)
+def test_the_size_of_the_image_is_that_of_the_test_pipeline(config, shape):
+    assert input_shape(load_config(CONFIGS / f'{config}.py')) == shape
+
+
+def test_no_tensor_is_allocated(monkeypatch):
+    tensors = []
+
+    def spy(model, shape):
+        tensors.extend([*model.parameters(), *model.buffers()])
+        return count(model, shape)
+
+    count = complexity.count_multiply_adds
+    monkeypatch.setattr(complexity, 'count_multiply_adds', spy)
+    count_complexity(load_config(CONFIGS / 'upernet_convnext_xl_22k_ade20k.py'))
+    assert len(tensors) > 400 and {tensor.device.type for tensor in tensors} == {'meta'}
+
+
+def test_the_tool_counts_from_anywhere_and_fetches_nothing(call_tool, tmp_path):
+    config = CONFIGS / 'pretrain_convnext_t_imagenet.py'
+    options = ['--shape', 64, 96, '--cfg-options', 'model.backbone.arch=atto', 'model.init_cfg.type=Pretrained']
+    options.append(f'model.init_cfg.checkpoint={tmp_path}/missing.pth')
+    result = call_tool('complexity.py', config, *options, '--json', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report['shape'] == [64, 96] and set(report['parts']) == {'backbone', 'norm', 'head'}
+    assert report['multiply_adds'] == sum(part['multiply_adds'] for part in report['parts'].values())
+    table = call_tool('complexity.py', config, *options, cwd=tmp_path).stdout
+    (line,) = re.findall(r'^all .*', table, re.M)
+    assert line.split()[1:] == [f'{report["parameters"] / 1e6:.2f}', 'M', f'{report["multiply_adds"] / 1e9:.2f}']
+
+
+@pytest.mark.parametrize('form', ['text', 'json', 'markdown'])
+def test_the_tool_prints_the_zoo(call_tool, monkeypatch, tmp_path, form):
+    rows = [published for published in ZOO if published.name in ('pretrain_isotropic_s_imagenet', 'ConvNeXt V2 atto')]
+    monkeypatch.setattr('convnext_backbone.analysis.zoo.ZOO', rows)
+    flags = [] if form == 'text' else [f'--{form}']
+    result = call_tool('complexity.py', '--zoo', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    if form == 'text':
+        isotropic, atto = result.stdout.splitlines()[2:]
+        assert isotropic.split() == ['pretrain_isotropic_s_imagenet', '22.31', '22', '4.29', '4.3', '-0.32', '%']
+        assert atto.startswith('ConvNeXt V2 atto ')
+    elif form == 'json':
+        isotropic, atto = json.loads(result.stdout)
+        assert isotropic['published']['gflops'] == 4.3 and isotropic['parameters'] == 22_308_712
+    else:
+        assert result.stdout.splitlines() == [
+            *MARKDOWN_HEAD.splitlines(),
+            markdown_row(count_published(rows[0], CONFIGS), CONFIGS),
+        ]
+
+
+ADE = CONFIGS / 'upernet_convnext_t_ade20k.py'
+CASCADE = CONFIGS / 'demo/cascade_convnext_atto_shapes.py'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named'),
+    [
+        ([ADE, '--shape', 0, 512], '--shape 0 512'),
+        ([ADE, '--shape', 512, -1], '--shape 512 -1'),
+        ([ADE, '--shape', 16, 64], '16x64'),
+        ([ADE, '--cfg-options', 'model.decode_head.in_channels=[96,192,384,700]'], 'channel'),
+        ([CONFIGS / '_base_/ade20k.py'], 'no model'),
+        (['missing.py'], 'missing.py'),
+        (['retinanet.py'], '--shape'),
+        ([CASCADE, '--cfg-options', 'model.train_cfg=None'], 'train_cfg.rcnn'),
+        (['dino.py', '--shape', 64, 64], 'how decoder'),
+        ([], 'CONFIG or --zoo'),
+        ([ADE, '--zoo'], 'CONFIG or --zoo'),
+        (['--zoo', '--shape', 64, 64], '--shape'),
+        ([ADE, '--markdown'], '--markdown'),
+        (['--zoo', '--markdown', '--json'], '--markdown'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_what_cannot_be_counted_is_one_sentence(call_tool, tmp_path, arguments, named):
+    (tmp_path / 'retinanet.py').write_text(RETINANET)
+    (tmp_path / 'dino.py').write_text("_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'")
+    assert named in refusal(call_tool('complexity.py', *arguments, cwd=tmp_path))
+
+
+def test_scale_has_the_memory_of_a_recipe_and_times_that_its_products_alone_would_take(call_tool, tmp_path):
+    result = call_tool('scale.py', CONFIGS / 'cascade_convnext_t_coco.py', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    cost = count_complexity(load_config(CONFIGS / 'cascade_convnext_t_coco.py'))
+    rows = [line.strip('| ').split(' | ') for line in result.stdout.splitlines() if line.startswith('| cascade')]
+    memory, cards, times = rows
+    parts = [float(number) for number in memory[2:]]
+    assert memory[1] == '1280x800' and sum(parts[:3]) == pytest.approx(cost.memory.model / 1e9, abs=2e-3)
+    assert parts[3] == pytest.approx(cost.memory.image / 1e9, abs=1e-3) and parts[3] > parts[4] > parts[5]
+    assert int(cards[1]) == 2 and cards[2] == '5 / 11 / 13'  # (16 - 2 - 1.374) / 2.183 in fp32
+    # A step on two images is six forward passes, at two operations a multiply-add; with half the regions of a test.
+    least = 6 * 2 * cost.total.multiply_adds / 312e12 * 1e3
+    assert 0.7 * least < float(times[1]) < 4 * least

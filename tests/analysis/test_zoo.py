@@ -1,0 +1,273 @@
+"""Recipes of detection, and those on frozen features: numbers, sizes, one step of each; other detectors. Exact."""
+
+import copy
+import functools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from convnext_backbone.config.load import load_config
+from convnext_backbone.config.machine import adapt_to_machine
+from convnext_backbone.engine.layer_decay import num_layers
+
+# The paper's table: arch, weights, box AP, mask AP, millions of parameters, rate, layer decay, num_layers, drop path.
+PUBLISHED = dict(
+    mask_rcnn_convnext_t_coco=('tiny', '1k', 46.2, 41.7, 48, 1e-4, 0.95, 6, 0.4),
+    cascade_convnext_t_coco=('tiny', '1k', 50.4, 43.7, 86, 2e-4, 0.7, 6, 0.4),
+    cascade_convnext_s_coco=('small', '1k', 51.9, 45.0, 108, 2e-4, 0.7, 12, 0.6),
+    cascade_convnext_b_coco=('base', '1k', 52.7, 45.6, 146, 2e-4, 0.8, 12, 0.7),
+    cascade_convnext_b_22k_coco=('base', '22k', 54.0, 46.9, 146, 1e-4, 0.8, 12, 0.6),
+    cascade_convnext_l_22k_coco=('large', '22k', 54.8, 47.6, 255, 1e-4, 0.7, 12, 0.7),
+    cascade_convnext_xl_22k_coco=('xlarge', '22k', 55.2, 47.7, 407, 1e-4, 0.7, 12, 0.8),
+)
+# Ours, after V1's of the same size: arch, rate, layer decay, drop path.
+V2 = dict(
+    cascade_convnext_v2_atto_coco=('atto', 2e-4, 0.7, 0.1),
+    cascade_convnext_v2_nano_coco=('nano', 2e-4, 0.7, 0.1),
+    cascade_convnext_v2_t_coco=('tiny', 2e-4, 0.7, 0.4),
+    cascade_convnext_v2_b_coco=('base', 2e-4, 0.8, 0.7),
+    cascade_convnext_v2_l_coco=('large', 1e-4, 0.7, 0.7),
+)
+FROZEN = dict(  # and the recipe that it is, but for the backbone
+    cascade_dinov3_convnext_t_coco='cascade_convnext_t_coco',
+    upernet_dinov3_convnext_t_ade20k='upernet_convnext_t_ade20k',
+)
+URL = 'https://dl.fbaipublicfiles.com/convnext/'
+DINOV3 = 'hf://facebook/dinov3-convnext-tiny-pretrain-lvd1689m/model.safetensors'
+CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
+README = (REPOSITORY / 'README.md').read_text()
+
+
+@functools.cache
+def read(name: str) -> Config:
+    """A config, to be looked at only."""
+    return Config.fromfile(REPOSITORY / f'configs/{name}.py')
+
+
+def build(model: dict, scope: str) -> nn.Module:
+    init_default_scope(scope)
+    with torch.device('meta'):
+        return MODELS.build(copy.deepcopy(model))  # a detector writes into its config
+
+
+def first_line(name: str) -> str:
+    return (REPOSITORY / f'configs/{name}.py').read_text().splitlines()[0]
+
+
+def without(cfg: Config, *keys: str) -> dict:
+    """A config as a dict, without what stands at some dotted names."""
+    rest = cfg.to_dict()
+    for *way, last in (key.split('.') for key in keys):
+        functools.reduce(dict.__getitem__, way, rest).pop(last)
+    return rest
+
+
+def test_every_detection_recipe_is_in_a_table_here():
+    names = {path.stem for path in REPOSITORY.glob('configs/*_coco.py')}
+    assert names == {*PUBLISHED, *V2, *FROZEN} - {'upernet_dinov3_convnext_t_ade20k'}
+
+
+@pytest.mark.parametrize('name', [*PUBLISHED, *V2])
+def test_what_all_recipes_share_is_cascade_ts(name):
+    """Whose numbers test_configs.py compares with the paper's."""
+    own = ['model', 'optim_wrapper.optimizer.lr', 'optim_wrapper.paramwise_cfg.decay_rate']
+    assert without(read(name), *own) == without(read('cascade_convnext_t_coco'), *own)
+    if name.startswith('cascade'):
+        own = ['backbone', 'neck.in_channels']
+        assert without(read(name).model, *own) == without(read('cascade_convnext_t_coco').model, *own)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_a_recipe_is_the_papers(name):
+    arch, data, _, _, millions, lr, decay, layers, drop_path = PUBLISHED[name]
+    cfg = read(name)
+    assert cfg.optim_wrapper.optimizer.lr == lr and cfg.optim_wrapper.paramwise_cfg.decay_rate == decay
+    assert cfg.model.backbone == dict(
+        type='ConvNeXt',
+        arch=arch,
+        drop_path_rate=drop_path,
+        layer_scale_init_value=1.0,
+        init_cfg=dict(type='Pretrained', checkpoint=f'{URL}convnext_{arch}_{data}_224.pth'),
+    )
+    model = build(cfg.model, 'mmdet')
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.5)
+    assert num_layers(model.backbone.depths) == layers
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_a_recipe_quotes_the_published_scores(name):
+    _, data, box, mask, *_ = PUBLISHED[name]
+    assert f'pre-trained on ImageNet-{data.upper()}, COCO 3x.' in first_line(name)
+    assert first_line(name).endswith(f' Published: {box} box AP, {mask} mask AP.')
+
+
+@pytest.mark.parametrize('name', [*V2, *FROZEN])
+def test_a_recipe_of_ours_says_so(name):
+    assert first_line(name).endswith(' Ours, no published score.')
+
+
+def test_mask_rcnn_has_the_standard_heads():
+    head, masks = (read('mask_rcnn_convnext_t_coco').model.roi_head[part] for part in ('bbox_head', 'mask_head'))
+    assert (head.type, head.fc_out_channels, head.num_classes) == ('Shared2FCBBoxHead', 1024, 80)
+    assert (head.loss_bbox.type, head.reg_class_agnostic) == ('L1Loss', False)
+    assert (masks.type, masks.num_convs, masks.num_classes) == ('FCNMaskHead', 4, 80)
+
+
+@pytest.mark.parametrize('name', V2)
+def test_a_recipe_of_v2(name):
+    arch, lr, decay, drop_path = V2[name]
+    cfg = read(name)
+    assert cfg.optim_wrapper.optimizer.lr == lr and cfg.optim_wrapper.paramwise_cfg.decay_rate == decay
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.use_grn, backbone.drop_path_rate) == (arch, True, drop_path)
+    assert backbone.init_cfg.checkpoint == f'{URL}convnextv2/im1k/convnextv2_{arch}_1k_224_ema.pt'
+
+
+@pytest.mark.parametrize('name', FROZEN)
+class TestOnFrozenFeatures:
+    def test_all_but_the_backbone_is_as_in_the_recipe(self, name):
+        own = 'model.backbone'
+        assert without(read(name), own) == without(read(FROZEN[name]), own)
+        backbone = read(name).model.backbone
+        assert backbone.init_cfg == dict(type='Pretrained', checkpoint=DINOV3)
+        own = ['init_cfg', 'frozen_stages']
+        assert without(backbone, *own) == without(read(FROZEN[name]).model.backbone, 'init_cfg')
+
+    def test_norms_neck_and_heads_learn_at_the_full_rate(self, name):
+        """Whatever the layer decay; and nothing else learns."""
+        cfg = read(name)
+        model = build(cfg.model, cfg.default_scope).train()
+        learning = {name for name, p in model.named_parameters() if p.requires_grad}
+        outside = {name for name, p in model.named_parameters() if not name.startswith('backbone.')}
+        assert learning == outside | {f'backbone.norm{i}.{part}' for i in range(4) for part in ('weight', 'bias')}
+        wrapper = build_optim_wrapper(model, {**cfg.optim_wrapper, 'type': 'OptimWrapper'})
+        groups = wrapper.optimizer.param_groups
+        assert {name for group in groups for name in group['param_names']} == learning
+        assert {group['lr'] for group in groups} == {cfg.optim_wrapper.optimizer.lr}
+        assert sorted(group['weight_decay'] for group in groups) == [0, 0.05]
+
+
+def shrink(node: object, by: int) -> None:
+    """Divides all sizes in pixels below a config node, in place."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if key == 'scales':
+            node[key] = [tuple(side // by for side in scale) for scale in value]
+        elif key in ('scale', 'crop_size', 'size', 'stride'):
+            node[key] = tuple(side // by for side in value)
+        elif isinstance(value, (dict, list, tuple)):
+            shrink(value, by)
+
+
+def one_iteration(name: str, shapes: Path, work_dir: Path) -> Runner:
+    """A recipe's first step, on two drawn images of an eighth of its size with few regions, from random weights."""
+    cfg = load_config(REPOSITORY / f'configs/{name}.py', work_dir=str(work_dir))
+    detector = cfg.default_scope == 'mmdet'
+    options = {
+        'model.backbone.init_cfg': None,
+        'train_cfg': dict(max_epochs=1) if detector else dict(max_iters=1),
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'train_dataloader.dataset.indices': 2,
+        'train_dataloader.dataset.data_root': str(shapes if detector else shapes / 'ade'),
+        **{f'val_{part}': None for part in ('dataloader', 'cfg', 'evaluator')},
+        'default_hooks.checkpoint.save_last': False,
+        'default_hooks.checkpoint.interval': -1,
+        'default_hooks.logger.interval': 1,
+        'experiment_name': name,
+    }
+    if detector:
+        options['train_dataloader.dataset.metainfo'] = dict(classes=CLASSES)
+    cfg.merge_from_dict(options)
+    for part in ('model.data_preprocessor', 'train_dataloader.dataset.pipeline'):
+        shrink(functools.reduce(getattr, part.split('.'), cfg), by=8)
+    stages = cfg.model.train_cfg.get('rcnn', [])
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage.sampler.num = 32
+    adapt_to_machine(cfg)
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    return runner
+
+
+def check_step(model: nn.Module, wrapper: OptimWrapper) -> None:
+    """A step of AdamW was made with a finite gradient of all that learns, and of nothing else."""
+    moments = wrapper.optimizer.state  # of parameters that had a gradient
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in learning.items() if p not in moments] == []
+    assert len(moments) == len(learning) and all(moments[p]['exp_avg'].isfinite().all() for p in learning.values())
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mask_rcnn_convnext_t_coco',
+        'cascade_convnext_v2_atto_coco',
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (*PUBLISHED, *V2, *FROZEN)
+            if name not in ('mask_rcnn_convnext_t_coco', 'cascade_convnext_v2_atto_coco')
+        ),
+    ],
+)
+def test_a_recipe_trains(name, shapes, tmp_path, monkeypatch):
+    """All that learns gets a gradient, as DDP without `find_unused_parameters` asks; XL takes 7 GiB of memory."""
+    monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
+    runner = one_iteration(name, shapes, tmp_path)
+    assert runner.iter == 1 and 'find_unused_parameters' not in runner.cfg
+    check_step(runner.model, runner.optim_wrapper)
+    losses = {key: value.current() for key, value in runner.message_hub.log_scalars.items() if 'loss' in key}
+    assert len(losses) > 2 and all(math.isfinite(loss) for loss in losses.values()), losses
+
+
+OTHERS = dict(re.findall(r'```python (\w+)\.py\n(.*?)```', README, re.S))
+
+
+def test_the_readme_has_the_lines_for_other_detectors():
+    assert [name.split('_')[0] for name in OTHERS] == ['retinanet', 'mask2former', 'rtmdet', 'dino']
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_the_readmes_lines_for_another_detector_train_it(name, tmp_path):
+    """One step on one small image gives all that learns a gradient."""
+    from mmdet.testing import demo_mm_inputs
+
+    (tmp_path / 'own.py').write_text(OTHERS[name])
+    cfg = Config.fromfile(tmp_path / 'own.py')
+    assert cfg.custom_imports.imports == ['convnext_backbone']
+    recipe = read('cascade_convnext_t_coco').model
+    assert cfg.model.backbone.init_cfg == recipe.backbone.init_cfg
+    for part in ('mean', 'std', 'bgr_to_rgb'):  # the colours are those that the weights know
+        assert cfg.model.data_preprocessor[part] == recipe.data_preprocessor[part]
+    cfg.model.backbone.init_cfg = None
+    if 'num_queries' in cfg.model:
+        cfg.model.num_queries = 20  # no more than a small image has places
+    for augmentation in cfg.model.data_preprocessor.get('batch_augments') or []:
+        augmentation.size = (64, 64)
+    adapt_to_machine(cfg)
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    model.init_weights()  # as the runner does: until then some of mmdet's parameters are whatever the memory held
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    masks = 'panoptic_head' in cfg.model
+    images = demo_mm_inputs(1, image_shapes=(3, 64, 64), num_items=[3], num_classes=80, with_mask=masks)
+    logged = model.train_step(images, wrapper)
+    check_step(model, wrapper)
+    assert all(value.isfinite() for key, value in logged.items() if 'loss' in key)
+
+
+def test_the_readmes_retinanet_has_the_papers_optimizer(tmp_path):
+    (tmp_path / 'own.py').write_text(OTHERS['retinanet_convnext_t'])
+    own, recipe = Config.fromfile(tmp_path / 'own.py').optim_wrapper, read('mask_rcnn_convnext_t_coco').optim_wrapper
+    assert own.constructor == recipe.constructor
+    assert own.paramwise_cfg == dict(decay_rate=0.7, decay_type='layer_wise')
+    assert own.optimizer == {key: value for key, value in recipe.optimizer.items() if key != 'betas'}

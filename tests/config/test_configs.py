@@ -1,0 +1,136 @@
+"""Exact: the numbers of the configs are the paper's, the models have its sizes, the registry finds the backbone."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from convnext_backbone.config.load import load_config
+from convnext_backbone.config.machine import adapt_to_machine
+
+CONFIGS = sorted(
+    path.relative_to(REPOSITORY) for path in REPOSITORY.glob('configs/**/*.py') if '_base_' not in path.parts
+)
+
+
+@pytest.fixture(scope='module')
+def cascade_t():
+    return Config.fromfile(REPOSITORY / 'configs/cascade_convnext_t_coco.py')
+
+
+def test_cascade_t_optimisation_is_the_papers(cascade_t):
+    wrapper = cascade_t.optim_wrapper
+    assert wrapper.type == 'AmpOptimWrapper'
+    assert wrapper.constructor == 'LayerDecayOptimWrapperConstructor'
+    assert wrapper.paramwise_cfg == dict(decay_rate=0.7, decay_type='layer_wise')
+    assert wrapper.optimizer == dict(type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=0.05)
+
+
+def test_cascade_t_schedule_is_the_papers(cascade_t):
+    assert cascade_t.train_cfg.max_epochs == 36
+    warmup, steps = cascade_t.param_scheduler
+    assert (warmup.type, warmup.end, warmup.by_epoch, warmup.start_factor) == ('LinearLR', 500, False, 0.001)
+    assert (steps.milestones, steps.gamma, steps.by_epoch) == ([27, 33], 0.1, True)
+    assert cascade_t.train_dataloader.batch_size == 2
+    assert cascade_t.auto_scale_lr == dict(enable=False, base_batch_size=8 * 2)
+
+
+def test_cascade_t_model_is_the_papers(cascade_t):
+    backbone = cascade_t.model.backbone
+    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == ('ConvNeXt', 'tiny', 0.4)
+    assert backbone.layer_scale_init_value == 1.0
+    assert backbone.init_cfg.checkpoint.endswith('/convnext_tiny_1k_224.pth')  # the final weights, not the EMA ones
+    heads = cascade_t.model.roi_head.bbox_head
+    assert len(heads) == 3
+    for head, stds in zip(
+        heads, ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]), strict=True
+    ):
+        assert (head.type, head.num_shared_convs, head.num_shared_fcs) == ('ConvFCBBoxHead', 4, 1)
+        assert head.norm_cfg.type == 'SyncBN'
+        assert (head.loss_bbox.type, head.loss_bbox.loss_weight) == ('GIoULoss', 10.0)
+        assert head.reg_decoded_bbox and not head.reg_class_agnostic
+        assert head.bbox_coder.target_stds == stds
+
+
+def test_cascade_t_augmentation_is_the_papers(cascade_t):
+    load, annotations, flip, choice, pack = cascade_t.train_dataloader.dataset.pipeline
+    assert (flip.type, flip.prob) == ('RandomFlip', 0.5)
+    (plain,), (small, crop, again) = choice.transforms
+    scales = [(480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333)]
+    scales += [(672, 1333), (704, 1333), (736, 1333), (768, 1333), (800, 1333)]
+    assert plain.scales == again.scales == scales
+    assert small.scales == [(400, 1333), (500, 1333), (600, 1333)]
+    assert (crop.crop_type, crop.crop_size, crop.allow_negative_crop) == ('absolute_range', (384, 600), True)
+
+
+def test_cascade_t_has_86_million_parameters(cascade_t):
+    init_default_scope('mmdet')
+    with torch.device('meta'):
+        model = MODELS.build(cascade_t.model)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(86, abs=0.5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU: nothing falls back')
+def test_without_a_gpu_fp16_and_syncbn_fall_back_with_one_warning_each(capsys):
+    cfg = load_config(REPOSITORY / 'configs/cascade_convnext_t_coco.py')
+    adapt_to_machine(cfg)
+    fp32, bn = capsys.readouterr().out.splitlines()
+    assert fp32.startswith('warning: ') and 'fp16' in fp32 and bn.startswith('warning: ') and 'SyncBN' in bn
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert {head.norm_cfg.type for head in cfg.model.roi_head.bbox_head} == {'BN'}
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=str)
+def test_every_config_builds_its_model(config):
+    cfg = Config.fromfile(REPOSITORY / config)
+    assert cfg.custom_imports.imports == ['convnext_backbone']
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    reader = cfg.model.get('neck') or cfg.model.get('decode_head')
+    if reader:
+        assert list(model.backbone.out_channels) == reader.in_channels
+    else:
+        assert model.head.in_features == model.backbone.out_channels[-1]
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=str)
+def test_every_config_opens_with_its_purpose_and_its_command(config):
+    head = (REPOSITORY / config).read_text().split('_base_')[0]
+    assert head.startswith('# ') and f'tools/train.py {config}' in head
+
+
+LOOK_UP = """
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+by_name, by_class = Config.fromfile('by_name.py'), Config.fromfile('by_class.py')
+init_default_scope('{library}')
+import {library}.models
+from {library}.registry import MODELS as LIBRARY_MODELS
+for cfg in (by_name, by_class):
+    print(*(type(registry.build(cfg.model)).__module__ for registry in (MODELS, LIBRARY_MODELS)))
+"""
+
+
+@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
+def test_the_registry_finds_the_backbone_from_any_directory(library, tmp_path):
+    (tmp_path / 'by_name.py').write_text(
+        "custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)\n"
+        "model = dict(type='ConvNeXt', arch='atto')\n"
+    )
+    (tmp_path / 'by_class.py').write_text(
+        "from convnext_backbone import ConvNeXt\nmodel = dict(type=ConvNeXt, arch='atto')\n"
+    )
+    code = LOOK_UP.format(library=library)
+    result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.split()[-4:] == ['convnext_backbone.models.convnext'] * 4, result.stderr[-2000:]
+
+
+def test_importing_the_package_imports_no_mm_library():
+    code = 'import sys, convnext_backbone; print(sorted({"mmcv", "mmdet", "mmseg", "timm"} & set(sys.modules)))'
+    result = subprocess.run([sys.executable, '-c', code], cwd='/', capture_output=True, text=True)
+    assert result.stdout.strip() == '[]', result.stderr[-2000:]

@@ -1,0 +1,109 @@
+"""Exact: accuracies, the confusion of classes and the averages of weights, against timm's."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from timm.utils import ModelEmaV2
+from timm.utils import accuracy as timm_accuracy
+from torch import nn
+
+from convnext_backbone import AccuracyMetric, ArgumentError, AveragedWeightsHook, UserError
+from convnext_backbone.evaluation.class_report import write_class_report
+
+SCORES = torch.rand(40, 7, generator=torch.Generator().manual_seed(0))
+LABELS = torch.randint(0, 7, (40,), generator=torch.Generator().manual_seed(1))
+
+
+def evaluated(labels=LABELS, size=40) -> tuple[AccuracyMetric, dict]:
+    metric = AccuracyMetric()
+    metric.process(None, [dict(scores=s, label=label) for s, label in zip(SCORES, labels, strict=True)])
+    return metric, metric.evaluate(size)
+
+
+def test_accuracies_are_timms():
+    top1, top5 = (float(score) / 100 for score in timm_accuracy(SCORES, LABELS, topk=(1, 5)))
+    assert evaluated()[1] == pytest.approx({'accuracy/top1': top1, 'accuracy/top5': top5})
+
+
+def test_images_that_could_not_be_read_do_not_count():
+    labels = LABELS.clone()
+    labels[:10] = -1
+    top1, top5 = (float(score) / 100 for score in timm_accuracy(SCORES[10:], LABELS[10:], topk=(1, 5)))
+    assert evaluated(labels)[1] == pytest.approx({'accuracy/top1': top1, 'accuracy/top5': top5})
+    with pytest.raises(UserError, match='No image'):
+        evaluated(torch.full((40,), -1))
+
+
+def test_what_a_sampler_repeats_is_cut_off_and_a_streams_parts_are_all_taken(monkeypatch):
+    top1, _ = (float(score) / 100 for score in timm_accuracy(SCORES[:30], LABELS[:30], topk=(1, 5)))
+    assert evaluated(size=30)[1]['accuracy/top1'] == pytest.approx(top1)
+    metric, _ = evaluated()
+    metric.process(None, [dict(scores=s, label=label) for s, label in zip(SCORES, LABELS, strict=True)])
+    metric.unpadded = True
+    other = [(0, 7, [0, 1, 2, 3, 4])] * 3  # of a second process
+    monkeypatch.setattr('convnext_backbone.evaluation.accuracy.all_gather_object', lambda mine: [mine, other])
+    hits = int((SCORES.argmax(1) == LABELS).sum())
+    assert metric.evaluate(20)['accuracy/top1'] == pytest.approx((hits + 3) / 43)
+
+
+def test_the_report_has_the_accuracy_of_each_class(tmp_path):
+    metric, scores = evaluated()
+    expected = torch.zeros(7, 7, dtype=torch.long)
+    for label, best in zip(LABELS, SCORES.argmax(1), strict=True):
+        expected[label, best] += 1
+    assert torch.equal(metric.confusion, expected)
+    write_class_report(metric.confusion, [*'abcdefg'], tmp_path)
+    rows = json.loads((tmp_path / 'per_class.json').read_text())
+    assert [row['class'] for row in rows] == [*'abcdefg'] and sum(row['images'] for row in rows) == 40
+    assert sum(row['top1'] * row['images'] for row in rows) / 40 == pytest.approx(scores['accuracy/top1'])
+    worst = expected[2].clone()
+    worst[2] = -1
+    assert expected[2]['abcdefg'.index(rows[2]['taken_for'])] == worst.max()
+    assert (tmp_path / 'confusion.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_thousand_classes_fit_the_picture(tmp_path):
+    write_class_report(torch.eye(1000, dtype=torch.long), [str(i) for i in range(1000)], tmp_path)
+    assert 5_000 < (tmp_path / 'confusion.png').stat().st_size < 500_000
+
+
+class Toy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, inputs, mode='tensor'):
+        return dict(loss=self.layer(inputs).square().mean())
+
+
+@pytest.mark.parametrize('accumulated', [1, 3])
+def test_the_average_is_timms_once_an_optimizer_step(accumulated):
+    torch.manual_seed(0)
+    model = Toy()
+    theirs = ModelEmaV2(copy.deepcopy(model), decay=0.9)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=accumulated)
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, _resume=False, logger=SimpleNamespace(info=print))
+    hook = AveragedWeightsHook(decay=0.9)
+    hook.before_train(runner)
+    for i in range(6 * accumulated):
+        with wrapper.optim_context(model):
+            wrapper.update_params(model(torch.randn(4, 3))['loss'])
+        hook.after_train_iter(runner, i)
+        if (i + 1) % accumulated == 0:
+            theirs.update(model)
+    checkpoint = dict(meta={})
+    hook.before_save_checkpoint(runner, checkpoint)
+    for name, tensor in theirs.module.state_dict().items():
+        torch.testing.assert_close(checkpoint['ema_state_dict'][name], tensor)
+        assert not torch.allclose(tensor, model.state_dict()[name])
+
+
+@pytest.mark.parametrize('decay', [0, 1, -0.5])
+def test_a_wrong_decay_is_named(decay):
+    with pytest.raises(ArgumentError, match=f'decay={decay}'):
+        AveragedWeightsHook(decay)

@@ -1,0 +1,331 @@
+"""The fused block is the plain block: exact to rounding, against float64, whatever surrounds it."""
+
+import copy
+import runpy
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convnext_backbone import ConvNeXt, ConvNeXtBlock, ConvNeXtIsotropic
+from convnext_backbone.models import fused_block
+from convnext_backbone.models.depthwise_grad import depthwise_weight_grad
+from convnext_backbone.models.grn import grn_
+from convnext_backbone.models.layers import PatchConv2d
+from convnext_backbone.models.precision import working_dtype
+
+VERSIONS = pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
+# Of the CPU, for which one library's products or another's are chosen.
+CAPABILITIES = pytest.mark.parametrize('capability', ['AVX2', 'AVX512'])
+SMALL = dict(depths=(1, 2, 1, 1), channels=(8, 16, 24, 32))
+
+
+def make_block(use_grn: bool, rate: float = 0.0, **arguments) -> ConvNeXtBlock:
+    """A block whose every weight matters."""
+    torch.manual_seed(0)
+    block = ConvNeXtBlock(8, rate, 1.0, use_grn, **arguments).train()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return block
+
+
+def results(block: nn.Module, x: torch.Tensor, seed: int = 0) -> list[torch.Tensor]:
+    """The output and all gradients, in float64."""
+    x = x.clone().requires_grad_()
+    block.zero_grad()
+    torch.manual_seed(seed)  # of stochastic depth
+    out = block(x)
+    weights = torch.arange(out.numel(), dtype=out.dtype).view(out.shape).sin()
+    (out * weights).sum().backward()
+    return [t.detach().double() for t in (out, x.grad, *(p.grad for p in block.parameters()))]
+
+
+def several_results(block: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
+    """:func:`results` of several batches, stacked."""
+    return [torch.stack(parts) for parts in zip(*(results(block, x) for x in inputs), strict=True)]
+
+
+def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
+    """Each tensor within the tolerance of the norm of the expected one."""
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+@VERSIONS
+@CAPABILITIES
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize('rows', [1, 7, 40, 2048])
+@pytest.mark.parametrize('shape', [(3, 8, 5, 6), (1, 8, 1, 1), (4, 8, 9, 3), (2, 8, 40, 3)])
+def test_output_and_gradients_are_those_of_the_plain_block_in_float64(
+    use_grn, capability, rate, rows, shape, monkeypatch
+):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    monkeypatch.setattr(fused_block, 'tile_rows', lambda device: rows)
+    block = make_block(use_grn, rate)
+    plain = make_block(use_grn, rate, fused=False).double()
+    x = torch.randn(shape)
+    for seed in range(3):
+        assert_near(results(block, x, seed), results(plain, x.double(), seed), tolerance=1e-5)
+
+
+@VERSIONS
+@CAPABILITIES
+def test_its_operations_are_counted(use_grn, capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    counts = []
+    for fused_ in (True, False):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            make_block(use_grn, fused=fused_)(torch.randn(2, 8, 5, 6))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * 2 * 30 * (49 * 8 + 2 * 4 * 8 * 8)
+
+
+@VERSIONS
+def test_whole_backbones_have_the_same_gradients(use_grn):
+    torch.manual_seed(0)
+    arguments = dict(use_grn=use_grn, drop_path_rate=0.5, layer_scale_init_value=1.0, out_norm=False)
+    model = ConvNeXt(SMALL, out_indices=(3,), **arguments)
+    plain = ConvNeXt(SMALL, out_indices=(3,), fused=False, **arguments).double()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(3, 3, 70, 100)
+    found, expected = (results(nn.Sequential(m, Take()), data, seed=2) for m, data in ((model, x), (plain, x.double())))
+    assert_near(found, expected, tolerance=1e-5)
+
+
+class Take(nn.Module):
+    """The only map of a backbone."""
+
+    def forward(self, maps):
+        """Takes it."""
+        return maps[0]
+
+
+@VERSIONS
+def test_two_values_a_position_are_kept(use_grn):
+    kept = []
+    block = make_block(use_grn)
+    x = torch.randn(2, 8, 30, 40, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        block(x)
+    own = {p.data_ptr() for p in block.parameters()}
+    values = sum(t.numel() for t in kept if t.data_ptr() not in own and t.numel() > 64)
+    assert values == 2 * x.numel()
+
+
+@VERSIONS
+def test_without_a_backward_pass_no_map_is_computed_over_another(use_grn):
+    """The maps of all blocks, as someone may take them out by hooks, and the image stay what they are."""
+    torch.manual_seed(0)
+    model = ConvNeXt(SMALL, use_grn=use_grn, layer_scale_init_value=1.0).eval()
+    x, seen, copies = torch.randn(2, 3, 64, 96), [], []
+    for block in (block for stage in model.stages for block in stage):
+        block.register_forward_hook(lambda block, inputs, out: (seen.append(out), copies.append(out.clone())) and None)
+    learnt = [map_.detach().clone() for map_ in model(x)]
+    before = x.clone()
+    with torch.inference_mode():
+        maps = model(x)
+    assert torch.equal(x, before) and all(torch.equal(one, other) for one, other in zip(seen, copies, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(maps, learnt, strict=True)) and len(seen) == 10
+
+
+def test_what_is_dropped_is_neither_kept_nor_computed(monkeypatch):
+    block = make_block(False, rate=0.9)
+    seen = []
+    monkeypatch.setattr(
+        fused_block, '_depthwise', lambda x, w, run=fused_block._depthwise: seen.append(len(x)) or run(x, w)
+    )
+    x = torch.randn(6, 8, 4, 4)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        kept = block.drop_path.draw(6)
+        torch.manual_seed(seed)
+        out = block(x)
+        assert seen.pop() == kept.sum()
+        assert torch.equal((out == x).all(dim=(1, 2, 3)), ~kept)
+
+
+@VERSIONS
+def test_a_batch_that_is_dropped_whole_gives_zero_gradients(use_grn):
+    block = make_block(use_grn, rate=0.999)
+    out, dx, *gradients = results(block, x := torch.randn(2, 8, 4, 4))
+    assert torch.equal(out, x.double()) and dx.abs().sum() > 0
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+@VERSIONS
+def test_no_samples(use_grn):
+    block = make_block(use_grn)
+    out = block(torch.zeros(0, 8, 4, 4))
+    out.sum().backward()
+    assert out.shape == (0, 8, 4, 4) and all(not p.grad.any() for p in block.parameters())
+
+
+@VERSIONS
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
+def test_autocast(use_grn, dtype, tolerance):
+    """Near fp32, as near as rounding allows, or as the plain block; the sum stays in fp32."""
+    block, plain, inputs = make_block(use_grn), make_block(use_grn, fused=False), torch.randn(8, 2, 8, 12, 9)
+    expected = several_results(block, inputs)
+    with torch.autocast('cpu', dtype=dtype):
+        found, rounded = several_results(block, inputs), several_results(plain, inputs)
+        assert block(inputs[0]).dtype == torch.float32
+    for one, other, exact in zip(found, rounded, expected, strict=True):
+        # A sum of numbers that cancel, as a bias has, is far off in any case where the CPU computes in half precision:
+        # by chance, so more than one batch is looked at.
+        assert (one - exact).norm() <= max(tolerance * exact.norm(), 3 * (other - exact).norm())
+
+
+def test_half_precision_is_computed_in_fp32_where_the_cpu_lacks_it():
+    cpu = torch.device('cpu')
+    native = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    for dtype, there in native.items():
+        assert working_dtype(dtype, cpu) == (dtype if there else torch.float32)
+        assert working_dtype(dtype, torch.device('cuda')) == dtype
+    assert [working_dtype(dtype, cpu) for dtype in (torch.float32, torch.float64)] == [torch.float32, torch.float64]
+
+
+@VERSIONS
+def test_without_private_operators_of_torch_the_numbers_are_the_same(use_grn, monkeypatch):
+    """Without oneDNN's product, and without what tells whether the CPU has instructions for half precision."""
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
+    block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
+    expected = results(block, x)
+    monkeypatch.setattr(torch.ops, 'mkldnn', types.SimpleNamespace())
+    runpy.run_path(fused_block.__file__, run_name='convnext_backbone.models.fused_block')  # it imports
+    assert_near(results(block, x), expected, tolerance=1e-5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert_near(results(block, x)[:2], expected[:2], tolerance=0.02)
+    assert working_dtype(torch.bfloat16, x.device) == working_dtype(torch.float16, x.device) == torch.float32
+
+
+@VERSIONS
+def test_where_transforms_cannot_be_told_the_block_takes_the_plain_way(use_grn, monkeypatch):
+    block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
+    expected = results(block, x)
+    monkeypatch.delattr('convnext_backbone.models.fused_block.FusedBlock')
+    forward = block.forward
+
+    def untold(x):  # in the forward pass alone: this torch's backward pass asks too
+        with monkeypatch.context() as patch:
+            patch.delattr(torch._C, '_are_functorch_transforms_active')
+            return forward(x)
+
+    monkeypatch.setattr(block, 'forward', untold)
+    assert_near(results(block, x), expected, tolerance=1e-5)
+
+
+@VERSIONS
+def test_frozen_weights_get_no_gradient_and_pass_it_on(use_grn):
+    block = make_block(use_grn)
+    x = torch.randn(2, 8, 5, 6)
+    _, expected, *_ = results(block, x)
+    block.zero_grad()
+    block.requires_grad_(False)
+    x.requires_grad_()
+    out = block(x)
+    (out * torch.arange(out.numel()).view(out.shape).sin()).sum().backward()
+    torch.testing.assert_close(x.grad.double(), expected)
+    assert all(p.grad is None for p in block.parameters())
+
+
+@pytest.mark.parametrize(
+    'model', [ConvNeXt(SMALL, layer_scale_init_value=1.0), ConvNeXtIsotropic(dict(depths=(2,), channels=(16,)))]
+)
+def test_hooks_on_layers_are_called(model):
+    """Who watches a layer sees what goes through it, and who changes it changes the output."""
+    twin, images = copy.deepcopy(model), torch.randn(1, 3, 64, 64)
+    expected = model(images)[-1]
+    for block in [m for m in twin.modules() if isinstance(m, ConvNeXtBlock)]:
+        block.pwconv1.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert not torch.allclose(twin(images)[-1], expected)
+
+
+def test_replaced_layers_are_used():
+    block = make_block(False)
+    x = torch.randn(1, 8, 4, 4)
+    expected = block(x)
+    block.pwconv2 = nn.Sequential(block.pwconv2, nn.Identity())
+    torch.testing.assert_close(block(x), expected)
+    block.pwconv2.append(nn.Flatten(0, -1)).append(nn.Unflatten(0, (1, 4, 4, 8))).append(nn.Threshold(1e9, 0.0))
+    torch.testing.assert_close(block(x), x)
+
+
+def test_a_replaced_grn_is_used():
+    class Doubled(type(make_block(True).grn)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block, x = make_block(True), torch.randn(1, 8, 4, 4)
+    twin = Doubled(32)
+    twin.load_state_dict(block.grn.state_dict())
+    expected = block(x)
+    block.grn = twin
+    assert not torch.allclose(block(x), expected)
+
+
+@VERSIONS
+def test_functional_transforms_take_the_plain_way(use_grn):
+    block = make_block(use_grn)
+    x = torch.randn(2, 8, 4, 5)
+    weights = {name: parameter.detach() for name, parameter in block.named_parameters()}
+    gradients = torch.func.grad(lambda w: torch.func.functional_call(block, w, x).square().sum())(weights)
+    block(x).square().sum().backward()
+    for name, parameter in block.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_double_backward_says_that_it_cannot():
+    block, x = make_block(False), torch.randn(1, 8, 4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match='fused=False'):
+        torch.autograd.grad(block(x).sum(), x, create_graph=True)
+    block.fused = False
+    (gradient,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+    gradient.sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_tracing_takes_the_plain_way():
+    block, x = make_block(False).eval(), torch.randn(1, 8, 6, 6)
+    traced = torch.jit.trace(block, x)
+    other = torch.randn(2, 8, 9, 4)
+    torch.testing.assert_close(traced(other), block(other))
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3, 5, 7, 9, 11])
+@pytest.mark.parametrize('band', [1, 900, 10**6])
+@pytest.mark.parametrize('shape', [(2, 20, 30, 16), (1, 7, 9, 8), (3, 1, 1, 4), (4, 3, 5, 7), (0, 4, 4, 8)])
+def test_depthwise_gradient_is_torchs_in_float64(kernel_size, band, shape, monkeypatch):
+    monkeypatch.setattr('convnext_backbone.models.depthwise_grad.BAND', band)
+    torch.manual_seed(0)
+    x, dy = torch.randn(shape), torch.randn(shape)
+    weight = torch.zeros(shape[-1], 1, kernel_size, kernel_size, dtype=torch.float64, requires_grad=True)
+    out = nn.functional.conv2d(x.double().permute(0, 3, 1, 2), weight, padding=kernel_size // 2, groups=shape[-1])
+    out.backward(dy.double().permute(0, 3, 1, 2))
+    assert_near([depthwise_weight_grad(x, dy, kernel_size).double()], [weight.grad], tolerance=1e-5)
+
+
+@pytest.mark.parametrize('size', [(8, 12), (9, 15), (4, 4)])
+def test_patches_are_a_convolution(size):
+    torch.manual_seed(0)
+    layer = PatchConv2d(3, 5, 4).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = nn.functional.conv2d(x, layer.weight, layer.bias, stride=4)
+    out = layer(x)
+    torch.testing.assert_close(out, expected)
+    weights = torch.randn_like(out)
+    inputs = (x, layer.weight, layer.bias)
+    found = torch.autograd.grad((out * weights).sum(), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), inputs))
+
+
+def test_a_channel_without_response_gets_a_gradient_without_nan():
+    block = make_block(True)
+    nn.init.zeros_(block.pwconv1.weight)
+    nn.init.zeros_(block.pwconv1.bias)
+    assert all(gradient.isfinite().all() for gradient in results(block, torch.randn(2, 8, 4, 4)))
+    assert not grn_(torch.zeros(1, 4, 8), torch.ones(8), torch.ones(8)).any()

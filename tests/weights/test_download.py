@@ -1,0 +1,255 @@
+"""Checkpoints from the network, against a server on this machine: fetched once, whole, and the right one."""
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+
+from convnext_backbone import CheckpointError, ConvNeXt, load_backbone, read_checkpoint
+from convnext_backbone.weights.download import cached_path, fetch_url
+
+
+def checkpoint_bytes(value: float = 1.0) -> bytes:
+    file = io.BytesIO()
+    torch.save({'weight': torch.full((300_000,), value)}, file)
+    return file.getvalue()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``files``; breaks off after ``limit`` bytes of an answer; notes the ranges that it was asked for.
+
+    It speaks as much of the Hugging Face Hub's language as a download takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.limit: int | None = None
+        self.tells_version = True
+        self.asked: list[str | None] = []
+        self.url = f'http://127.0.0.1:{self.server_address[1]}'
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.headers['Range'])
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        data = self.server.files.get(self.path.partition('?')[0])
+        if data is None:
+            return self.send_error(404)
+        etag = f'"{hashlib.md5(data).hexdigest()}"'
+        start = 0
+        if self.headers['Range'] and self.headers.get('If-Range', etag) == etag:
+            start = int(re.match(r'bytes=(\d+)-', self.headers['Range'])[1])
+        if start >= len(data):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
+        self.send_header('Content-Length', str(len(data) - start))
+        if self.server.tells_version:
+            self.send_header('ETag', etag)
+        self.send_header('X-Repo-Commit', 'a' * 40)
+        self.end_headers()
+        if body:
+            stop = len(data) if self.server.limit is None else start + self.server.limit
+            self.wfile.write(data[start:stop])
+        return None
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[Server]:
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize('door', [read_checkpoint, CheckpointLoader.load_checkpoint])
+def test_a_file_is_fetched_once_with_a_progress_bar(door, server, capsys):
+    server.files['/a/x.pth'] = checkpoint_bytes()
+    for _ in range(2):
+        assert torch.equal(door(f'{server.url}/a/x.pth')['weight'], torch.ones(300_000))
+    assert server.asked == [None]
+    assert f'Downloading {server.url}/a/x.pth: 100%' in capsys.readouterr().err
+
+
+def test_files_of_one_name_do_not_pass_for_each_other(server):
+    for number in (1, 2):
+        server.files[f'/{number}/model.pth'] = checkpoint_bytes(number)
+    for address in ('/1/model.pth', '/2/model.pth', '/2/model.pth?revision=x'):
+        assert read_checkpoint(server.url + address)['weight'][0] == int(address[1])
+    assert len({cached_path(server.url + path) for path in ('/model.pth', '/model.pth?a', '/model.pth?b')}) == 3
+
+
+def test_a_name_stays_in_the_cache():
+    for url in ('http://h/..%2f..%2fx.pth', 'http://h/..', 'http://h', 'http://h/a\\..\\b', 'http://h/%00.pth'):
+        path = cached_path(url)
+        assert path.parent == cached_path('http://h/x.pth').parent and re.fullmatch(r'[\w.-]+', path.name)
+
+
+def test_a_broken_download_goes_on_by_itself(server):
+    data = server.files['/x.pth'] = checkpoint_bytes()
+    server.limit = len(data) // 3 + 1
+    assert fetch_url(f'{server.url}/x.pth').read_bytes() == data
+    assert server.asked == [None, f'bytes={server.limit}-', f'bytes={2 * server.limit}-']
+
+
+def test_an_interrupted_download_goes_on_next_time(server):
+    data = server.files['/x.pth'] = checkpoint_bytes()
+    server.limit = 0
+    with pytest.raises(CheckpointError, match=r'cannot be downloaded \(the connection broke after 0 of') as raised:
+        fetch_url(f'{server.url}/x.pth')
+    target = cached_path(f'{server.url}/x.pth')
+    assert f'put the file at {target}' in str(raised.value) and not target.exists()
+    part, note = (target.with_name(target.name + suffix) for suffix in ('.part', '.part.etag'))
+    part.write_bytes(data[:1000])  # as a kill leaves it
+    server.limit = None
+    assert fetch_url(f'{server.url}/x.pth').read_bytes() == data
+    assert server.asked[-1] == 'bytes=1000-'
+    assert not part.exists() and not note.exists()
+
+
+@pytest.mark.parametrize('tells_version', [True, False])
+def test_parts_of_two_versions_are_not_joined(tells_version, server):
+    server.tells_version = tells_version
+    server.files['/x.pth'] = checkpoint_bytes(1)
+    url, target = f'{server.url}/x.pth', cached_path(f'{server.url}/x.pth')
+    server.limit = 0
+    with pytest.raises(CheckpointError):
+        fetch_url(url)
+    target.with_name(f'{target.name}.part').write_bytes(server.files['/x.pth'][:1000])
+    server.files['/x.pth'], server.limit = checkpoint_bytes(2), None
+    assert read_checkpoint(url)['weight'].unique() == 2
+
+
+def test_a_part_that_was_whole_already_is_fetched_anew(server):
+    data = server.files['/x.pth'] = checkpoint_bytes()
+    target = cached_path(f'{server.url}/x.pth')
+    target.parent.mkdir(parents=True)
+    target.with_name(f'{target.name}.part').write_bytes(data + b'more')
+    target.with_name(f'{target.name}.part.etag').write_text(f'"{hashlib.md5(data).hexdigest()}"')
+    assert fetch_url(f'{server.url}/x.pth').read_bytes() == data
+
+
+def test_processes_that_want_the_same_file_fetch_it_once(server):
+    data = server.files['/x.pth'] = checkpoint_bytes()
+    threads = [threading.Thread(target=fetch_url, args=(f'{server.url}/x.pth',)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.asked == [None] and fetch_url(f'{server.url}/x.pth').read_bytes() == data
+
+
+@pytest.mark.parametrize('where', ['address', 'path'])
+def test_a_sha256_is_checked(where, server, tmp_path):
+    data = server.files['/x.pth'] = checkpoint_bytes()
+    (tmp_path / 'x.pth').write_bytes(data)
+    source = f'{server.url}/x.pth' if where == 'address' else str(tmp_path / 'x.pth')
+    digest = hashlib.sha256(data).hexdigest()
+    assert read_checkpoint(f'{source}#sha256={digest.upper()}')['weight'].sum() == 300_000
+    for wrong in ('0' * 64, digest[:10], ''):
+        with pytest.raises(CheckpointError, match=f'sha256 of the file is {digest}') as raised:
+            read_checkpoint(f'{source}#sha256={wrong}')
+        assert '\n' not in str(raised.value)
+    assert (tmp_path / 'x.pth').exists() and not cached_path(f'{server.url}/x.pth').exists()
+
+
+@pytest.mark.parametrize('path', ['/nowhere.pth', None])
+def test_what_is_not_there_is_named(path, server):
+    url = f'{server.url}{path}' if path else 'http://127.0.0.1:9/x.pth'
+    with pytest.raises(
+        CheckpointError, match=rf'{re.escape(url)} cannot be downloaded \((Not Found|.*refused)'
+    ) as raised:
+        read_checkpoint(url)
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('scheme', ['torchvision', 'open-mmlab'])
+def test_the_engines_short_names_are_read_by_this_reader(scheme, server):
+    from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
+
+    urls = get_torchvision_models() if scheme == 'torchvision' else get_external_models()
+    name = sorted(urls)[0]
+    path = cached_path(urls[name])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(checkpoint_bytes(5))  # as if it had been fetched
+    assert CheckpointLoader.load_checkpoint(f'{scheme}://{name}')['weight'][0] == 5
+    with pytest.raises(CheckpointError, match=f'{scheme}://nothing is unknown'):
+        CheckpointLoader.load_checkpoint(f'{scheme}://nothing')
+
+
+@pytest.mark.parametrize(
+    'source', ['hf://owner/x.pth', 'hf://owner/repository/../../x.pth', 'hf://owner/repository/', 'hf:///a/b/c']
+)
+def test_an_address_on_the_hub_that_is_none_is_named(source):
+    with pytest.raises(CheckpointError, match='write hf://owner/repository/file'):
+        read_checkpoint(source)
+
+
+def test_a_file_on_the_hub_fills_a_backbone(server, tmp_path):
+    """In a process of its own: huggingface_hub reads where the hub is when it is imported."""
+    from safetensors.torch import save
+
+    source = ConvNeXt('atto', out_norm=False)
+    data = save({name: tensor.contiguous() for name, tensor in source.state_dict().items()})
+    for revision in ('main', 'v2'):
+        server.files[f'/owner/repository/resolve/{revision}/folder/model.safetensors'] = data
+    code = """if True:
+        import sys
+        from convnext_backbone import CheckpointError, ConvNeXt, load_backbone
+        for source in sys.argv[1:]:
+            try:
+                report = load_backbone(ConvNeXt('atto', out_norm=False), source)
+                print(len(report.loaded), report.dialect)
+            except CheckpointError as error:
+                print(error)
+    """
+    files = ('/folder/model.safetensors', '@v2/folder/model.safetensors', '/nowhere.pth')
+    result = subprocess.run(
+        [sys.executable, '-c', code, *(f'hf://owner/repository{file}' for file in files)],
+        env={**os.environ, 'HF_ENDPOINT': server.url, 'HF_HOME': str(tmp_path), 'HF_HUB_DISABLE_XET': '1'},
+        capture_output=True,
+        text=True,
+    )
+    tensors = len(source.state_dict())
+    assert result.returncode == 0, result.stderr
+    loaded = [line for line in result.stdout.splitlines() if line.startswith(str(tensors))]
+    assert loaded == [f'{tensors} official'] * 2
+    assert 'hf://owner/repository/nowhere.pth cannot be downloaded' in result.stdout.splitlines()[-1]
+
+
+def test_the_mapped_file_is_not_changed_by_the_model(server, tmp_path):
+    torch.save(ConvNeXt('atto').state_dict(), tmp_path / 'x.pth')
+    before = (tmp_path / 'x.pth').read_bytes()
+    backbone = ConvNeXt('atto')
+    load_backbone(backbone, tmp_path / 'x.pth')
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.zero_()
+    read_checkpoint(tmp_path / 'x.pth')['stages.0.0.gamma'].zero_()
+    assert (tmp_path / 'x.pth').read_bytes() == before
