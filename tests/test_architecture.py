@@ -1,0 +1,83 @@
+"""The house: which wing may import which, where a line belongs, and how long a module may get. Exact.
+
+docs/architecture.md has the same table, with the picture that tools/analysis/draw_architecture.py draws of it.
+"""
+
+import ast
+from graphlib import TopologicalSorter
+
+import pytest
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / 'convnext_backbone'
+# What each wing knows, and which others it may import.
+WINGS = {
+    'ops': ("mmcv's operators out of torch and torchvision", ''),
+    'utils': ('errors, checks of values, files, images, command line', ''),
+    'models': ('the networks, as the papers have them', 'utils'),
+    'datasets': ('files -> batches', 'utils'),
+    'evaluation': ('scores', 'utils'),
+    'visualization': ('arrays -> pictures', 'utils'),
+    'weights': ('weights files -> the tensors of a model', 'models utils'),
+    'config': ('file and flags -> the config that runs', 'datasets utils'),
+    'engine': ('what runs a training', 'datasets evaluation weights models utils'),
+    'analysis': ('what a model costs', 'config models utils'),
+    'apis': ('a trained model for people', 'config engine weights visualization datasets models utils'),
+}
+LONGEST = 300  # lines of a module
+UTILS = 450  # lines of utils in all: it is for what several wings share
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
+
+
+def imported_wings(module: str) -> set[str]:
+    """The other wings that a module imports, at its top or in a function."""
+    path = PACKAGE / module
+    package = ('convnext_backbone', *path.relative_to(PACKAGE).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join(package[: len(package) - node.level + 1]) + '.' if node.level else ''
+            names = [f'{base}{node.module or ""}'.rstrip('.') + f'.{alias.name}' for alias in node.names]
+        else:
+            continue
+        found |= {parts[1] for parts in (name.split('.') for name in names) if parts[0] == 'convnext_backbone'}
+    return found - {path.relative_to(PACKAGE).parts[0]}
+
+
+@pytest.mark.parametrize('module', [str(path) for path in MODULES if len(path.parts) > 1])
+def test_a_module_imports_only_what_its_wing_may(module):
+    wing = module.split('/')[0]
+    assert wing in WINGS, f'{module} is in no wing of {", ".join(WINGS)}: a new wing needs a reason, and a row here.'
+    forbidden = imported_wings(module) - set(WINGS[wing][1].split())
+    assert not forbidden, (
+        f'{module} imports {", ".join(sorted(forbidden))}, but {wing} ({WINGS[wing][0]}) may import '
+        f'{WINGS[wing][1] or "nothing of ours"}: the line belongs in a wing that may import both, or what it needs in '
+        f'one that {wing} may import.'
+    )
+
+
+def test_no_module_stands_outside_a_wing():
+    outside = [str(path) for path in MODULES if len(path.parts) == 1 and path.name != '__init__.py']
+    wings = '\n'.join(f'  {wing}: {knows}' for wing, (knows, _) in WINGS.items())
+    assert not outside, f'{", ".join(outside)} belong in the wing that knows their subject:\n{wings}'
+    assert {path.parts[0] for path in MODULES if len(path.parts) > 1} == set(WINGS)
+
+
+def test_the_table_has_no_circle():
+    order = list(TopologicalSorter({wing: allowed.split() for wing, (_, allowed) in WINGS.items()}).static_order())
+    assert set(order) == set(WINGS)
+
+
+@pytest.mark.parametrize('module', [str(path) for path in MODULES])
+def test_a_module_fits_in_the_head(module):
+    lines = len((PACKAGE / module).read_text(encoding='utf-8').splitlines())
+    assert lines <= LONGEST, f'{module} has {lines} lines, more than {LONGEST}: divide it by what its parts know.'
+
+
+def test_utils_stay_small():
+    lines = {path.name: len(path.read_text(encoding='utf-8').splitlines()) for path in (PACKAGE / 'utils').glob('*.py')}
+    assert sum(lines.values()) <= UTILS, (
+        f'utils has {lines}, more than {UTILS} in all: what one wing uses belongs there.'
+    )
