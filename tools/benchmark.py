@@ -33,8 +33,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ImagePreprocessor, ResumableRunner
-from convnext_backbone.datasets.seeded_loader import ReplayLoader
-from convnext_backbone.datasets.timm_dataset import mend_posterize
+from convnext_backbone.datasets.seeded_loader import SeededLoader
+from convnext_backbone.datasets.timm_dataset import fix_posterize
 from convnext_backbone.utils.cli import user_errors
 
 
@@ -57,7 +57,7 @@ def our_loader(args: argparse.Namespace, folder: Path) -> Callable[[], Iterator[
     cfg.train_dataloader.update(settings, pin_memory=torch.cuda.is_available())
     cfg.train_dataloader.dataset.update(data_root=str(folder))
     cfg.train_dataloader.dataset.transform.input_size = args.size
-    loader = ReplayLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=0)
+    loader = SeededLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=0)
     preprocess = ImagePreprocessor(random_erasing=0.25).to(get_device())
     return lambda: (preprocess(batch, True)['inputs'] for batch in loader)
 
@@ -79,7 +79,7 @@ def timm_loader(args: argparse.Namespace, folder: Path) -> Callable[[], Iterator
         pin_memory=torch.cuda.is_available(),
         device=torch.device(get_device()),
     )
-    mend_posterize(dataset.transform)  # or it stops at some image, with Pillow 13
+    fix_posterize(dataset.transform)  # or it stops at some image, with Pillow 13
     return lambda: (images for images, _ in loader)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convnext_backbone.apis.browse_data import browse
 from convnext_backbone.config.check_data import check_data
-from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
 from convnext_backbone.utils.errors import UserError
@@ -32,7 +32,7 @@ def main() -> None:
     out_dir = Path(cfg.work_dir) / 'browse'
     check_work_dir(out_dir)
     pictures = []
-    with explained_failures(cfg):
+    with explain_failures(cfg):
         for number, picture in enumerate(browse(cfg, args.split, args.number), start=1):
             pictures.append(out_dir / f'{args.split}_{number:04}.png')
             write_picture(picture, pictures[-1])

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from convnext_backbone.apis.builders import build_stages
-from convnext_backbone.apis.model_inputs import build_feeder, build_preprocessor, to_pictures
+from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
 from convnext_backbone.utils.files import check_work_dir
@@ -31,13 +31,13 @@ def main() -> None:
     check_work_dir(out_dir)
     backbone = build_stages(cfg, args.checkpoint)
     preprocessor = build_preprocessor(cfg)
-    feed = build_feeder(cfg, preprocessor)
+    feed = build_input_pipeline(cfg, preprocessor)
     pictures = name_pictures(images, out_dir)
     for image, picture in zip(images, pictures, strict=True):
         inputs = feed(read_image(image))
         with torch.no_grad():
             maps = [stage[0] for stage in backbone(inputs)]
-        write_picture(draw_stages(to_pictures(inputs, preprocessor)[0], maps, backbone.strides), picture)
+        write_picture(draw_stages(denormalize(inputs, preprocessor)[0], maps, backbone.strides), picture)
     contact_sheet(pictures, out_dir / 'overview.png', columns=1, width=1280)
     print(f'Pictures: {out_dir}\nAll in one: {out_dir / "overview.png"}')
 

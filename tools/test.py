@@ -14,7 +14,7 @@ from pathlib import Path
 from mmengine.registry import RUNNERS
 
 from convnext_backbone.config.check_data import check_data
-from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import add_launcher, common_parser, user_errors
 from convnext_backbone.utils.files import check_work_dir, write_atomically
@@ -25,7 +25,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
     cfg = prepare_config(args)
     check_data(cfg, splits=('test',))
     check_work_dir(cfg.work_dir)
-    with explained_failures(cfg):
+    with explain_failures(cfg):
         scores = {name: float(score) for name, score in RUNNERS.build(cfg).test().items()}
     path = Path(cfg.work_dir) / 'scores.json'
     write_atomically(json.dumps(scores, indent=2).encode(), path)

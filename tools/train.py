@@ -20,12 +20,12 @@ from mmengine.hooks import iter_timer_hook
 from mmengine.registry import RUNNERS
 
 from convnext_backbone.config.check_data import check_data
-from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.config.recipes import list_recipes
-from convnext_backbone.engine.resume import locked, set_resume
+from convnext_backbone.engine.resume import lock_work_dir, set_resume
 from convnext_backbone.utils.cli import add_launcher, common_parser, is_first_process, user_errors
-from convnext_backbone.utils.files import check_work_dir, explained_disk_failures
+from convnext_backbone.utils.files import check_work_dir, explain_disk_errors
 
 
 class ListAction(argparse.Action):
@@ -77,10 +77,10 @@ def main() -> None:
     cfg = prepare_config(args)
     check_data(cfg)
     check_work_dir(cfg.work_dir)
-    lock = locked(cfg.work_dir) if is_first_process() else contextlib.nullcontext()
-    with explained_disk_failures(cfg.work_dir), lock:
+    lock = lock_work_dir(cfg.work_dir) if is_first_process() else contextlib.nullcontext()
+    with explain_disk_errors(cfg.work_dir), lock:
         set_resume(cfg, args.resume, args.auto_resume)
-        with explained_failures(cfg):
+        with explain_failures(cfg):
             RUNNERS.build(cfg).train()
     print(f'Done: checkpoints, logs and curves.png are in {Path(cfg.work_dir).absolute()}')
 

@@ -83,7 +83,9 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
             raise UserError(
                 f'The {cfg.model.type} cannot be counted on an image of {height}x{width}: {printable(str(error))}.'
             ) from error
-    parts = {name: Cost(count_parameters(part), counted[name]) for name, part in weighty_parts(model).items()}
+    parts = {
+        name: Cost(count_parameters(part), counted[name]) for name, part in submodules_with_parameters(model).items()
+    }
     return Complexity((height, width), Cost(count_parameters(model), sum(counted.values())), parts, memory)
 
 
@@ -113,7 +115,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def weighty_parts(model: nn.Module) -> dict[str, nn.Module]:
+def submodules_with_parameters(model: nn.Module) -> dict[str, nn.Module]:
     """The parts of a model that have parameters, those of a detector's ``roi_head`` one by one."""
     parts = {}
     for name, part in model.named_children():
@@ -124,7 +126,7 @@ def weighty_parts(model: nn.Module) -> dict[str, nn.Module]:
 
 def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, int]:
     """The multiply-adds of each part of a model in eval mode; see :func:`run_parts`."""
-    counted = dict.fromkeys(weighty_parts(model), 0)
+    counted = dict.fromkeys(submodules_with_parameters(model), 0)
 
     def run(name: str, part: nn.Module, inputs: object) -> object:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -173,7 +175,7 @@ def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.M
     Raises:
         UserError: The model has no backbone, or parts of which it is not known here how they run.
     """
-    parts = weighty_parts(model)
+    parts = submodules_with_parameters(model)
     is_classifier = isinstance(model, ImageClassifier)
     known = ('norm', 'head') if is_classifier else ('neck', *HEADS, *REGION_HEADS, AUXILIARY_HEAD)
     unknown = sorted(set(parts) - {'backbone', *known})

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config.recipes import task_of
 from ..datasets.class_names import describe_class, imagenet_classes
-from ..datasets.seeded_loader import ReplayLoader
+from ..datasets.seeded_loader import SeededLoader
 from ..engine.runner import ResumableRunner
 from ..engine.seed import IterationSeedHook
 from ..utils.errors import UserError
 from ..visualization.legend import Entry, add_bars, add_legend
 from ..visualization.overlays import draw_classes
 from .builders import build_visualizer
-from .model_inputs import build_preprocessor, dataset_with_pipeline, loads_annotations, to_pictures
+from .model_inputs import build_preprocessor, dataset_with_pipeline, denormalize, loads_annotations
 
 
 def browse(cfg: Config, split: str, number: int) -> Iterator[np.ndarray]:
@@ -53,7 +53,7 @@ def browse(cfg: Config, split: str, number: int) -> Iterator[np.ndarray]:
     pictures = (
         picture
         for batch in feed(loader, preprocessor, seed, training=split == 'train')
-        for picture in draw(to_pictures(batch['inputs'], preprocessor), batch, loader.dataset.metainfo, cfg)
+        for picture in draw(denormalize(batch['inputs'], preprocessor), batch, loader.dataset.metainfo, cfg)
     )
     yield from itertools.islice(pictures, number)
 
@@ -77,7 +77,7 @@ def build_loader(cfg: Config, split: str, seed: int) -> DataLoader:
         dataset['pipeline'] = [load, *sorted(steps, key=lambda step: not loads_annotations(step))]
     loader = ResumableRunner.build_dataloader(settings, seed=seed)
     wrapped = split == 'train' and not isinstance(loader.dataset, IterableDataset)
-    return ReplayLoader.wrap(loader, seed) if wrapped else loader
+    return SeededLoader.wrap(loader, seed) if wrapped else loader
 
 
 def feed(loader: DataLoader, preprocessor: BaseDataPreprocessor, seed: int, training: bool) -> Iterator[dict]:

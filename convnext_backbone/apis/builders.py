@@ -17,7 +17,7 @@ from ..weights.load import fill_backbone, load_backbone, load_model
 from ..weights.safe_load import read_state
 
 
-def build_whole(cfg: Config, checkpoint: str) -> nn.Module:
+def build_model(cfg: Config, checkpoint: str) -> nn.Module:
     """Builds the detector or segmentor of a config and fills it, whole, from a checkpoint.
 
     Returns:
@@ -47,8 +47,8 @@ def build_whole(cfg: Config, checkpoint: str) -> nn.Module:
 
 
 def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds a detector as of :func:`build_whole`; where nothing names the colours of the classes, they are random."""
-    model = build_whole(cfg, checkpoint)
+    """Builds a detector as of :func:`build_model`; where nothing names the colours of the classes, they are random."""
+    model = build_model(cfg, checkpoint)
     model.dataset_meta.setdefault('palette', 'random')
     return model
 
@@ -65,9 +65,9 @@ def build_segmentor(cfg: Config, checkpoint: str) -> nn.Module:
     """Builds the segmentor of a config and fills it, whole, from a checkpoint.
 
     Raises:
-        UserError: As of :func:`.build_whole`, or there are fewer names of classes, or colours, than classes.
+        UserError: As of :func:`.build_model`, or there are fewer names of classes, or colours, than classes.
     """
-    model = build_whole(cfg, checkpoint)
+    model = build_model(cfg, checkpoint)
     for what in ('classes', 'palette'):
         number = len(model.dataset_meta.get(what) or ())
         if number < model.num_classes:

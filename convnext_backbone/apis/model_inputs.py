@@ -35,7 +35,7 @@ def build_test_pipeline(cfg: Config) -> Compose:
     return Compose([{**load, 'type': 'LoadImageFromNDArray'}, *steps])
 
 
-def build_feeder(cfg: Config, preprocessor: BaseDataPreprocessor) -> Callable[[np.ndarray], Tensor]:
+def build_input_pipeline(cfg: Config, preprocessor: BaseDataPreprocessor) -> Callable[[np.ndarray], Tensor]:
     """What turns an image into what the model of a config is fed in a test.
 
     Args:
@@ -66,7 +66,7 @@ def build_preprocessor(cfg: Config) -> BaseDataPreprocessor:
     return MODELS.build(settings).to(get_device())
 
 
-def to_pictures(inputs: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
+def denormalize(inputs: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
     """Undoes the normalisation.
 
     Args:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..datasets.coco_check import coco_problem
+from ..datasets.coco_check import find_coco_problem
 from ..utils.errors import UserError, printable, shorten
 from .check import check_heads, find_classes, reads_coco
 from .load import find_datasets
@@ -49,7 +49,7 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
                 if not dataset.get('ann_file'):
                     raise UserError(f'The {split} data has ann_file={dataset.get("ann_file")!r}: name the annotations.')
                 size = (root / dataset['ann_file']).stat().st_size
-                problem = coco_problem(dataset, classes) if size <= _QUICKLY_READ else None
+                problem = find_coco_problem(dataset, classes) if size <= _QUICKLY_READ else None
                 if problem:
                     raise UserError(problem)
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, build_from_cfg
 from mmengine.runner import BaseLoop
 
-from ..datasets.coco_check import coco_problem
+from ..datasets.coco_check import find_coco_problem
 from ..utils.errors import UserError, printable
 from ..utils.image_io import IMAGE_SUFFIXES
 from .check import DATALOADERS, _listed, _walk, find_classes, reads_coco
@@ -44,14 +44,14 @@ _BUILT_BY = dict(
 
 
 @contextlib.contextmanager
-def explained_failures(cfg: Config) -> Iterator[None]:
+def explain_failures(cfg: Config) -> Iterator[None]:
     """Turns a failure that a run's data or config explains into a :class:`UserError`; any other one passes as it is."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        sentence = explain_failure(error, cfg)
+        sentence = find_explanation(error, cfg)
         if sentence is None:
             raise
         raise UserError(sentence) from error
@@ -65,7 +65,7 @@ def _lost_a_worker(error: BaseException) -> bool:
     return waits and isinstance(error, (OSError, EOFError))
 
 
-def explain_failure(error: BaseException, cfg: Config) -> str | None:
+def find_explanation(error: BaseException, cfg: Config) -> str | None:
     """One sentence on a failure that data or the config explain; None for any other failure.
 
     All of the data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
@@ -95,7 +95,7 @@ def explain_failure(error: BaseException, cfg: Config) -> str | None:
         for dataset in find_datasets(cfg.get(loader)):
             path = Path(dataset.get('data_root') or '.') / (dataset.get('ann_file') or '')
             if path.is_file() and reads_coco(dataset, scope):
-                problem = coco_problem(dataset, find_classes(dataset, scope), failed=True)
+                problem = find_coco_problem(dataset, find_classes(dataset, scope), failed=True)
                 if problem:
                     return problem
     return channels_problem(cfg) or building_problem(error, cfg)

@@ -17,7 +17,7 @@ _EXPECTED = 'a COCO annotation file is a json object with the lists images, anno
 _FAR = 1e6  # pixels: pycocotools walks along the edges of a polygon, pixel by pixel
 
 
-def coco_problem(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> str | None:
+def find_coco_problem(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> str | None:
     """What keeps a data set of mmdet's from being read; None if nothing does.
 
     Args:

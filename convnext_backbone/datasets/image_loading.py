@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 
-class LoadPhotograph:
+class LoadRGBImage:
     """What mmcv's ``LoadImageFromFile`` does, with :func:`read_image`; refuses what does not fit the annotations.
 
     Args:
@@ -44,7 +44,7 @@ class LoadPhotograph:
         return results
 
 
-class LoadFittingAnnotations:
+class LoadMatchingAnnotations:
     """Loads annotations; names the file where they cannot be read, and refuses a mask of another size than its image.
 
     Args:
@@ -83,7 +83,7 @@ def _check_size(path: str, size: tuple[int, int], annotated: tuple[int, int], wh
         )
 
 
-def guard_photographs(dataset: 'Dataset') -> None:
+def guard_image_loading(dataset: 'Dataset') -> None:
     """Makes a data set of mmdet or mmseg, below wrappers too, load by the two classes above, in place.
 
     The pipelines of configs stay those of mmdet and mmseg, whose inferencers look for ``LoadImageFromFile``. A
@@ -91,7 +91,7 @@ def guard_photographs(dataset: 'Dataset') -> None:
     """
     for inner in (*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)):
         if inner is not None:
-            guard_photographs(inner)
+            guard_image_loading(inner)
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     if steps:  # of classification there are none, nor is mmcv needed
         _guard(steps)
@@ -103,8 +103,8 @@ def _guard(steps: list) -> None:
     for place, step in enumerate(steps):
         if type(step) is LoadImageFromFile:
             if (step.color_type, step.imdecode_backend, step.file_client_args) == ('color', 'cv2', None):
-                steps[place] = LoadPhotograph(step)
+                steps[place] = LoadRGBImage(step)
         elif isinstance(step, LoadAnnotations):
-            steps[place] = LoadFittingAnnotations(step)
+            steps[place] = LoadMatchingAnnotations(step)
         for part in getattr(step, 'subroutines', ()):  # of TestTimeAug
             _guard(part.transforms)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..utils.errors import UserError
 
 
-def seed_by(*position: int) -> int:
+def seed_for(*position: int) -> int:
     """A seed for a position, statistically independent of those of its neighbours."""
     return int(np.random.SeedSequence(position).generate_state(1)[0])
 
@@ -52,7 +52,7 @@ class SeededDataset(Dataset):
         return getattr(self.dataset, name)
 
 
-class ReplayBatchSampler:
+class SeededBatchSampler:
     """Gives each index of a batch sampler its seed; skips the first batches after a resume.
 
     Args:
@@ -92,25 +92,25 @@ class ReplayBatchSampler:
         place = rank  # samplers deal the samples out to the processes in turn
         for number, batch in enumerate(itertools.islice(self.batch_sampler, self._end)):
             if number >= skip:
-                yield [(index, seed_by(self.seed, epoch, place + i * world)) for i, index in enumerate(batch)]
+                yield [(index, seed_for(self.seed, epoch, place + i * world)) for i, index in enumerate(batch)]
             place += len(batch) * world
 
     def __len__(self) -> int:
         return len(self.batch_sampler) if self._end is None else self._end
 
 
-class ReplayLoader(DataLoader):
+class SeededLoader(DataLoader):
     """A data loader over a :class:`SeededDataset` that starts its workers with the first batch, not before.
 
     Being lazy, it can still be told where to go on after mmengine has built the training loop around it.
     """
 
     @classmethod
-    def wrap(cls, loader: DataLoader, seed: int, step: int = 1) -> 'ReplayLoader':
-        """The same loader, made repeatable; arguments as of :class:`ReplayBatchSampler`."""
+    def wrap(cls, loader: DataLoader, seed: int, step: int = 1) -> 'SeededLoader':
+        """The same loader, made repeatable; arguments as of :class:`SeededBatchSampler`."""
         kept = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
         kept += ('prefetch_factor', 'persistent_workers')
-        sampler = ReplayBatchSampler(loader.batch_sampler, seed, step)
+        sampler = SeededBatchSampler(loader.batch_sampler, seed, step)
         return cls(
             SeededDataset(loader.dataset), batch_sampler=sampler, **{name: getattr(loader, name) for name in kept}
         )
@@ -119,7 +119,7 @@ class ReplayLoader(DataLoader):
         yield from super().__iter__()
 
 
-class AdvancedIterator:
+class FastForwardIterator:
     """The iterator of an iteration-based loop, at the place already to which the loop will advance it.
 
     mmengine advances it by taking batches, onedl-mmengine by ``skip_iter``.

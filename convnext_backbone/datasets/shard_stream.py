@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..utils.errors import ArgumentError, UserError, printable
 from ..utils.image_io import decode_image
-from .seeded_loader import seed_all, seed_by
+from .seeded_loader import seed_all, seed_for
 from .shard_files import Sample, expand_shards, find_lengths, import_webdataset, read_samples
 
 _SHARDS, _BUFFER, _IMAGE = 1, 2, 3  # what a seed is for; not 0, which a seed sequence cannot tell from nothing
@@ -134,7 +134,7 @@ class ImageStream(IterableDataset):
             for place, (position, sample) in enumerate(batch):
                 # Nothing before this batch may stand in: after a resume it was not read.
                 neighbours = batch[place + 1 :] + batch[:place] + following
-                seed = seed_by(self.seed, _IMAGE, epoch, position)
+                seed = seed_for(self.seed, _IMAGE, epoch, position)
                 yield self._decode(sample, seed, (neighbour for _, neighbour in neighbours))
 
     def _order(self, epoch: int, part: int, parts: int, skip: int) -> Iterator[tuple[int, Sample]]:
@@ -147,7 +147,7 @@ class ImageStream(IterableDataset):
         first, stop = self._range_of_part(part, parts)
         positions = iter(range(first, stop))
         if self.shuffle:
-            draw = random.Random(seed_by(self.seed, _BUFFER, epoch, self._rank, part))
+            draw = random.Random(seed_for(self.seed, _BUFFER, epoch, self._rank, part))
             shuffled = import_webdataset().shuffle(self.shuffle_buffer, initial=self.shuffle_buffer // 4, rng=draw)
             positions = shuffled(positions)
         wanted = np.ones(max(0, stop - first), bool)
@@ -164,7 +164,7 @@ class ImageStream(IterableDataset):
         """The wanted positions after the first, rising, with their samples."""
         order = np.arange(len(self.shards))
         if self.shuffle:
-            np.random.default_rng(seed_by(self.seed, _SHARDS, epoch)).shuffle(order)
+            np.random.default_rng(seed_for(self.seed, _SHARDS, epoch)).shuffle(order)
         start = -first  # of the shard, in `wanted`
         for shard in order:
             length = self.shard_lengths[shard]

@@ -46,10 +46,10 @@ def build_transform(is_training: bool, **settings: object) -> Callable:
             f'transform has {", ".join(sorted(unknown | late))}: it takes the settings of timm.data.create_transform; '
             f'mean, std and random_erasing belong to model.data_preprocessor.'
         )
-    return mend_posterize(create_transform(is_training=is_training, normalize=False, **settings))
+    return fix_posterize(create_transform(is_training=is_training, normalize=False, **settings))
 
 
-def mend_posterize(transform: Callable) -> Callable:
+def fix_posterize(transform: Callable) -> Callable:
     """Lets timm's RandAugment keep 0 bits of a colour, as at its full strength; Pillow 13 refuses that.
 
     Args:

@@ -32,8 +32,8 @@ def shard(model: nn.Module) -> nn.Module:
         for block in backbone.iter_blocks():
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    model.register_state_dict_post_hook(_give_whole)
-    model.register_load_state_dict_pre_hook(_take_whole)
+    model.register_state_dict_post_hook(_gather_full_state_dict)
+    model.register_load_state_dict_pre_hook(_shard_state_dict)
     return model
 
 
@@ -42,10 +42,10 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def shard_state(optimizer: torch.optim.Optimizer) -> None:
+def use_full_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Makes the optimizer of a sharded model give and take whole states."""
-    optimizer.register_state_dict_post_hook(_give_whole_state)
-    optimizer.register_load_state_dict_pre_hook(_take_whole_state)
+    optimizer.register_state_dict_post_hook(_gather_full_optimizer_state)
+    optimizer.register_load_state_dict_pre_hook(_shard_optimizer_state)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -53,18 +53,18 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _give_whole(model: nn.Module, state: dict, prefix: str, metadata: object) -> None:
+def _gather_full_state_dict(model: nn.Module, state: dict, prefix: str, metadata: object) -> None:
     for name, value in state.items():
         state[name] = _whole(value)
 
 
-def _take_whole(model: nn.Module, state: dict, prefix: str, *_: object) -> None:
+def _shard_state_dict(model: nn.Module, state: dict, prefix: str, *_: object) -> None:
     parameters = dict(model.named_parameters())
     for name, value in state.items():
         state[name] = _part(value, parameters.get(name.removeprefix(prefix)))
 
 
-def _give_whole_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
+def _gather_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
     """All processes gather, tensor by tensor; the first one keeps what it gathers."""
     whole = {
         number: {name: _whole(value) for name, value in values.items()} for number, values in state['state'].items()
@@ -72,7 +72,7 @@ def _give_whole_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
     return {**state, 'state': whole}
 
 
-def _take_whole_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
+def _shard_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
     numbers = [number for group in state['param_groups'] for number in group['params']]
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     owner = dict(zip(numbers, parameters, strict=False))  # that their numbers agree is for the optimizer to check

@@ -15,7 +15,7 @@ INTERVAL = 1  # seconds between two beats
 PATIENCE = timedelta(seconds=25)
 
 
-class Heartbeat(Hook):
+class HeartbeatHook(Hook):
     """Meets the other processes of a run each second, in a thread, from the first iteration on.
 
     What takes long in a process does not count, as its thread answers, but that it is stopped, has ended or is on a
@@ -33,7 +33,7 @@ class Heartbeat(Hook):
             self._thread = threading.Thread(target=_beat, args=(group, self._done), daemon=True)
             self._thread.start()
 
-    def __enter__(self) -> 'Heartbeat':
+    def __enter__(self) -> 'HeartbeatHook':
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -61,7 +61,7 @@ class PreemptionHook(Hook):
         return bool(asked)
 
 
-class PatientWorker:
+class SigtermShield:
     """Starts the workers of a loader: a SIGTERM to all processes of a run is not for them, who still have to serve it.
 
     One from the process that they serve ends them, as always.

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from ..utils.errors import CheckpointError, UserError
-from ..weights.safe_load import check_whole, read_checkpoint
+from ..weights.safe_load import read_checkpoint, verify_checksums
 from .checkpoint import STOPPED
 from .curves import read_scalars
 
@@ -68,14 +68,14 @@ def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
             )
         return
     cfg.resume = True
-    cfg.load_from = resume if resume != 'auto' else str(newest_whole(saved, cfg.work_dir))
+    cfg.load_from = resume if resume != 'auto' else str(newest_intact(saved, cfg.work_dir))
 
 
-def newest_whole(saved: list[Path], work_dir: str) -> Path:
+def newest_intact(saved: list[Path], work_dir: str) -> Path:
     """The first checkpoint that is not damaged; a line tells of each that is passed over."""
     for path in saved:
         try:
-            check_whole(path)
+            verify_checksums(path)
         except CheckpointError as error:
             print(f'warning: {error} Looking at the one before it.', file=sys.stderr)
         else:
@@ -84,7 +84,7 @@ def newest_whole(saved: list[Path], work_dir: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(work_dir: str | os.PathLike) -> Iterator[None]:
+def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
     """Keeps a folder for this process; however it ends, the system gives the folder free.
 
     What a run that was killed had written of a checkpoint is removed.

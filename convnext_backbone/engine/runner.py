@@ -10,16 +10,16 @@ from mmengine.runner import BaseLoop, CheckpointLoader, IterBasedTrainLoop, Runn
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..datasets.image_loading import guard_photographs
-from ..datasets.seeded_loader import AdvancedIterator, ReplayLoader
+from ..datasets.image_loading import guard_image_loading
+from ..datasets.seeded_loader import FastForwardIterator, SeededLoader
 from ..datasets.shard_stream import ImageStream
 from ..models.classifier import ImageClassifier
 from ..utils.errors import ArgumentError, CheckpointError
 from ..weights.load import REVISE_KEYS, fill_backbone, load_model
 from .accumulation import accumulated_batches
-from .fsdp import WRAPPER, is_sharded, shard, shard_state, unwrap_model
-from .heartbeat import Heartbeat
-from .preemption import PatientWorker, PreemptionHook
+from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_state
+from .heartbeat import HeartbeatHook
+from .preemption import PreemptionHook, SigtermShield
 from .resume import LateValidationHook
 from .seed import IterationSeedHook
 
@@ -70,7 +70,7 @@ class ResumableRunner(Runner):
         """Builds the optimizer; that of a sharded model gives and takes whole states."""
         built = super().build_optim_wrapper(optim_wrapper)
         if is_sharded(self.model) and built is not optim_wrapper:
-            shard_state(built.optimizer)
+            use_full_optimizer_state(built.optimizer)
         return built
 
     def save_checkpoint(
@@ -100,7 +100,7 @@ class ResumableRunner(Runner):
                 diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
             )
             if not isinstance(loader.dataset, IterableDataset):
-                loader = ReplayLoader.wrap(loader, self.seed, self._accumulation())
+                loader = SeededLoader.wrap(loader, self.seed, self._accumulation())
             elif isinstance(loader.dataset, ImageStream):
                 if not loop.get('by_epoch', loop.get('type') == 'EpochBasedTrainLoop'):
                     raise ArgumentError('A stream of data is trained on by epochs: set train_cfg.by_epoch=True.')
@@ -112,13 +112,13 @@ class ResumableRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Builds a data loader, of photographs as :func:`.guard_photographs` has them.
+        """Builds a data loader, of photographs as :func:`.guard_image_loading` has them.
 
         A stream learns its batch size, for it deals out whole batches to the workers.
         """
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        guard_photographs(loader.dataset)
-        loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
+        guard_image_loading(loader.dataset)
+        loader.worker_init_fn = SigtermShield(loader.worker_init_fn)
         if isinstance(loader.dataset, ImageStream):
             loader.dataset.set_batch_size(loader.batch_size, loader.drop_last)
         return loader
@@ -189,7 +189,7 @@ class ResumableRunner(Runner):
         self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
         self.register_hook(PreemptionHook())
         self.register_hook(LateValidationHook())
-        with Heartbeat() as heartbeat:
+        with HeartbeatHook() as heartbeat:
             self.register_hook(heartbeat)
             return super().train()
 
@@ -228,7 +228,7 @@ class ResumableRunner(Runner):
         super().resume(filename, *args, **kwargs)
         loader = self.train_dataloader
         self._renumber(self._loaded_meta)
-        if not isinstance(loader, ReplayLoader):
+        if not isinstance(loader, SeededLoader):
             return
         batches = loader.batch_sampler
         batches.seed = self.seed  # of the checkpoint, where the config names none
@@ -243,7 +243,7 @@ class ResumableRunner(Runner):
             epoch, batch = divmod(self.iter, len(loader))
             batches.start_at(batch, epoch)
             self.train_loop.dataloader_iterator._epoch = epoch
-        self.train_loop.dataloader_iterator = AdvancedIterator(self.train_loop.dataloader_iterator, self.iter)
+        self.train_loop.dataloader_iterator = FastForwardIterator(self.train_loop.dataloader_iterator, self.iter)
 
     def _renumber(self, meta: dict) -> None:
         """Counts the iterations anew where a run goes on with batches of another size, on other processes say."""
@@ -251,7 +251,7 @@ class ResumableRunner(Runner):
         if before == self._batch_images or isinstance(self.train_loop, IterBasedTrainLoop):
             return
         images = (self.iter - self.epoch * meta['batches_per_epoch']) * before
-        if images and (images % self._batch_images or not isinstance(self.train_dataloader, ReplayLoader)):
+        if images and (images % self._batch_images or not isinstance(self.train_dataloader, SeededLoader)):
             raise CheckpointError(
                 f'The checkpoint was written in the middle of epoch {self.epoch + 1}, by processes that took {before} '
                 f'images together and not {self._batch_images}: resume with as many, or from the end of an epoch.'

@@ -4,7 +4,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 
-from ..datasets.seeded_loader import seed_all, seed_by
+from ..datasets.seeded_loader import seed_all, seed_for
 
 
 class IterationSeedHook(Hook):
@@ -25,6 +25,6 @@ class IterationSeedHook(Hook):
     def before_train_iter(self, runner: object, batch_idx: int, data_batch: object = None) -> None:
         """Seeds by the number of the batch among those of all processes."""
         # As one process that accumulates would number them: with one image in a batch it then draws the same.
-        seed = seed_by(runner.seed, 0, runner.iter * get_world_size() + get_rank())
+        seed = seed_for(runner.seed, 0, runner.iter * get_world_size() + get_rank())
         seed_all(seed)
         torch.manual_seed(seed)  # of the other devices too

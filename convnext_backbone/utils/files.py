@@ -62,7 +62,7 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def explained_disk_failures(work_dir: str | os.PathLike) -> Iterator[None]:
+def explain_disk_errors(work_dir: str | os.PathLike) -> Iterator[None]:
     """Turns what a disk raises that is full or read-only into a :class:`UserError`, whatever a run was writing.
 
     A log that cannot be written does not stop a run, nor is each of its lines worth a traceback.

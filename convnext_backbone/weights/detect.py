@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import CheckpointMismatch, printable, shorten
-from .key_maps import DIALECTS, Dialect
+from .key_maps import KEY_MAPS, KeyMap
 
 _AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
 _LONGEST = 300  # characters of a name; no library comes near it
@@ -21,7 +21,7 @@ _AFTER = ('norm.', 'head.')  # what may stand in a module around the backbone: t
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundBackbone:
     """A backbone that was found in a file.
 
     Attributes:
@@ -31,23 +31,23 @@ class Found:
         outside: The other names of the state dict that it stood in.
     """
 
-    dialect: Dialect
+    dialect: KeyMap
     weights: str
     tensors: dict[str, Tensor]
     outside: list[str]
 
 
-def find_backbones(names: Iterable[str]) -> dict[str, Dialect]:
+def find_backbones(names: Iterable[str]) -> dict[str, KeyMap]:
     """Finds the ConvNeXts among tensors by their names alone.
 
     Returns:
         For each, what stands before its tensors' names (``'module.backbone.'``, often ``''``), and its dialect.
     """
     names = list(names)
-    inside: dict[Dialect, Counter] = {}  # how many names with a prefix a dialect knows
-    around: dict[Dialect, Counter] = {}  # of those, a classifier's
+    inside: dict[KeyMap, Counter] = {}  # how many names with a prefix a dialect knows
+    around: dict[KeyMap, Counter] = {}  # of those, a classifier's
     blocks: Counter = Counter()
-    for dialect in DIALECTS:
+    for dialect in KEY_MAPS:
         hits = [hit for hit in map(dialect.split, names) if hit]
         inside[dialect] = Counter(prefix for prefix, _ in hits)
         around[dialect] = Counter(prefix for prefix, own in hits if own.startswith(_AFTER))
@@ -55,9 +55,9 @@ def find_backbones(names: Iterable[str]) -> dict[str, Dialect]:
             blocks[prefix] = max(blocks[prefix], count)
     most = max(blocks.values(), default=0)
 
-    def best(prefix: str) -> Dialect:
+    def best(prefix: str) -> KeyMap:
         parents = [prefix[:end] for end in range(len(prefix)) if not end or prefix[end - 1] == '.']
-        return max(DIALECTS, key=lambda of: inside[of][prefix] + sum(around[of][parent] for parent in parents))
+        return max(KEY_MAPS, key=lambda of: inside[of][prefix] + sum(around[of][parent] for parent in parents))
 
     return {prefix: best(prefix) for prefix, count in blocks.items() if count > most / 2}
 
@@ -70,7 +70,7 @@ def _belongs(hit: tuple[str, str] | None, prefix: str) -> bool:
 
 
 def to_canonical(
-    tensors: dict[str, Tensor], prefix: str, dialect: Dialect, source: str
+    tensors: dict[str, Tensor], prefix: str, dialect: KeyMap, source: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Translates the tensors of one backbone, which came from ``source``.
 
@@ -154,7 +154,7 @@ def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False) -> Found:
+def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False) -> FoundBackbone:
     """Finds the backbone that is meant among those of a checkpoint; arguments as of :func:`.load_backbone`.
 
     Raises:
@@ -177,7 +177,7 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     if not chosen:
         under = '' if prefix is None else f' under prefix={prefix!r}'
         shown = shorten(sorted(tensors)) or 'no tensors'
-        known = dict.fromkeys(dialect.name for dialect in DIALECTS)
+        known = dict.fromkeys(dialect.name for dialect in KEY_MAPS)
         raise CheckpointMismatch(
             f'The checkpoint {source} is not a ConvNeXt of a known dialect{under}: it holds {shown}; '
             f'known are {", ".join(known)}.'
@@ -190,4 +190,4 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     home = max((path for path in found if where.startswith(path)), key=len)
     inside, outside = to_canonical(found[home], where, backbones[where], source)
     weights = 'averaged' if where in averaged else 'plain'
-    return Found(backbones[where], weights, inside, [name.removeprefix(home) for name in outside])
+    return FoundBackbone(backbones[where], weights, inside, [name.removeprefix(home) for name in outside])

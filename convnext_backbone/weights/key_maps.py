@@ -26,7 +26,7 @@ def _block(theirs: str, *names: str, ours: str = 'stages.{i}.{j}') -> Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Dialect:
+class KeyMap:
     """One way of naming a ConvNeXt's tensors.
 
     Attributes:
@@ -91,9 +91,9 @@ def _torchvision() -> Rows:
 _GRN_OF_NHWC = {'grn.gamma': (1, 1, 1, -1), 'grn.beta': (1, 1, 1, -1)}
 _ISOTROPIC = [('stem', 'stem'), *_block('blocks.{j}', *_BLOCK, ours='blocks.{j}')]
 _OFFICIAL = _DOWNSAMPLE + _block('stages.{i}.{j}', *_BLOCK) + _ISOTROPIC
-OFFICIAL = Dialect('official', _OFFICIAL + _HEAD, _GRN_OF_NHWC)
-CANONICAL = Dialect('canonical', [*_OFFICIAL, ('norm{i}', 'norm{i}'), *_HEAD])
-FCMAE = Dialect(
+OFFICIAL = KeyMap('official', _OFFICIAL + _HEAD, _GRN_OF_NHWC)
+CANONICAL = KeyMap('canonical', [*_OFFICIAL, ('norm{i}', 'norm{i}'), *_HEAD])
+FCMAE = KeyMap(
     'fcmae',
     [
         ('downsample_layers.0.{k}', 'downsample_layers.0.{k}'),
@@ -104,7 +104,7 @@ FCMAE = Dialect(
         *_block('stages.{i}.{j}', 'dwconv', 'norm.ln', 'pwconv1.linear', 'pwconv2.linear', *_BLOCK[4:]),
     ],
 )
-TIMM = Dialect(
+TIMM = KeyMap(
     'timm',
     [
         ('stem.{k}', 'downsample_layers.0.{k}'),
@@ -117,13 +117,13 @@ TIMM = Dialect(
         ('head.fc', 'head'),
     ],
 )
-TORCHVISION = Dialect(
+TORCHVISION = KeyMap(
     'torchvision',
     [*_torchvision(), ('classifier.0', 'norm'), ('classifier.2', 'head')],
     {'gamma': (-1, 1, 1)},
 )
 _HF_BLOCK = ('dwconv', 'layernorm', 'pwconv1', 'pwconv2', 'layer_scale_parameter', 'grn.weight', 'grn.bias')
-TRANSFORMERS = Dialect(
+TRANSFORMERS = KeyMap(
     'transformers',
     [
         ('embeddings.patch_embeddings', 'downsample_layers.0.0'),
@@ -137,7 +137,7 @@ TRANSFORMERS = Dialect(
     _GRN_OF_NHWC,
 )
 _DINOV3_HF_BLOCK = ('depthwise_conv', 'layer_norm', 'pointwise_conv1', 'pointwise_conv2', 'gamma')
-TRANSFORMERS_DINOV3 = Dialect(
+TRANSFORMERS_DINOV3 = KeyMap(
     'transformers-dinov3',
     [
         ('stages.{i}.downsample_layers.{k}', 'downsample_layers.{i}.{k}'),
@@ -149,10 +149,10 @@ _MMPRETRAIN = [
     *_DOWNSAMPLE,
     *_block('stages.{i}.{j}', 'depthwise_conv', 'norm', 'pointwise_conv1', 'pointwise_conv2', *_BLOCK[4:]),
 ]
-MMPRETRAIN = Dialect('mmpretrain', [*_MMPRETRAIN, ('norm{i}', 'norm{i}')])
+MMPRETRAIN = KeyMap('mmpretrain', [*_MMPRETRAIN, ('norm{i}', 'norm{i}')])
 # Its classifiers normalise the pooled feature by what dense prediction calls norm3.
-MMPRETRAIN_CLASSIFIER = Dialect('mmpretrain', [*_MMPRETRAIN, ('norm3', 'norm'), ('head.fc', 'head')])
-DINOV3 = Dialect(
+MMPRETRAIN_CLASSIFIER = KeyMap('mmpretrain', [*_MMPRETRAIN, ('norm3', 'norm'), ('head.fc', 'head')])
+DINOV3 = KeyMap(
     'dinov3',
     [
         *_DOWNSAMPLE,
@@ -163,7 +163,7 @@ DINOV3 = Dialect(
     ],
 )
 # Of dialects that know equally many names of a file, the first is meant.
-DIALECTS = (
+KEY_MAPS = (
     OFFICIAL, CANONICAL, DINOV3, FCMAE, TIMM, TORCHVISION, TRANSFORMERS, TRANSFORMERS_DINOV3, MMPRETRAIN,
     MMPRETRAIN_CLASSIFIER,
 )  # fmt: skip

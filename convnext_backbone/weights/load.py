@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..models.backbone import Backbone
 from ..utils.errors import CheckpointMismatch, printable
-from .detect import Found, choose_backbone
+from .detect import FoundBackbone, choose_backbone
 from .infer_arch import ISOTROPIC_STEM, STEM, Architecture
 from .report import LoadReport
 from .safe_load import read_checkpoint
@@ -133,7 +133,7 @@ def _check_backbones(model: nn.Module, weights: dict, source: str) -> None:
             )
 
 
-def compare(own: dict[str, Tensor], found: Found, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
+def compare(own: dict[str, Tensor], found: FoundBackbone, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
     """Says what becomes of a checkpoint's tensors.
 
     Args:

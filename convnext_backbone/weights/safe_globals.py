@@ -74,7 +74,7 @@ def _no_bytes() -> bytes:
     return b''
 
 
-def safe_types() -> list:
+def safe_globals() -> list:
     """For :class:`torch.serialization.safe_globals`: types, and stand-ins with the names that they stand for."""
     types: list = [argparse.Namespace, HistoryBuffer, (_statistic, 'builtins.getattr')]
     types += [(_no_bytes, 'builtins.bytes'), (_DType, 'numpy.dtype'), (_Array, 'numpy.ndarray')]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..utils.errors import CheckpointError, printable, shorten
 from .download import fetch_hub, fetch_url
-from .safe_globals import safe_types
+from .safe_globals import safe_globals
 
 _URL = ('http://', 'https://')
 _SHORT_NAMES = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://')
@@ -65,8 +65,8 @@ def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> An
             return load_file(path, device=str(map_location or 'cpu'))
         is_zip = _check_zip(path, source)
         if is_zip and not mmap:
-            check_whole(path)
-        with torch.serialization.safe_globals(safe_types()):
+            verify_checksums(path)
+        with torch.serialization.safe_globals(safe_globals()):
             return torch.load(path, map_location=map_location, weights_only=not trust, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
         forbidden = re.search(r'GLOBAL (\S+)|(?:function|class|type) (\S+)', str(error))
@@ -134,7 +134,7 @@ def _check_zip(path: Path, source: str) -> bool:
     return True
 
 
-def check_whole(path: str | os.PathLike) -> None:
+def verify_checksums(path: str | os.PathLike) -> None:
     """Compares each part of a checkpoint with its checksum, which torch writes and does not look at.
 
     Raises:

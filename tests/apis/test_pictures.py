@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from convnext_backbone import ImagePreprocessor
 from convnext_backbone.apis.browse_data import build_loader, feed, label_parts
 from convnext_backbone.apis.builders import build_segmentor, build_stages
-from convnext_backbone.apis.model_inputs import build_feeder, build_preprocessor, to_pictures
+from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
 from convnext_backbone.apis.segmentation import segment
 from convnext_backbone.config.load import load_config
 from convnext_backbone.utils.image_io import read_image
@@ -302,7 +302,7 @@ def test_what_a_detector_is_fed_is_the_photograph(folder, shapes):
     init_default_scope('mmdet')
     preprocessor = build_preprocessor(cfg)
     batch = next(feed(build_loader(cfg, 'train', 0), preprocessor, 0, training=True))
-    for image, sample in zip(to_pictures(batch['inputs'], preprocessor), batch['data_samples'], strict=True):
+    for image, sample in zip(denormalize(batch['inputs'], preprocessor), batch['data_samples'], strict=True):
         assert (image == read_image(sample.img_path)).all()
 
 
@@ -416,7 +416,7 @@ def test_the_maps_are_those_of_the_model(folder, photo):
     stages = build_stages(cfg, str(folder / 'detector.pth'))
     detector = MODELS.build(cfg.model).eval()
     detector.load_state_dict(torch.load(folder / 'detector.pth')['state_dict'])
-    inputs = build_feeder(cfg, build_preprocessor(cfg))(read_image(photo))
+    inputs = build_input_pipeline(cfg, build_preprocessor(cfg))(read_image(photo))
     with torch.no_grad():
         for i, (own, expected) in enumerate(zip(stages(inputs), detector.backbone(inputs), strict=True)):
             torch.testing.assert_close(getattr(detector.backbone, f'norm{i}')(own), expected)

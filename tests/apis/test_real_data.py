@@ -16,7 +16,7 @@ from convnext_backbone import ResumableRunner
 from convnext_backbone.config.check_data import check_data
 from convnext_backbone.config.load import load_config
 from convnext_backbone.datasets.class_names import describe_class
-from convnext_backbone.datasets.seeded_loader import ReplayLoader
+from convnext_backbone.datasets.seeded_loader import SeededLoader
 
 CASCADE_T = REPOSITORY / 'configs/cascade_convnext_t_coco.py'
 COCO8 = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'
@@ -28,7 +28,7 @@ def test_the_recipe_finds_and_augments_real_photographs(real_data):
     check_data(cfg)
     init_default_scope('mmdet')
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
-    loader = ReplayLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=0)
+    loader = SeededLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=0)
     batch = next(iter(loader))
     for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
         height, width = image.shape[1:]
@@ -43,7 +43,7 @@ def test_augmentation_depends_on_the_seed_alone(real_data):
     shapes = []
     for workers, seed in ((0, 0), (2, 0), (0, 1)):
         cfg.train_dataloader.update(num_workers=workers, persistent_workers=False)
-        loader = ReplayLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=seed)
+        loader = SeededLoader.wrap(ResumableRunner.build_dataloader(cfg.train_dataloader, seed=0), seed=seed)
         batches = iter(loader)
         shapes.append([image.shape for _ in range(4) for image in next(batches)['inputs']])
     assert shapes[0] == shapes[1] != shapes[2]

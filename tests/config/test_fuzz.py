@@ -49,7 +49,7 @@ from torch import nn
 
 from convnext_backbone import ConvNeXt, UserError
 from convnext_backbone.config.check import check_settings
-from convnext_backbone.config.failures import explained_failures
+from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.engine import classification
 
 SECONDS = 60  # that one example may take
@@ -97,7 +97,7 @@ def test_arguments_of_the_backbone(changes):
         change(cfg.model.backbone, name, value)
     with no_hang():
         try:
-            with explained_failures(cfg):
+            with explain_failures(cfg):
                 model = MODELS.build(cfg.model.backbone)
                 model.init_weights()
         except UserError as error:
@@ -145,7 +145,7 @@ def test_arguments_of_the_layer_decay(changes):
     assume(cfg.get('optim_wrapper') is not None)
     with no_hang():
         try:
-            with explained_failures(cfg):
+            with explain_failures(cfg):
                 check_settings(cfg)
                 wrapper = build_optim_wrapper(MODEL, copy.deepcopy(cfg.optim_wrapper))
         except UserError as error:

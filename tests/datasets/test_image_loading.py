@@ -24,7 +24,7 @@ from PIL import Image
 
 from convnext_backbone import UserError, read_checkpoint
 from convnext_backbone.config.load import load_config
-from convnext_backbone.datasets.image_loading import guard_photographs
+from convnext_backbone.datasets.image_loading import guard_image_loading
 
 DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 CLASSIFIER = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
@@ -177,7 +177,7 @@ def build_segmentation(root: Path) -> torch.utils.data.Dataset:
 
 
 def guarded(dataset: torch.utils.data.Dataset) -> torch.utils.data.Dataset:
-    guard_photographs(dataset)
+    guard_image_loading(dataset)
     return dataset
 
 

@@ -10,7 +10,7 @@ from timm.data import ImageDataset, create_transform
 from torch.utils.data import DataLoader
 
 from convnext_backbone import ArgumentError, TimmDataset, TimmShards, UserError
-from convnext_backbone.datasets.seeded_loader import ReplayLoader, seed_all
+from convnext_backbone.datasets.seeded_loader import SeededLoader, seed_all
 from convnext_backbone.datasets.timm_dataset import build_transform
 
 AUGMENTED = dict(input_size=32, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic')
@@ -182,7 +182,7 @@ def test_augmentation_depends_on_seed_epoch_and_place_alone(folder):
         data = TimmDataset(str(folder), 'train', AUGMENTED, is_training=True)
         sampler = torch.utils.data.DistributedSampler(data, world, rank, seed=5)
         loader = DataLoader(data, batch_size=4 // world, sampler=sampler, num_workers=workers, drop_last=True)
-        loader = ReplayLoader.wrap(loader, seed=1)
+        loader = SeededLoader.wrap(loader, seed=1)
         sampler.set_epoch(number)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr('convnext_backbone.datasets.seeded_loader.get_rank', lambda: rank)

@@ -28,7 +28,7 @@ from mmengine.config import Config
 from small_runs import CONFIGS, DETECTOR, LAST, arguments, check_same, contents, half_written, write_config
 
 from convnext_backbone.engine.resume import find_checkpoints
-from convnext_backbone.weights.safe_load import check_whole
+from convnext_backbone.weights.safe_load import verify_checksums
 
 
 def start(train: Callable[[], int], arguments: list[object], cwd: Path) -> int:
@@ -109,7 +109,7 @@ def kill_and_resume(task: str, train: Callable, data: Path, folder: Path, kills:
             told['kills'] += 1
             told['while a checkpoint was written'] += bool(half_written(out) - before)
             for path in out.glob('*.pth'):
-                check_whole(path)
+                verify_checksums(path)
             resume = ['--resume'] if find_checkpoints(out) else []
             if not resume:
                 told['before the first checkpoint'] += 1
