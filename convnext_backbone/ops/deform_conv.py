@@ -1,5 +1,7 @@
 """Deformable convolution (arXiv 1703.06211) and its modulated form (arXiv 1811.11168)."""
 
+from collections.abc import Sequence
+
 import torch
 import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
@@ -130,7 +132,7 @@ def _backward(
     return tuple(grads)
 
 
-def _at_minus_one(offset: Tensor, kernel: tuple[int, int], geometry: list[int]) -> Tensor:
+def _at_minus_one(offset: Tensor, kernel: Sequence[int], geometry: list[int]) -> Tensor:
     """Where the row or column of a sample is exactly -1, as an offset of zero makes it at the edge of a padded map.
 
     The sample has two derivatives there: mmcv takes the one from outside, which is zero, torchvision the other.

@@ -28,8 +28,8 @@ def ms_deform_attn_forward(
     Returns:
         (N, queries, heads * dims).
     """
-    operands = [widen(tensor) for tensor in (value, sampling_locations, attention_weights)]
-    return _attend(*operands, _levels(spatial_shapes, level_start_index)).to(value.dtype)
+    levels = _levels(spatial_shapes, level_start_index)
+    return _attend(widen(value), widen(sampling_locations), widen(attention_weights), levels).to(value.dtype)
 
 
 def ms_deform_attn_backward(
@@ -47,7 +47,7 @@ def ms_deform_attn_backward(
     """Fills the gradients of value, locations and weights."""
     operands = [widen(tensor).detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
-        output = _attend(*operands, _levels(spatial_shapes, level_start_index))
+        output = _attend(operands[0], operands[1], operands[2], _levels(spatial_shapes, level_start_index))
     grads = torch.autograd.grad(output, operands, widen(grad_output))
     for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         target.copy_(grad)

@@ -169,7 +169,8 @@ def line_nms_forward(lanes: Tensor, scores: Tensor, overlap: float, top_k: int) 
         1 on, of the last one kept that it is near to, or 0.
     """
     table, order = widen(lanes).cpu().numpy(), scores.sort(0, descending=True)[1].cpu().numpy()
-    keep, parents, removed = [], np.zeros(len(order), np.int64), np.zeros(len(order), bool)
+    keep: list[int] = []
+    parents, removed = np.zeros(len(order), np.int64), np.zeros(len(order), bool)
     for place, index in enumerate(order):
         if removed[place] or len(keep) == top_k:
             continue

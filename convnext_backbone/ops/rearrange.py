@@ -169,10 +169,10 @@ def carafe_naive_backward(
     scale_factor: int,
 ) -> None:
     """The same without workspaces."""
-    operands = [widen(tensor).detach().requires_grad_() for tensor in (features, masks)]
+    features, masks = (widen(tensor).detach().requires_grad_() for tensor in (features, masks))
     with torch.enable_grad():
-        output = _reassemble(*operands, kernel_size, group_size, scale_factor)
-    grads = torch.autograd.grad(output, operands, widen(grad_output))
+        output = _reassemble(features, masks, kernel_size, group_size, scale_factor)
+    grads = torch.autograd.grad(output, (features, masks), widen(grad_output))
     grad_input.copy_(grads[0])
     grad_masks.copy_(grads[1])
 

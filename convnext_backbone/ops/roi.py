@@ -1,5 +1,7 @@
 """RoIAlign and RoIPool: maps of one size out of boxes of all sizes."""
 
+import functools
+
 import torch
 import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
@@ -116,13 +118,15 @@ def _largest(image: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tenso
     """
     shape = image.shape[-1], len(y), len(x)
     if not y.numel() or not x.numel():
-        return tuple(image.new_full(shape, value) for value in (LOWEST, NOWHERE, NOWHERE))
+        nowhere = image.new_full(shape, NOWHERE)
+        return image.new_full(shape, LOWEST), nowhere, nowhere
     ys, xs = torch.broadcast_tensors(y[:, None, :, None], x[None, :, None, :])  # (down, across, samples, samples)
     ys, xs = ys.flatten(2), xs.flatten(2)
-    samples = sum(weight[..., None] * image[row, column] for row, column, weight in _corners(ys, xs, *image.shape[:2]))
+    corners = _corners(ys, xs, *image.shape[:2])
+    samples = functools.reduce(torch.add, (weight[..., None] * image[row, column] for row, column, weight in corners))
     values, index = samples.max(2)  # (down, across, C)
-    where = [torch.where(values > LOWEST, axis.gather(2, index), NOWHERE) for axis in (ys, xs)]
-    return tuple(each.permute(2, 0, 1) for each in (values.clamp(min=LOWEST), *where))
+    row, column = (torch.where(values > LOWEST, axis.gather(2, index), NOWHERE).permute(2, 0, 1) for axis in (ys, xs))
+    return values.clamp(min=LOWEST).permute(2, 0, 1), row, column
 
 
 def _corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:

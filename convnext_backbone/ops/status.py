@@ -46,7 +46,7 @@ def status() -> dict:
 
 def is_compiled(module: ModuleType) -> bool:
     """Whether ``mmcv._ext`` is a compiled module."""
-    return module.__file__.endswith(tuple(EXTENSION_SUFFIXES))
+    return str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES))
 
 
 def _time(workload: Callable[[str], Workload], device: str) -> float:

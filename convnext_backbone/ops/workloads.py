@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ def using(module: ModuleType) -> Iterator[None]:
     """Lets all of ``mmcv.ops`` call the functions of a module such as ``mmcv._ext``, to compare it with another."""
     import mmcv.ops  # noqa: F401  all of its modules
 
-    callers = [
+    callers: list[Any] = [
         each for name, each in sys.modules.items() if name.startswith('mmcv.ops.') and hasattr(each, 'ext_module')
     ]
     before = [caller.ext_module for caller in callers]

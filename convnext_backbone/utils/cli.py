@@ -1,4 +1,4 @@
-"""What the command-line tools share: flags, and errors that end in one sentence and exit code 2."""
+"""Flags that the command-line tools share, and their exit codes."""
 
 import argparse
 import functools
@@ -13,7 +13,7 @@ from .errors import UserError
 
 
 def common_parser(description: str, checkpoint: bool = False) -> argparse.ArgumentParser:
-    """A parser with the flags that all tools take.
+    """Parser with the flags that all tools share.
 
     Args:
         description: The first line of ``--help``.
@@ -36,23 +36,23 @@ def common_parser(description: str, checkpoint: bool = False) -> argparse.Argume
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of distributed runs."""
+    """Add the flags of distributed runs."""
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process of a distributed run, before it has met the others, or the only one."""
+    """Whether this is rank 0 by the launcher's environment variables, before any process group exists."""
     ranks = (os.environ.get(name) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
     return next((rank for rank in ranks if rank is not None), '0') == '0'
 
 
 def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
-    """Turns a :class:`UserError` of a tool's ``main`` into one sentence on stderr and exit code 2."""
+    """Decorator of a tool's ``main``: a :class:`UserError` becomes one sentence on stderr and exit code 2."""
 
     @functools.wraps(main)
     def wrapped() -> int:
-        # The engine's own use of deprecated interfaces is not for the user to mend.
+        # The engine's own use of deprecated interfaces is nothing that a user can fix.
         warnings.filterwarnings('ignore', category=FutureWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
         warnings.filterwarnings('ignore', 'pkg_resources is deprecated', category=UserWarning)

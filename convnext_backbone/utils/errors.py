@@ -1,31 +1,31 @@
-"""The errors that a user can mend: each is one sentence that names the thing, its value and the remedy."""
+"""Errors that a user can fix: each is one sentence that names the thing, its value and the remedy."""
 
 
 def printable(text: str) -> str:
-    """Text from outside, fit for a sentence: of bounded length, and without what moves the cursor or begins a line."""
+    """Untrusted text made safe to print: of bounded length, without control characters or line breaks."""
     text = text if len(text) <= 300 else f'{text[:200]}...{text[-60:]}'
     return text if text.isprintable() else ascii(text)
 
 
 def shorten(names: list[str]) -> str:
-    """The first of a list, and how many there are."""
+    """The first four of a list, and how many there are."""
     return ', '.join(map(printable, names[:4])) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
 
 
 class UserError(Exception):
-    """Something outside the code is wrong: data, a file, a folder or a setting. The tools end with exit code 2."""
+    """Data, a file, a folder or a setting is invalid; the tools print it and exit with code 2."""
 
     def __init__(self, text: str = '') -> None:
-        # Out of a process that loads data it comes with that one's traceback, which ends with the name of the class.
+        # From a data-loading worker it arrives with the traceback of that process; the sentence follows the class name.
         super().__init__(text.rpartition(f'{type(self).__module__}.{type(self).__qualname__}: ')[2])
 
 
 class ArgumentError(UserError, ValueError):
-    """An argument is out of range: the text names it, its value and what is allowed."""
+    """An argument is out of range."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint file is missing, damaged or unsafe."""
+    """A checkpoint file is missing, corrupt or unsafe."""
 
 
 class CheckpointMismatch(UserError):

@@ -1,4 +1,4 @@
-"""Files that are written atomically, and failures of the disk told in one sentence."""
+"""Atomic writing, and disk errors explained in one sentence."""
 
 import contextlib
 import errno
@@ -15,10 +15,10 @@ _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 @contextlib.contextmanager
 def replaced_atomically(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary file to write; it takes the place of ``path`` at the end, if nothing was raised.
+    """Context of a temporary file that replaces ``path`` at the end, unless something was raised.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written; what was there before is untouched.
+        UserError: The disk is full or the folder is not writable; the old file is untouched.
     """
     path = Path(path)
     temporary = None
@@ -46,7 +46,7 @@ def _cannot_be_written(path: str | os.PathLike, error: OSError) -> UserError:
 
 
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
-    """Writes a file so that at every moment either the old one or the new one is there, whole.
+    """Write a file so that a reader, or a crash, finds either the old or the new content, never a part.
 
     Raises:
         UserError: As of :func:`replaced_atomically`.
@@ -63,10 +63,7 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def explain_disk_errors(work_dir: str | os.PathLike) -> Iterator[None]:
-    """Turns what a disk raises that is full or read-only into a :class:`UserError`, whatever a run was writing.
-
-    A log that cannot be written does not stop a run, nor is each of its lines worth a traceback.
-    """
+    """Turn errors of a full or read-only disk into a :class:`UserError`; a log that cannot be written stops nothing."""
     tell, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
@@ -79,14 +76,14 @@ def explain_disk_errors(work_dir: str | os.PathLike) -> Iterator[None]:
 
 
 def check_work_dir(work_dir: str | os.PathLike) -> None:
-    """Makes the folder of a run and tries to write into it.
+    """Create the folder of a run and make sure that it is writable.
 
     Raises:
-        UserError: It cannot be made or written.
+        UserError: It cannot be created or written.
     """
     try:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=work_dir).close()
+        tempfile.TemporaryFile(dir=Path(work_dir)).close()
     except OSError as error:
         raise UserError(
             f'The work_dir {work_dir} cannot be written: {error.strerror}; choose another with --work-dir.'

@@ -1,4 +1,4 @@
-"""Images in and out of files: 8-bit RGB arrays (H, W, 3) whatever a file holds, upright, and never a truncated one."""
+"""Image decoding and encoding shared by all tasks: 8-bit RGB, EXIF orientation applied, truncated files raise."""
 
 import contextlib
 import io
@@ -31,8 +31,8 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
         In mode RGB.
 
     Raises:
-        Exception: Of any type: it is no image, it is truncated (OpenCV would fill up the rest with grey), or its
-            pixels are 32-bit numbers of unknown range.
+        Exception: Of any type: it is no image, it is truncated (OpenCV would fill the rest with grey), or its pixels
+            are 32-bit numbers of unknown range.
     """
     from PIL import Image, ImageOps
 
@@ -40,7 +40,7 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
         if image.mode in ('I', 'F'):
             raise ValueError('its pixels are numbers of 32 bits, whose range is not known')
         image.load()
-        with contextlib.suppress(Exception):  # of any type: EXIF data that cannot be read says nothing
+        with contextlib.suppress(Exception):  # of any type: unreadable EXIF data is ignored
             ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith('I;16'):
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
@@ -48,11 +48,11 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
 
 
 def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray:
-    """Reads an image as of :func:`decode_image`.
+    """Read and decode an image by :func:`decode_image`.
 
     Args:
         path: Its file.
-        backend_args: Of ``mmengine.fileio``, where files lie elsewhere.
+        backend_args: Of ``mmengine.fileio``, for remote storage.
 
     Returns:
         (H, W, 3), RGB.
@@ -66,7 +66,7 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         return np.array(decode_image(io.BytesIO(fileio.get(path, backend_args=backend_args))))
     except FileNotFoundError as error:
         raise UserError(
-            f'The image {printable(str(path))} is missing: put it there, mend data_root and data_prefix, or take '
+            f'The image {printable(str(path))} is missing: put it there, correct data_root and data_prefix, or take '
             f'it out of the data.'
         ) from error
     except Exception as error:  # decoders raise anything
@@ -77,7 +77,7 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
-    """The image files that are named, and those directly in the folders that are named.
+    """Image files by name, and those directly in the given folders.
 
     Raises:
         UserError: A source does not exist, or a folder holds no image.
@@ -97,14 +97,14 @@ def find_images(sources: Iterable[str]) -> list[Path]:
 
 
 def swap_colours(image: np.ndarray) -> np.ndarray:
-    """RGB from BGR, or BGR from RGB."""
+    """RGB to BGR, or BGR to RGB."""
     import cv2
 
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def write_picture(image: np.ndarray, path: Path) -> None:
-    """Writes an image, or one of a single number for each pixel, (H, W), whole or not at all."""
+    """Write an RGB image, (H, W, 3), or single-channel one, (H, W), atomically."""
     import cv2
 
     stored = swap_colours(image) if image.ndim == 3 else image
@@ -112,7 +112,7 @@ def write_picture(image: np.ndarray, path: Path) -> None:
 
 
 def name_pictures(images: list[Path], out_dir: Path) -> list[Path]:
-    """One picture for each image: images of the same name in different folders get a number."""
+    """One output path per image; images of the same name in different folders get a number."""
     taken: set[str] = set()
     names = []
     for path in images:

@@ -1,21 +1,21 @@
-"""What arguments and settings may be, in one place: a value that is out of range ends in one sentence that names it."""
+"""Checks of arguments and settings: a value out of range raises one sentence that names it and what is allowed."""
 
 import sys
 from collections.abc import Callable
 from numbers import Real
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from .errors import ArgumentError, printable
 
 
 class Kind(NamedTuple):
-    """What values are right, and how to say so."""
+    """A predicate on values, and the words for what it accepts."""
 
     fits: Callable[[object], bool]
     words: str
 
     def check(self, name: str, value: object) -> None:
-        """Refuses a value of another kind.
+        """Raise unless the value is accepted.
 
         Raises:
             ArgumentError: The text names the argument, its value and what is allowed.
@@ -24,9 +24,9 @@ class Kind(NamedTuple):
             raise ArgumentError(f'{name}={printable(repr(value))} is out of range: it takes {self.words}.')
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= sys.float_info.max
 
 
 def integers(low: int, high: int | None = None) -> Kind:
@@ -41,7 +41,7 @@ def numbers(fits: Callable[[float], bool], words: str) -> Kind:
 
 
 def one_or_three(kind: Kind) -> Kind:
-    """Lists of a value for all three colours, or of one for each."""
+    """Lists of one value for all colour channels, or of one for each."""
     return Kind(
         lambda value: isinstance(value, (list, tuple)) and len(value) in (1, 3) and all(map(kind.fits, value)),
         f'a list with {kind.words} for each colour',
