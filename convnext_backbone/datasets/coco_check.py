@@ -1,159 +1,129 @@
-"""What is wrong with a COCO annotation file, in one sentence that names the file, the entry and its value.
+"""Checks of COCO annotation files: the first problem as one sentence that names the file, the entry and its value.
 
-Wrong is what mmdet stumbles over, or takes for something else than it says. What it skips is not: boxes without an area
-within the image, polygons of less than three points, annotations of other classes or of no image of the file.
+A problem is what mmdet fails on or silently misreads. What it skips is none: boxes without an area within the image,
+polygons of fewer than three points, annotations of other classes or of images that the file does not list.
 """
 
-import json
-import math
+import itertools
+import os.path
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..utils.errors import printable
-from ..utils.validation import COUNT, is_number
 
-_KEYS = ('images', 'annotations', 'categories')
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from .coco_format import RLE, Annotation, CocoFile, Image
+
 _EXPECTED = 'a COCO annotation file is a json object with the lists images, annotations and categories'
-_FAR = 1e6  # pixels: pycocotools walks along the edges of a polygon, pixel by pixel
 
 
 def find_coco_problem(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> str | None:
-    """What keeps a data set of mmdet's from being read; None if nothing does.
+    """Describe the first problem of the annotation file of a data set; None if there is none.
 
     Args:
-        dataset: Its config.
-        classes: The classes that the config names, if it names any.
-        failed: Whether a run has failed: then images must be there too, of which a run may leave some out.
+        dataset: Config of a data set of mmdet.
+        classes: The class names of the config, if it has any.
+        failed: Whether a run has failed: then every image must exist, though a run may use only some of them.
     """
+    from pydantic import ValidationError  # here: it takes a fifth of a second to import
+
+    from .coco_format import CocoFile
+
     root = Path(dataset.get('data_root') or '.')
     path = root / dataset['ann_file']
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, OSError, RecursionError) as error:
-        return f'The annotation file {path} is not json ({error}): {_EXPECTED}; point elsewhere with --data-root.'
-    lacking = [key for key in _KEYS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if lacking:
-        return f'The annotation file {path} is not COCO json, it has no list {", ".join(lacking)}: {_EXPECTED}.'
+        coco = CocoFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        return f'The annotation file {path} cannot be read ({error}): point elsewhere with --data-root.'
+    except ValidationError as error:
+        return f'The annotation file {path} {_schema_problem(error)}.'
     steps = [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
     masks = any(step.get('with_mask') for step in steps)
-    problems = [_entry_problems(content), _class_problems(content, classes), _outline_problems(content, masks)]
-    if failed and not any(step.get('backend_args') for step in steps):  # or the images may be anywhere
-        problems.append(_file_problems(content, root / ((dataset.get('data_prefix') or {}).get('img') or '')))
-    for problem in (one for kind in problems for one in kind):
-        return f'The annotation file {path} {problem}.'
-    return None
+    problems = [_duplicate_ids(coco), _class_problems(coco, classes), _segmentation_problems(coco, masks)]
+    if failed and not any(step.get('backend_args') for step in steps):  # otherwise images may be on another storage
+        problems.append(_missing_images(coco, root / ((dataset.get('data_prefix') or {}).get('img') or '')))
+    first = next(itertools.chain(*problems), None)
+    return first and f'The annotation file {path} {first}.'
 
 
-def _entry_problems(content: dict[str, list]) -> Iterator[str]:
-    wanted = dict(
-        images=dict(id=_is_id, file_name=_is_text, height=COUNT.fits, width=COUNT.fits),
-        categories=dict(id=_is_id, name=_is_text),
-        annotations=dict(id=_is_id, image_id=_is_id, category_id=_is_id, bbox=_is_box, area=_is_real),
-    )
-    for kind, keys in wanted.items():
-        if not content[kind] and kind != 'annotations':
-            yield f'has no {kind}'
-        known = set()
-        for place, entry in enumerate(content[kind]):
-            if not isinstance(entry, dict):
-                yield f'has {kind}[{place}]={_shown(entry)}, which is no object'
-            for key, fits in keys.items():
-                if key not in entry or not fits(entry[key]):
-                    yield f'has {kind}[{place}] with {key}={_shown(entry.get(key, "missing"))}'
-            if entry['id'] in known:
-                yield f'has two {kind} with id={entry["id"]!r}'
-            known.add(entry['id'])
+def _schema_problem(invalid: 'ValidationError') -> str:
+    errors = invalid.errors(include_url=False)
+    first, location = errors[0], errors[0]['loc']
+    if not location:
+        what = 'json' if first['type'] == 'json_invalid' else 'COCO json'
+        return f'is not {what} ({first["msg"]}): {_EXPECTED}; point elsewhere with --data-root'
+    name = ''.join(f'[{part}]' if isinstance(part, int) else f'.{part}' for part in location[:3])[1:]
+    if first['type'] == 'missing':
+        return f'lacks {name}' + (f': {_EXPECTED}' if len(location) == 1 else '')
+    # Of the alternatives of a union, the one that got furthest.
+    error = max((one for one in errors if one['loc'][:3] == location[:3]), key=lambda one: len(one['loc']))
+    return f'has {_shown(error["input"])} in {name} ({error["msg"]})'
 
 
-def _class_problems(content: dict[str, list], classes: Sequence[str] | None) -> Iterator[str]:
-    names = [category['name'] for category in content['categories']]
+def _duplicate_ids(coco: 'CocoFile') -> Iterator[str]:
+    for kind in ('images', 'annotations', 'categories'):
+        counts = Counter(entry.id for entry in getattr(coco, kind))
+        yield from (f'has {number} {kind} with id={_shown(one)}' for one, number in counts.items() if number > 1)
+
+
+def _class_problems(coco: 'CocoFile', classes: Sequence[str] | None) -> Iterator[str]:
+    names = [category.name for category in coco.categories]
     if classes is not None and [name for name in names if name in classes] != list(classes):
-        # mmdet's labels are the places of the file's categories, whatever the order of the classes.
+        # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
         yield (
             f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: name those of '
             f'the file, in its order, in metainfo.classes of the data set'
         )
 
 
-def _file_problems(content: dict[str, list], folder: Path) -> Iterator[str]:
-    for place, image in enumerate(content['images']):
-        try:
-            found = (folder / image['file_name']).is_file()
-        except (ValueError, OSError):
-            found = False
-        if not found:
+def _missing_images(coco: 'CocoFile', folder: Path) -> Iterator[str]:
+    for number, image in enumerate(coco.images):
+        if not os.path.isfile(folder / image.file_name):
             yield (
-                f'has images[{place}] with file_name={_shown(image["file_name"])}, which is missing in {folder}: mend '
+                f'has images[{number}] with file_name={_shown(image.file_name)}, which is missing in {folder}: fix '
                 f'data_root and data_prefix, or put it there'
             )
 
 
-def _outline_problems(content: dict[str, list], masks: bool) -> Iterator[str]:
-    images = {image['id']: image for image in content['images']}
-    for place, entry in enumerate(content['annotations']):
-        image = images.get(entry['image_id'])
-        if image is None or _is_skipped(entry, image):
+def _segmentation_problems(coco: 'CocoFile', masks: bool) -> Iterator[str]:
+    images = {image.id: image for image in coco.images}
+    for number, annotation in enumerate(coco.annotations):
+        image = images.get(annotation.image_id)
+        if image is None or _is_skipped(annotation, image):
             continue
-        outline = entry.get('segmentation')
-        problem = _outline_problem(outline, image) if outline else masks and 'but the config asks for masks'
+        outline, problem = annotation.segmentation, None
+        if not outline:
+            problem = 'but the config asks for masks' if masks else None
+        elif not isinstance(outline, list):
+            problem = _rle_problem(outline, image)
         if problem:
-            yield f'has annotations[{place}] with segmentation={_shown(outline)}, {problem}'
+            yield f'has annotations[{number}] with segmentation={_shown(outline)}, {problem}'
 
 
-def _is_skipped(entry: dict, image: dict) -> bool:
-    x, y, width, height = entry['bbox']
-    seen = min(x + width, image['width']) > max(x, 0) and min(y + height, image['height']) > max(y, 0)
-    return bool(entry.get('ignore')) or not seen or width < 1 or height < 1 or entry['area'] <= 0
+def _is_skipped(annotation: 'Annotation', image: 'Image') -> bool:
+    x, y, width, height = annotation.bbox
+    inside = min(x + width, image.width) > max(x, 0) and min(y + height, image.height) > max(y, 0)
+    return bool(annotation.ignore) or not inside or width < 1 or height < 1 or annotation.area <= 0
 
 
-def _outline_problem(outline: object, image: dict) -> str | None:
-    """What is wrong with polygons, of which mmdet leaves out those of less than three points, or with RLE."""
-    if isinstance(outline, list):
-        if not all(isinstance(polygon, list) for polygon in outline):
-            return 'which is no list of polygons'
-        kept = [polygon for polygon in outline if len(polygon) % 2 == 0 and len(polygon) >= 6]
-        return None if all(map(_is_near, kept)) else 'which has other things than coordinates in pixels'
-    if not isinstance(outline, dict):
-        return 'which is neither polygons nor RLE'
-    counts, size = outline.get('counts'), outline.get('size')
-    if size is None or not isinstance(counts, (list, str)):
-        return None  # mmdet leaves it out
-    if size != [image['height'], image['width']]:
-        return f'whose size is not that of its image, {[image["height"], image["width"]]}'
-    if isinstance(counts, list):
-        whole = all(isinstance(count, int) and count >= 0 for count in counts)
-        return None if whole and sum(counts) == size[0] * size[1] else 'whose counts do not add up to its size'
-    from pycocotools import mask  # where there are masks of mmdet's, it is there
+def _rle_problem(rle: 'RLE', image: 'Image') -> str | None:
+    size = [image.height, image.width]
+    if rle.size != size:
+        return f'whose size is not that of its image, {size}'
+    if isinstance(rle.counts, list):  # which pycocotools would decode to arbitrary pixels if their sum is wrong
+        return None if sum(rle.counts) == image.height * image.width else 'whose counts do not add up to its size'
+    from pycocotools import mask
 
     try:
-        mask.decode(outline)
+        mask.decode(rle.model_dump())
     except Exception as error:
         return f'which cannot be decoded ({error})'
     return None
 
 
-def _is_near(polygon: list) -> bool:
-    try:  # a million of them in a second or two
-        return -_FAR < min(polygon) and max(polygon) < _FAR and not math.isnan(sum(polygon))
-    except TypeError:
-        return False
-
-
 def _shown(value: object) -> str:
     return printable(repr(value))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, float) or (is_number(value) and abs(value) < 2**63)
-
-
-def _is_box(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_real, value))
