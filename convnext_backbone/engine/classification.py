@@ -9,7 +9,6 @@ from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from ..datasets.class_names import describe_class
-from ..datasets.shard_stream import ImageStream
 from ..evaluation.accuracy import AccuracyMetric
 from ..evaluation.class_report import write_class_report
 from ..utils.errors import ArgumentError, UserError, shorten
@@ -78,19 +77,9 @@ class LabelledImagesHook(Hook):
         if runner.val_loop is not None:
             self._check_classes(runner, runner.val_dataloader)
 
-    def before_val(self, runner: object) -> None:
-        """Tells the metrics what kind of data comes."""
-        self._tell(runner.val_evaluator, runner.val_dataloader)
-
     def before_test(self, runner: object) -> None:
-        """Checks the number of classes, and tells the metrics what kind of data comes."""
+        """Checks the number of classes."""
         self._check_classes(runner, runner.test_dataloader)
-        self._tell(runner.test_evaluator, runner.test_dataloader)
-
-    def _tell(self, evaluator: Evaluator, loader: DataLoader) -> None:
-        for metric in evaluator.metrics:
-            if isinstance(metric, AccuracyMetric):
-                metric.unpadded = isinstance(loader.dataset, ImageStream)
 
     def before_train_iter(self, runner: object, batch_idx: int, data_batch: dict | None = None) -> None:
         """Counts the images that could not be read."""

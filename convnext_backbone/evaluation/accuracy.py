@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy, the accuracy of each class, and a picture of what is taken for what."""
+"""Top-1 and top-5 accuracy and the confusion matrix of a classifier."""
 
 from collections.abc import Sequence
 
@@ -15,42 +15,39 @@ _TOP = 5
 
 @METRICS.register_module()
 class AccuracyMetric(BaseMetric):
-    """Top-1 and top-5 accuracy, from 0 to 1.
-
-    Images without a class (those that could not be read) do not count.
+    """Top-1 and top-5 accuracy, from 0 to 1, of all images that could be read (label 0 or more).
 
     Attributes:
-        confusion (Tensor | None): After an evaluation, how often the images of a class (row) were taken for which
-            (column), (classes, classes).
+        confusion (Tensor | None): Confusion matrix of the last evaluation: the number of images by class (rows) and
+            predicted class (columns), (classes, classes).
     """
 
     default_prefix = 'accuracy'
     confusion: Tensor | None = None
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.unpadded = False
+    results: list[tuple[int, int, list[int]]]
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """The scores of the results of all processes; ``size`` cuts off what a sampler repeats to even them out.
+        """Compute the scores over the results of all ranks.
 
-        A stream repeats nothing (``unpadded``), and its size is that of its own process's part.
+        Args:
+            size: Length of this rank's data set. Of a map-style data set a sampler gives each rank a share, and repeats
+                samples to make all shares equal: the results beyond the size are cut off. A stream is of the length of
+                its rank's share: where each rank has as many results as its size, none are repeated and all count.
         """
-        if not self.unpadded:
+        if not all(all_gather_object(len(self.results) == size)):
             return super().evaluate(size)
-        self.results = [result for part in all_gather_object(self.results) for result in part]
-        scores = {f'{self.prefix}/{name}': score for name, score in self.compute_metrics(self.results).items()}
+        results = [result for part in all_gather_object(self.results) for result in part]
         self.results.clear()
-        return scores
+        return {f'{self.prefix}/{name}': score for name, score in self.compute_metrics(results).items()}
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
-        """Keeps the label and the five best classes of each image."""
+        """Store label, number of classes and the five best classes of each image."""
         for sample in data_samples:
             best = sample['scores'].topk(min(_TOP, len(sample['scores']))).indices.tolist()
             self.results.append((int(sample['label']), len(sample['scores']), best))
 
     def compute_metrics(self, results: list[tuple[int, int, list[int]]]) -> dict[str, float]:
-        """The accuracies of all images."""
+        """Compute the accuracies and the confusion matrix of all images."""
         seen = [result for result in results if result[0] >= 0]
         if not seen:
             raise UserError('No image of the evaluation could be read: look at the names in the log above.')

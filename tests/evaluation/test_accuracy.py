@@ -1,4 +1,4 @@
-"""Exact: accuracies, the confusion of classes and the averages of weights, against timm's."""
+"""Accuracies, the confusion matrix and the averaged weights, against timm's. Exact."""
 
 import copy
 import json
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from timm.utils import ModelEmaV2
@@ -25,12 +26,12 @@ def evaluated(labels=LABELS, size=40) -> tuple[AccuracyMetric, dict]:
     return metric, metric.evaluate(size)
 
 
-def test_accuracies_are_timms():
+def test_accuracies_equal_timms():
     top1, top5 = (float(score) / 100 for score in timm_accuracy(SCORES, LABELS, topk=(1, 5)))
     assert evaluated()[1] == pytest.approx({'accuracy/top1': top1, 'accuracy/top5': top5})
 
 
-def test_images_that_could_not_be_read_do_not_count():
+def test_unreadable_images_do_not_count():
     labels = LABELS.clone()
     labels[:10] = -1
     top1, top5 = (float(score) / 100 for score in timm_accuracy(SCORES[10:], LABELS[10:], topk=(1, 5)))
@@ -39,19 +40,45 @@ def test_images_that_could_not_be_read_do_not_count():
         evaluated(torch.full((40,), -1))
 
 
-def test_what_a_sampler_repeats_is_cut_off_and_a_streams_parts_are_all_taken(monkeypatch):
+def test_samples_that_a_sampler_repeats_are_cut_off():
     top1, _ = (float(score) / 100 for score in timm_accuracy(SCORES[:30], LABELS[:30], topk=(1, 5)))
     assert evaluated(size=30)[1]['accuracy/top1'] == pytest.approx(top1)
-    metric, _ = evaluated()
-    metric.process(None, [dict(scores=s, label=label) for s, label in zip(SCORES, LABELS, strict=True)])
-    metric.unpadded = True
-    other = [(0, 7, [0, 1, 2, 3, 4])] * 3  # of a second process
-    monkeypatch.setattr('convnext_backbone.evaluation.accuracy.all_gather_object', lambda mine: [mine, other])
+
+
+def test_all_shares_of_a_stream_count(monkeypatch):
+    """Its size is that of this rank's share; that of the second rank may differ by one."""
+    other = [(0, 7, [0, 1, 2, 3, 4])] * 3
+    monkeypatch.setattr(
+        'convnext_backbone.evaluation.accuracy.all_gather_object',
+        lambda mine: [mine, True if isinstance(mine, bool) else other],
+    )
     hits = int((SCORES.argmax(1) == LABELS).sum())
-    assert metric.evaluate(20)['accuracy/top1'] == pytest.approx((hits + 3) / 43)
+    assert evaluated()[1]['accuracy/top1'] == pytest.approx((hits + 3) / 43)
 
 
-def test_the_report_has_the_accuracy_of_each_class(tmp_path):
+def evaluate_as_process(rank: int, folder: str, samples: list[list[int]], sizes: list[int]) -> None:
+    """One of two processes: evaluates the samples that its rank was given."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/meeting', rank=rank, world_size=2)
+    metric = AccuracyMetric()
+    metric.process(None, [dict(scores=SCORES[i], label=LABELS[i]) for i in samples[rank]])
+    torch.save((metric.evaluate(sizes[rank]), metric.results), f'{folder}/{rank}.pth')
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('kind', ['sampler', 'stream'])
+def test_two_processes_count_every_sample_once(kind, tmp_path):
+    if kind == 'sampler':  # dealt out in turn, the first sample repeated
+        samples, sizes = [[*range(0, 39, 2)], [*range(1, 39, 2), 0]], [39, 39]
+    else:
+        samples, sizes = [[*range(19)], [*range(19, 39)]], [19, 20]
+    torch.multiprocessing.spawn(evaluate_as_process, (str(tmp_path), samples, sizes), nprocs=2)
+    top1, top5 = (float(score) / 100 for score in timm_accuracy(SCORES[:39], LABELS[:39], topk=(1, 5)))
+    for rank in range(2):
+        scores, left = torch.load(tmp_path / f'{rank}.pth')
+        assert scores == pytest.approx({'accuracy/top1': top1, 'accuracy/top5': top5}) and left == []
+
+
+def test_the_report_lists_the_accuracy_of_each_class(tmp_path):
     metric, scores = evaluated()
     expected = torch.zeros(7, 7, dtype=torch.long)
     for label, best in zip(LABELS, SCORES.argmax(1), strict=True):
@@ -67,7 +94,7 @@ def test_the_report_has_the_accuracy_of_each_class(tmp_path):
     assert (tmp_path / 'confusion.png').read_bytes()[:4] == b'\x89PNG'
 
 
-def test_a_thousand_classes_fit_the_picture(tmp_path):
+def test_the_confusion_matrix_of_a_thousand_classes_is_drawn(tmp_path):
     write_class_report(torch.eye(1000, dtype=torch.long), [str(i) for i in range(1000)], tmp_path)
     assert 5_000 < (tmp_path / 'confusion.png').stat().st_size < 500_000
 
@@ -82,7 +109,7 @@ class Toy(BaseModel):
 
 
 @pytest.mark.parametrize('accumulated', [1, 3])
-def test_the_average_is_timms_once_an_optimizer_step(accumulated):
+def test_the_average_equals_timms_after_each_optimizer_step(accumulated):
     torch.manual_seed(0)
     model = Toy()
     theirs = ModelEmaV2(copy.deepcopy(model), decay=0.9)
@@ -104,6 +131,6 @@ def test_the_average_is_timms_once_an_optimizer_step(accumulated):
 
 
 @pytest.mark.parametrize('decay', [0, 1, -0.5])
-def test_a_wrong_decay_is_named(decay):
+def test_an_invalid_decay_is_named(decay):
     with pytest.raises(ArgumentError, match=f'decay={decay}'):
         AveragedWeightsHook(decay)
