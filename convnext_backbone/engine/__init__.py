@@ -1,1 +1,3 @@
 """What runs a training: the runner, its hooks, layer decay, sharding and deterministic resume."""
+
+from .heartbeat import HeartbeatHook  # noqa: F401  # registers

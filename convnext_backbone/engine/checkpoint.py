@@ -7,7 +7,7 @@ can leave no usable one. Here a file is written under a temporary name and renam
 import os
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
@@ -122,4 +122,5 @@ def save_state(runner: object, name: str, done: int) -> Path:
     path = Path(runner.work_dir) / name
     if is_main_process():
         write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
+    barrier()  # a process that exits earlier would count as lost
     return path

@@ -1,5 +1,6 @@
-"""A process that hangs or has died ends the others within a minute; without this they wait for it half an hour."""
+"""Heartbeat between processes: ends a distributed run within a minute of losing one, where torch waits half an hour."""
 
+import atexit
 import os
 import sys
 import threading
@@ -9,58 +10,62 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 INTERVAL = 1  # seconds between two beats
 # What is left of a minute is torchrun's, which gives a process 30 s between SIGTERM and SIGKILL.
 PATIENCE = timedelta(seconds=25)
+GRACE = 5  # seconds for the other processes to end too, when this one fails
 
 
+@HOOKS.register_module()
 class HeartbeatHook(Hook):
-    """Meets the other processes of a run each second, in a thread, from the first iteration on.
+    """Ends all processes of a distributed run when one of them dies or stops answering.
 
-    What takes long in a process does not count, as its thread answers, but that it is stopped, has ended or is on a
-    machine that does not answer. Training takes place within it, as in a ``with`` block.
+    For runs on several machines: ``custom_hooks=[dict(type='HeartbeatHook')]``. Without it a lost process ends the
+    others by the timeout of torch.distributed, or by torchrun if it runs on the same machine.
+
+    The processes meet each second in a thread, so a long step is no silence, but a stopped process is.
     """
 
     def __init__(self) -> None:
         self._done = threading.Event()
-        self._thread = None
+        self._thread: threading.Thread | None = None
 
-    def before_train(self, runner: object) -> None:
-        """Starts; not before, as the data may be parsed in one go that leaves no other thread a turn."""
+    def before_train(self, runner: Runner) -> None:
+        """Start the thread; not earlier, as parsing annotations may hold Python's global lock for too long."""
         if is_distributed():
             group = dist.new_group(backend='gloo', timeout=PATIENCE)
             self._thread = threading.Thread(target=_beat, args=(group, self._done), daemon=True)
             self._thread.start()
+            atexit.register(self._stop, GRACE)  # training may end by an exception
 
-    def __enter__(self) -> 'HeartbeatHook':
-        return self
+    def after_run(self, runner: Runner) -> None:
+        """Stop the thread, in all processes together."""
+        self._stop()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._thread is None:
-            return
-        if kind is None or issubclass(kind, SystemExit):  # at the same time in all processes
+    def _stop(self, timeout: float | None = None) -> None:
+        """Wait until the others are done too, or for some seconds: if they are gone, the thread ends this process."""
+        if self._thread is not None:
             self._done.set()
-            self._thread.join()
-        else:
-            # Others that are gone are what it failed of, as a rule: then the thread says so, and ends this process.
-            self._thread.join(3 * INTERVAL)
+            self._thread.join(timeout)
 
 
 def _beat(group: dist.ProcessGroup, done: threading.Event) -> None:
-    """Meets the others until all are done."""
+    """Meet the other processes until all are done."""
     all_done = torch.tensor(0)
     while not all_done:
         try:
-            dist.monitored_barrier(group, PATIENCE, wait_all_ranks=True)  # which names those that do not come
+            dist.monitored_barrier(group, PATIENCE, wait_all_ranks=True)  # its error names the ranks that are missing
             all_done.fill_(done.is_set())
             dist.all_reduce(all_done, dist.ReduceOp.MIN, group)
         except RuntimeError as error:
-            what = ' '.join(str(error).split())
+            reason = ' '.join(str(error).split())
             sys.stderr.write(
                 f'error: Another process of this run has ended or has not answered for {PATIENCE.seconds} s, so this '
-                f'one ends too ({what}). Go on with --resume; RESTARTS=3 tools/dist_train.sh does so by itself.\n'
+                f'one ends too ({reason}). Go on with --resume; RESTARTS=3 tools/dist_train.sh does so by itself.\n'
             )
             sys.stderr.flush()
-            os._exit(1)  # the main thread waits for that process
+            os._exit(1)  # the main thread waits for the lost process
         done.wait(INTERVAL)

@@ -18,7 +18,6 @@ from ..utils.errors import ArgumentError, CheckpointError
 from ..weights.load import REVISE_KEYS, fill_backbone, load_model
 from .accumulation import accumulated_batches
 from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_state
-from .heartbeat import HeartbeatHook
 from .preemption import PreemptionHook, SigtermShield
 from .resume import LateValidationHook
 from .seed import IterationSeedHook
@@ -189,9 +188,7 @@ class ResumableRunner(Runner):
         self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
         self.register_hook(PreemptionHook())
         self.register_hook(LateValidationHook())
-        with HeartbeatHook() as heartbeat:
-            self.register_hook(heartbeat)
-            return super().train()
+        return super().train()
 
     def load_checkpoint(
         self, filename: str, map_location: object = 'cpu', strict: bool = False, revise_keys: list = REVISE_KEYS

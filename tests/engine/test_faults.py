@@ -95,17 +95,26 @@ def process_of_rank(rank: int, work_dir: Path) -> int:
     raise AssertionError(f'no process of rank {rank}')
 
 
-PARALLEL = [REPOSITORY / 'tools/dist_train.sh', DEMO, 2]
+@pytest.fixture
+def demo(tmp_path) -> Path:
+    """The classification demo with a heartbeat."""
+    config = tmp_path / 'heartbeat.py'
+    hooks = "[*_base_.custom_hooks, dict(type='HeartbeatHook')]"
+    config.write_text(f'_base_ = {str(DEMO)!r}\ncustom_hooks = {hooks}\n')
+    return config
+
+
+DIST_TRAIN = REPOSITORY / 'tools/dist_train.sh'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('rank', 'fault'), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
-def test_a_rank_that_is_lost_is_started_again_from_the_last_checkpoint(rank, fault, shapes, tmp_path):
+def test_a_rank_that_is_lost_is_started_again_from_the_last_checkpoint(rank, fault, demo, shapes, tmp_path):
     """Killed, or stopped, so that it neither answers nor ends."""
     data, options = ['--data-root', shapes / 'imagenet'], ['--cfg-options', *SMALL]
-    result = run_script(*PARALLEL, *data, '--work-dir', tmp_path / 'whole', *options, cwd=tmp_path)
+    result = run_script(DIST_TRAIN, demo, 2, *data, '--work-dir', tmp_path / 'whole', *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    command = [*PARALLEL, *data, '--work-dir', tmp_path / 'out', *options]
+    command = [DIST_TRAIN, demo, 2, *data, '--work-dir', tmp_path / 'out', *options]
     with started(*command, cwd=tmp_path, RESTARTS='1') as process:
         read_until(process, 'Epoch(train) [2][1/3]')
         os.kill(process_of_rank(rank, tmp_path / 'out'), fault)
@@ -117,9 +126,9 @@ def test_a_rank_that_is_lost_is_started_again_from_the_last_checkpoint(rank, fau
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('rank', 'fault'), [(0, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGSTOP)])
-def test_without_restarts_a_lost_rank_ends_all_within_a_minute(rank, fault, shapes, tmp_path):
+def test_without_restarts_a_lost_rank_ends_all_within_a_minute(rank, fault, demo, shapes, tmp_path):
     work_dir = tmp_path / 'out'
-    command = [*PARALLEL, '--data-root', shapes / 'imagenet', '--work-dir', work_dir, '--cfg-options', *SMALL]
+    command = [DIST_TRAIN, demo, 2, '--data-root', shapes / 'imagenet', '--work-dir', work_dir, '--cfg-options', *SMALL]
     with started(*command, 'train_cfg.max_epochs=9', cwd=tmp_path) as process:
         read_until(process, 'Epoch(train) [2][1/3]')
         os.kill(process_of_rank(rank, work_dir), fault)
@@ -138,11 +147,11 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_a_machine_is_lost_and_when_it_comes_back(shapes, tmp_path):
+def test_a_run_goes_on_when_a_machine_is_lost_and_when_it_comes_back(demo, shapes, tmp_path):
     """Elastic: torchrun and what it starts stand for a machine."""
     with socket.create_server(('localhost', 0)) as server:
         port = server.getsockname()[1]
-    command = [REPOSITORY / 'tools/dist_train.sh', DEMO, 1, '--data-root', shapes / 'imagenet', '--work-dir', 'out']
+    command = [DIST_TRAIN, demo, 1, '--data-root', shapes / 'imagenet', '--work-dir', 'out']
     command += ['--cfg-options', *SMALL, 'train_cfg.max_epochs=30', 'train_cfg.val_interval=30']
 
     def machine(name: str) -> AbstractContextManager[subprocess.Popen]:
@@ -167,9 +176,9 @@ def test_a_run_goes_on_when_a_machine_is_lost_and_when_it_comes_back(shapes, tmp
 
 
 @pytest.mark.slow
-def test_a_job_of_submitit_that_is_preempted_saves_its_state_and_goes_on(shapes, tmp_path):
+def test_a_job_of_submitit_that_is_preempted_saves_its_state_and_goes_on(demo, shapes, tmp_path):
     """On the local cluster, which runs and queues jobs anew as slurm does."""
-    command = [sys.executable, REPOSITORY / 'tools/submitit_train.py', DEMO, '--cluster', 'local', '--gpus-per-node', 2]
+    command = [sys.executable, REPOSITORY / 'tools/submitit_train.py', demo, '--cluster', 'local', '--gpus-per-node', 2]
     command += ['--data-root', shapes / 'imagenet', '--work-dir', 'out', '--cfg-options', *SMALL]
     with started(*command, 'train_cfg.max_epochs=20', 'train_cfg.val_interval=20', cwd=tmp_path) as process:
         job = process.stdout.readline().split()[1].rstrip(':')
