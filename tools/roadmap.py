@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The road from ResNet to ConvNeXt: what each step changes, costs and is worth.
+"""The steps from ResNet to ConvNeXt: what each changes, costs and is worth.
 
 tools/roadmap.py                                    # from ResNet-50 to ConvNeXt-T, measured here
 tools/roadmap.py --regime r200 --repeat 0           # from ResNet-200 to ConvNeXt-B, only counted
@@ -15,21 +15,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmark_models import (
-    MODES,
-    here,
-    in_own_process,
-    make_images,
-    measure_each,
-    measure_memory,
-    parse_shape,
-    run_backbone,
-    settings,
-    take_turns,
-)
-from roadmap_blocks import print_side_by_side
-from roadmap_pictures import draw_roadmap
-from roadmap_training import print_small, train_small
+from benchmarks.measuring import Shape, conditions, device, in_own_process, parse_shape
+from benchmarks.models import MODES, make_images, measure_peaks, run_backbone, time_models
+from benchmarks.report import print_table
+from roadmaps.blocks import print_side_by_side
+from roadmaps.pictures import draw_roadmap
+from roadmaps.training import print_small, train_small
 from torch import nn
 
 from convnext_backbone import ModernizedResNet
@@ -40,68 +31,60 @@ from convnext_backbone.utils.cli import user_errors
 
 def make_step(regime: str, step: str) -> nn.Module:
     """The backbone of a step on the device that is measured."""
-    return ModernizedResNet(regime, step, out_norm=False).to(here())
+    return ModernizedResNet(regime, step, out_norm=False).to(device())
 
 
-def measure_steps(regime: str, shape: tuple[int, int, int], repeat: int) -> dict[str, dict[str, float]]:
-    """Images a second in inference and training, and the peak of training in MiB an image, of each step here."""
+def measure_steps(regime: str, shape: Shape, repeat: int) -> dict[str, dict[str, float]]:
+    """Of each step here: images a second in inference and training, and peak memory of training in MiB an image."""
     makers = {step: partial(make_step, regime, step) for step in PUBLISHED[regime]}
-    rates = {}
-    for mode in MODES:
-        run = partial(run_backbone, mode=mode, dtype='fp32')
-        times, _ = in_own_process(take_turns, mode, makers, partial(make_images, shape), run, repeat)
-        rates[mode] = {step: shape[0] / statistics.median(found) for step, found in times.items()}
-    peaks = measure_each(makers, measure_memory, shape, 'train', 'fp32')
-    return {
-        step: dict(infer=rates['infer'][step], train=rates['train'][step], mib=peaks[step] / shape[0])
-        for step in makers
-    }
+    runs = {mode: partial(run_backbone, mode=mode, dtype='fp32') for mode in MODES}
+    inputs = partial(make_images, shape)
+    times = {mode: in_own_process(time_models, mode, makers, inputs, run, repeat) for mode, run in runs.items()}
+    peaks = measure_peaks(makers, make_images, runs['train'], shape)
+    rates = {step: {mode: shape[0] / statistics.median(times[mode][step]) for mode in MODES} for step in makers}
+    return {step: dict(**rates[step], mib=peaks[step] / shape[0]) for step in makers}
 
 
 def collect(args: argparse.Namespace) -> dict:
-    """All that is known of the steps of a regime, and found out about them here."""
+    """What the paper says of the steps, their cost, and what is measured here."""
     shape = parse_shape(args.shape)
     measured = measure_steps(args.regime, shape, args.repeat) if args.repeat else {}
     rows = []
     for step, published in PUBLISHED[args.regime].items():
-        cost = count_step(args.regime, step)
-        row = dict(
-            step=step, change=describe_change(args.regime, step), **cost._asdict(), published=published._asdict()
-        )
-        rows.append(row | ({'measured': measured[step]} if measured else {}))
-    return dict(regime=args.regime, shape=shape, **settings(args), rows=rows)
+        row = dict(step=step, change=describe_change(args.regime, step), **count_step(args.regime, step)._asdict())
+        row |= dict(published=published._asdict())
+        rows.append(row | (dict(measured=measured[step]) if measured else {}))
+    return dict(regime=args.regime, shape=shape, **conditions(args.repeat), rows=rows)
 
 
-def print_table(result: dict) -> None:
-    """The steps, a line each."""
-    measured = 'measured' in result['rows'][0]
-    images, height, width = result['shape']
+def print_steps(result: dict) -> None:
+    """Print a line for each step."""
     print(f'{result["regime"]}; GFLOPs at 224x224; top-1 on ImageNet-1K as published')
-    if measured:
-        print(f'images/s and MiB an image here, {images}x{height}x{width}; {result["device"]}, torch {result["torch"]}')
-    head = f'{"step":<22}{"what changes":<50}{"params":>9}{"GFLOPs":>8}{"paper":>7}{"top-1":>7}'
-    print(head + (f'{"infer/s":>9}{"train/s":>9}{"MiB":>6}' if measured else ''))
+    lines = [['step', 'what changes', 'params', 'GFLOPs', 'paper', 'top-1']]
     for row in result['rows']:
-        published = row['published']
-        line = f'{row["step"]:<22}{row["change"]:<50}{row["parameters"] / 1e6:8.2f}M{row["multiply_adds"] / 1e9:8.2f}'
-        line += f'{published["gflops"]:7.2f}{published["top1"]:7.2f}'
-        if measured:
-            found = row['measured']
-            line += f'{found["infer"]:9.1f}{found["train"]:9.1f}{found["mib"]:6.0f}'
-        print(line)
+        numbers = row['multiply_adds'] / 1e9, row['published']['gflops'], row['published']['top1']
+        costs = [f'{row["parameters"] / 1e6:.2f}M', *(f'{number:.2f}' for number in numbers)]
+        lines.append([row['step'], row['change'], *costs])
+    if 'measured' in result['rows'][0]:
+        shape = 'x'.join(map(str, result['shape']))
+        print(f'images/s and MiB an image here, {shape}; {result["device"]}, torch {result["torch"]}')
+        measured = [row['measured'] for row in result['rows']]
+        figures = [[f'{each["infer"]:.1f}', f'{each["train"]:.1f}', f'{each["mib"]:.0f}'] for each in measured]
+        lines = [line + more for line, more in zip(lines, [['infer/s', 'train/s', 'MiB'], *figures], strict=True)]
+    print_table(lines, left=2)
 
 
 def parse_args() -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description='The steps from ResNet to ConvNeXt (arXiv 2201.03545, section 2).')
     parser.add_argument('--regime', choices=REGIMES, default='r50', help='(default: %(default)s)')
     parser.add_argument('--shape', default='8x224x224', metavar='NxHxW', help='what is timed (default: %(default)s)')
     parser.add_argument('--repeat', type=int, default=3, help='runs of each step; 0: none (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print the figures as json')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='draw a picture of it')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='draw the result as a picture')
     parser.add_argument('--describe', nargs=2, metavar='STEP', help='print the blocks of two steps side by side')
-    small = parser.add_argument_group('every step made small, trained')
-    small.add_argument('--train-small', action='store_true', help='train them; what is there already is not repeated')
+    small = parser.add_argument_group('training of every step made small')
+    small.add_argument('--train-small', action='store_true', help='train them; finished runs are not repeated')
     small.add_argument('--data-root', type=Path, metavar='DIR', help='a folder with train/ and val/')
     small.add_argument('--work-dir', type=Path, default='work_dirs/roadmap_small', help='(default: %(default)s)')
     small.add_argument('--steps', nargs='+', choices=STEPS, default=STEPS, metavar='STEP', help='(default: all)')
@@ -112,7 +95,7 @@ def parse_args() -> argparse.Namespace:
 
 @user_errors
 def main() -> None:
-    """Prints, draws or trains."""
+    """Print, draw or train."""
     args = parse_args()
     if args.describe:
         print_side_by_side(args.regime, *args.describe)
@@ -121,7 +104,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(result, indent=2))
     else:
-        (print_small if args.train_small else print_table)(result)
+        (print_small if args.train_small else print_steps)(result)
     if args.out:
         draw_roadmap(result, args.out)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from convnext_backbone import ARCHS
 
 sys.path.insert(0, str(REPOSITORY / 'tools'))
-from contenders import CONTENDERS, LACKS, build, has
+from benchmarks.contenders import CONTENDERS, LACKS, build, has
 
 
 def measure(what: str, *arguments: object, cwd, how=run_tool) -> dict:

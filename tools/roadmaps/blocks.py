@@ -1,4 +1,4 @@
-"""What a step from ResNet to ConvNeXt is made of, in words, beside another one."""
+"""The layers of a step from ResNet to ConvNeXt in words, side by side with another step."""
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -20,8 +20,7 @@ NAMES = {
 }
 
 
-def name_layer(layer: nn.Module) -> str:
-    """A layer in words."""
+def _name(layer: nn.Module) -> str:
     if isinstance(layer, Pointwise):
         return f'1x1 conv, {layer.in_features} -> {layer.out_features}'
     if isinstance(layer, nn.Conv2d):
@@ -32,34 +31,33 @@ def name_layer(layer: nn.Module) -> str:
     return NAMES[type(layer)]
 
 
-def describe_block(block: ModernizedBlock) -> Iterator[str]:
-    """Its layers, a line each."""
+def _describe_block(block: ModernizedBlock) -> Iterator[str]:
     for layer in block.layers:
-        yield name_layer(block.get_submodule(layer))
+        yield _name(block.get_submodule(layer))
     if block.gamma is not None:
         yield 'layer scale'
-    projection = ', '.join(map(name_layer, block.shortcut.children()))
+    projection = ', '.join(map(_name, block.shortcut.children()))
     yield f'+ shortcut: {projection}' if projection else '+ shortcut'
     if block.act_after_sum:
-        yield name_layer(block.act)
+        yield _name(block.act)
 
 
-def describe(regime: str, step: str) -> list[str]:
-    """The model of a step as a reader of the paper sees it: stem, how the second stage starts, and its blocks."""
+def _describe(regime: str, step: str) -> list[str]:
+    """Lines on the stem, the downsampling before the second stage, and the blocks of that stage."""
     with torch.device('meta'):
         model = ModernizedResNet(regime, step, out_norm=False)
-    first, second = model.stages[1][0], model.stages[1][1]
-    lines = [f'stages of {", ".join(map(str, model.depths))} blocks', 'stem:']
-    lines += [f'  {name_layer(layer)}' for layer in model.downsample_layers[0]]
-    lines.append('second stage:')
-    lines += [f'  {name_layer(layer)}' for layer in model.downsample_layers[1].children()]
-    lines += ['  first block:', *(f'    {line}' for line in describe_block(first))]
-    return [*lines, '  other blocks:', *(f'    {line}' for line in describe_block(second))]
+    stem, downsampling = model.downsample_layers[:2]
+    lines = [f'stages of {", ".join(map(str, model.depths))} blocks']
+    lines += ['stem:', *(f'  {_name(layer)}' for layer in stem)]
+    lines += ['second stage:', *(f'  {_name(layer)}' for layer in downsampling.children())]
+    for title, block in zip(('first block', 'other blocks'), model.stages[1], strict=False):
+        lines += [f'  {title}:', *(f'    {line}' for line in _describe_block(block))]
+    return lines
 
 
 def print_side_by_side(regime: str, left: str, right: str) -> None:
-    """Two steps in two columns; ``|`` marks lines that differ, ``<`` and ``>`` those of one of them."""
-    columns = describe(regime, left), describe(regime, right)
+    """Print two steps in two columns; ``|`` marks lines that differ, ``<`` and ``>`` those of one of them."""
+    columns = _describe(regime, left), _describe(regime, right)
     width = max(map(len, [left, *columns[0]]))
     print(f'{left:{width}}   {right}')
     for tag, i1, i2, j1, j2 in SequenceMatcher(None, *columns, autojunk=False).get_opcodes():

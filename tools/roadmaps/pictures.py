@@ -1,4 +1,4 @@
-"""The road from ResNet to ConvNeXt as a picture."""
+"""The steps from ResNet to ConvNeXt as a picture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 
-class Column(NamedTuple):
-    """Bars of one kind, for each step."""
-
+class _Column(NamedTuple):
     title: str
     values: list[float]
     errors: list[float] | None = None
@@ -17,22 +15,21 @@ class Column(NamedTuple):
     form: str = '%.1f'
 
 
-def columns_of(result: dict) -> Iterator[Column]:
-    """What is known of the steps: published accuracy, GFLOPs and speed here; or the accuracy of the small runs."""
+def _columns(result: dict) -> Iterator[_Column]:
     rows = result['rows']
     if result['regime'] == 'small':
-        yield Column('top-1 of the small runs, %', [r['mean'] for r in rows], [r['std'] for r in rows])
+        yield _Column('top-1 of the small runs, %', [r['mean'] for r in rows], [r['std'] for r in rows])
         return
     scores = [row['published']['top1'] for row in rows]
-    yield Column('published top-1, %', scores, start=min(scores) - 1)  # from 0 on all bars would look the same
-    yield Column('GFLOPs', [row['multiply_adds'] / 1e9 for row in rows], form='%.2f')
+    yield _Column('published top-1, %', scores, start=min(scores) - 1)  # from 0 on all bars would look the same
+    yield _Column('GFLOPs', [row['multiply_adds'] / 1e9 for row in rows], form='%.2f')
     if 'measured' in rows[0]:
-        yield Column('images/s in training, here', [row['measured']['train'] for row in rows])
+        yield _Column('images/s in training, here', [row['measured']['train'] for row in rows])
 
 
 def draw_roadmap(result: dict, path: Path) -> None:
-    """Bars in columns, a line for each step, as in the paper's figure 2."""
-    steps, columns = [row['step'] for row in result['rows']], list(columns_of(result))
+    """Draw a row of bars for each step, as in the paper's figure 2."""
+    steps, columns = [row['step'] for row in result['rows']], [*_columns(result)]
     figure = Figure(figsize=(3 + 2.7 * len(columns), 6.5), layout='constrained')
     colors = ['tab:gray', *['tab:blue'] * (len(steps) - 2), 'tab:orange']
     for axis, column in zip(figure.subplots(1, len(columns), sharey=True, squeeze=False)[0], columns, strict=True):

@@ -1,0 +1,1 @@
+"""What `tools/benchmark.py` measures, a module for each of its commands."""

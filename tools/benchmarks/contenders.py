@@ -1,0 +1,119 @@
+"""ConvNeXt by several packages, each as a model from images to the feature maps of its four stages."""
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from convnext_backbone import ARCHS, ConvNeXt
+from convnext_backbone.utils.errors import UserError
+
+OURS = 'ours'
+
+
+class _Stages(nn.Module):
+    """Stages that follow each other, each with its downsampling, for packages that return the last map alone."""
+
+    def __init__(self, stages: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+
+def _ours(arch: str, drop_path: float, **arguments: bool) -> nn.Module:
+    return ConvNeXt(arch, drop_path_rate=drop_path, out_norm=False, **arguments)  # not all others have these norms
+
+
+def _timm(arch: str, drop_path: float) -> nn.Module:
+    import timm
+
+    return timm.create_model(f'convnext_{arch}', features_only=True, drop_path_rate=drop_path)
+
+
+def _torchvision(arch: str, drop_path: float) -> nn.Module:
+    import torchvision
+
+    features = torchvision.models.get_model(f'convnext_{arch}', stochastic_depth_prob=drop_path).features
+    return _Stages(features[i : i + 2] for i in range(0, 8, 2))
+
+
+def _transformers(arch: str, drop_path: float) -> nn.Module:
+    from transformers import ConvNextBackbone, ConvNextConfig
+
+    class Maps(ConvNextBackbone):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return super().forward(images).feature_maps
+
+    depths, channels = map(list, ARCHS[arch])
+    names = [f'stage{i}' for i in range(1, 5)]
+    return Maps(ConvNextConfig(depths=depths, hidden_sizes=channels, drop_path_rate=drop_path, out_features=names))
+
+
+def _mmpretrain(arch: str, drop_path: float) -> nn.Module:
+    from mmpretrain.models import ConvNeXt as Theirs
+
+    return Theirs(arch, drop_path_rate=drop_path, out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+
+
+def _official(arch: str, drop_path: float) -> nn.Module:
+    from models.convnext import ConvNeXt as Theirs  # the official repository, whose folder PYTHONPATH names
+
+    depths, channels = ARCHS[arch]
+    model = Theirs(depths=depths, dims=channels, drop_path_rate=drop_path)
+    return _Stages(nn.Sequential(*pair) for pair in zip(model.downsample_layers, model.stages, strict=True))
+
+
+CONTENDERS: dict[str, Callable[[str, float], nn.Module]] = {
+    OURS: _ours,
+    'ours-plain': partial(_ours, fused=False),  # layer by layer
+    'timm': _timm,
+    'torchvision': _torchvision,
+    'transformers': _transformers,
+    'mmpretrain': _mmpretrain,
+    'official': _official,
+}
+PEERS = tuple(name for name in CONTENDERS if not name.startswith(OURS))
+MODULES = {'official': 'models.convnext'}  # what is imported, where it is not the name
+LACKS = {'timm': ('huge',), 'torchvision': ('atto', 'femto', 'pico', 'nano', 'xlarge', 'huge')}
+COMPILED = ', compiled'
+
+
+def has(peer: str, arch: str) -> bool:
+    """Whether a peer can be imported here and offers an arch."""
+    if arch in LACKS.get(peer, ()):
+        return False
+    try:
+        return importlib.util.find_spec(MODULES.get(peer, peer)) is not None
+    except ModuleNotFoundError:  # of the parent package
+        return False
+
+
+def choose_contenders(peers: str | None, arch: str, compiled: bool) -> list[str]:
+    """Names of contenders: ours, and the given peers (comma-separated) or all that are installed."""
+    names = peers.split(',') if peers else [peer for peer in PEERS if has(peer, arch)]
+    for name in names:
+        if name not in CONTENDERS:
+            raise UserError(f'--peers names {name!r}, which is none of {", ".join(PEERS)}.')
+        if name in PEERS and not has(name, arch):
+            raise UserError(f'The peer {name} is not installed here or has no {arch}: leave it out of --peers.')
+    return [OURS, *names, *(name + COMPILED for name in names if compiled)]
+
+
+def build(contender: str, arch: str, drop_path: float, device: torch.device) -> nn.Module:
+    """A contender's model with random weights, in channels-last memory format."""
+    torch.manual_seed(0)
+    name = contender.removesuffix(COMPILED)
+    try:
+        model = CONTENDERS[name](arch, drop_path).to(device, memory_format=torch.channels_last)
+    except Exception as error:  # a package beside versions that it was not made for can fail in any way
+        if name not in PEERS:
+            raise
+        raise UserError(f'The peer {name} does not work here ({error!r}): leave it out of --peers.') from error
+    return torch.compile(model, dynamic=False) if contender.endswith(COMPILED) else model

@@ -1,0 +1,1 @@
+"""What `tools/roadmap.py` prints, draws and trains of the steps from ResNet to ConvNeXt."""
