@@ -5,49 +5,28 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, build_from_cfg
-from mmengine.runner import BaseLoop
+from mmengine.model import weight_init
+from mmengine.registry import MODELS, Registry
 
 from ..datasets.coco_check import find_coco_problem
 from ..utils.errors import UserError, printable
 from ..utils.image_io import IMAGE_SUFFIXES
-from .check import DATALOADERS, _listed, _walk, find_classes, reads_coco
+from .check import DATALOADERS, as_list, walk
+from .check_data import find_classes, reads_coco
 from .load import find_datasets
-
-# What is built by methods of the engine's runner, for failures outside of the classes that they build.
-_BUILT_BY = dict(
-    build_runner_from_cfg='runner_type',
-    set_randomness='randomness',
-    setup_env='env_cfg',
-    build_log_processor='log_processor',
-    build_logger='log_level',
-    build_visualizer='visualizer',
-    build_model='model',
-    register_default_hooks='default_hooks',
-    register_custom_hooks='custom_hooks',
-    build_train_loop='train_cfg',
-    build_dataloader='train_dataloader',
-    build_optim_wrapper='optim_wrapper',
-    scale_lr='auto_scale_lr',
-    _check_scheduler_cfg='param_scheduler',
-    build_param_scheduler='param_scheduler',
-    _init_model_weights='model',
-    build_val_loop='val_cfg',
-    build_evaluator='val_evaluator',
-    load_or_resume='load_from',
-    from_cfg='',
-)
 
 
 @contextlib.contextmanager
 def explain_failures(cfg: Config) -> Iterator[None]:
-    """Turns a failure that a run's data or config explains into a :class:`UserError`; any other one passes as it is."""
+    """Turn a failure that a run's data or config explains into a :class:`UserError`; others keep their traceback."""
     try:
-        yield
+        with _mark_failed_builds():
+            yield
     except UserError:
         raise
     except Exception as error:
@@ -57,98 +36,126 @@ def explain_failures(cfg: Config) -> Iterator[None]:
         raise UserError(sentence) from error
 
 
-def _lost_a_worker(error: BaseException) -> bool:
-    """Whether a process that loads data is gone: torch says so, or what it was about to hand over cannot be read."""
-    if str(error).startswith('DataLoader worker (pid'):
-        return True
-    waits = any(frame.f_code.co_name == '_try_get_data' for frame, _ in traceback.walk_tb(error.__traceback__))
-    return waits and isinstance(error, (OSError, EOFError))
+@contextlib.contextmanager
+def _mark_failed_builds() -> Iterator[None]:
+    """Attach the innermost config that was being built to an exception that leaves a registry."""
+    build = Registry.build
+
+    def marked(registry: Registry, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return build(registry, cfg, *args, **kwargs)
+        except Exception as error:
+            vars(error).setdefault('failed_config', cfg)
+            raise
+
+    def build_initializer(cfg: Any, registry: Registry) -> Any:  # which the engine builds past its registry
+        return registry.build(cfg)
+
+    with patch.object(Registry, 'build', marked), patch.object(weight_init, 'build_from_cfg', build_initializer):
+        yield
 
 
-def find_explanation(error: BaseException, cfg: Config) -> str | None:
-    """One sentence on a failure that data or the config explain; None for any other failure.
+def find_explanation(error: Exception, cfg: Config) -> str | None:
+    """Return one sentence on a failure that data or config explain, None for any other.
 
-    All of the data is judged only after a failure, as a whole COCO annotation file takes seconds to parse.
+    All of the data is checked only now, as a large annotation file takes seconds to parse.
     """
-    text = str(error)
-    if _lost_a_worker(error):
-        first = (text.strip() or type(error).__name__).splitlines()[0]
-        return (
-            f'A process that loads data was killed, as a rule because memory ran out ({first}): '
-            f'give the run more memory, and of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, '
-            f'and go on with --resume.'
-        )
-    if text.startswith('Expected more than 1 value per channel when training'):
-        return (
-            f'A batch norm has one value in a batch to normalise, as with train_dataloader.batch_size=1 where maps are '
-            f'pooled to one place ({text}): take at least two images in a batch.'
-        )
+    return (
+        _worker_problem(error, cfg)
+        or _batch_norm_problem(str(error))
+        or _image_problem(str(error))
+        or _annotation_problem(cfg)
+        or _channels_problem(cfg)
+        or _build_problem(error, cfg)
+    )
+
+
+def _worker_problem(error: Exception, cfg: Config) -> str | None:
+    """A worker was killed: torch says so, or what it was handing over by a socket (which has no file name) is lost."""
+    lost = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not getattr(error, 'filename', None)
+    workers = any((cfg.get(loader) or {}).get('num_workers') for loader in DATALOADERS)
+    if not str(error).startswith('DataLoader worker (pid') and not (lost and workers):
+        return None
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f'A process that loads data was killed, usually because memory ran out ({first}): give the run more memory and '
+        f'more of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, and continue with --resume.'
+    )
+
+
+def _batch_norm_problem(text: str) -> str | None:
+    if not text.startswith('Expected more than 1 value per channel when training'):
+        return None
+    return (
+        f'A batch norm cannot normalize a single value per channel, as with train_dataloader.batch_size=1 where maps '
+        f'are pooled to 1x1 ({text}): use at least two images in a batch.'
+    )
+
+
+def _image_problem(text: str) -> str | None:
     # The last match: a worker's message quotes the line of source that raised it first.
     named = re.findall(r"(?:failed to load image: |No such file or directory: ')([^'\n]+)", text)
-    if named and Path(named[-1].strip()).suffix.lower() in IMAGE_SUFFIXES:
-        return (
-            f'The image {named[-1].strip()} cannot be decoded or is missing: replace it, take it out of the data, or '
-            f'mend data_root and data_prefix.'
-        )
-    scope = cfg.get('default_scope')
-    for loader in DATALOADERS:
-        for dataset in find_datasets(cfg.get(loader)):
-            path = Path(dataset.get('data_root') or '.') / (dataset.get('ann_file') or '')
-            if path.is_file() and reads_coco(dataset, scope):
-                problem = find_coco_problem(dataset, find_classes(dataset, scope), failed=True)
-                if problem:
-                    return problem
-    return channels_problem(cfg) or building_problem(error, cfg)
-
-
-def building_problem(error: BaseException, cfg: Config) -> str | None:
-    """One sentence on a failure to build what the config says; None for any other, as that of a run under way."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop) for frame in frames):
+    if not named or Path(named[-1].strip()).suffix.lower() not in IMAGE_SUFFIXES:
         return None
-    part = next((part for frame in reversed(frames) for part in _built_by(frame, cfg)), None)
-    if part is None:
+    return (
+        f'The image {named[-1].strip()} cannot be decoded or is missing: replace it, remove it from the data, or '
+        f'correct data_root and data_prefix.'
+    )
+
+
+def _annotation_problem(cfg: Config) -> str | None:
+    scope = cfg.get('default_scope')
+    for dataset in (one for loader in DATALOADERS for one in find_datasets(cfg.get(loader))):
+        path = Path(dataset.get('data_root') or '.') / (dataset.get('ann_file') or '')
+        if path.is_file() and isinstance(dataset.get('data_prefix', {}), dict) and reads_coco(dataset, scope):
+            problem = find_coco_problem(dataset, find_classes(dataset, scope), failed=True)
+            if problem:
+                return problem
+    return None
+
+
+def _channels_problem(cfg: Config) -> str | None:
+    """A neck or a head takes other maps than the backbone returns."""
+    model = cfg.get('model') or {}
+    try:
+        with torch.device('meta'):
+            channels = MODELS.build({**model['backbone'], 'init_cfg': None}).out_channels
+    except Exception:  # then it is not this that has failed
+        return None
+    for part in ('neck',) if model.get('neck') else ('decode_head', 'auxiliary_head'):
+        for node in as_list(model.get(part) or []):
+            if not isinstance(node, dict) or 'in_channels' not in node:
+                continue
+            indices = range(len(channels)) if part == 'neck' else as_list(node.get('in_index', -1))
+            try:
+                expected = [channels[i] for i in indices]
+            except (IndexError, TypeError):
+                expected = None
+            if list(as_list(node['in_channels'])) != expected:
+                reads = '' if part == 'neck' else f' and in_index={node.get("in_index", -1)!r}'
+                return (
+                    f'model.{part} has in_channels={node["in_channels"]!r}{reads}, but the backbone returns '
+                    f'{len(channels)} maps of {", ".join(map(str, channels))} channels: change these, or arch and '
+                    f'out_indices of the backbone.'
+                )
+    return None
+
+
+def _build_problem(error: Exception, cfg: Config) -> str | None:
+    failed = getattr(error, 'failed_config', None)
+    if failed is None:
         return None
     text = ' '.join(f'{type(error).__name__}: {error}'.split())
     if ' registry' in text:
         text = f'with default_scope={cfg.get("default_scope")!r}, {text}'
-    return f'{part} cannot be built: {printable(text)} ({frames[-1].f_code.co_filename}:{frames[-1].f_lineno}).'
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    part = 'The config' if failed is cfg else _describe_part(failed, cfg)
+    return f'{part} cannot be built: {printable(text)} ({place.filename}:{place.lineno}).'
 
 
-def _built_by(frame: FrameType, cfg: Config) -> Iterator[str]:
-    """The part of a config that a frame of a traceback builds: its dotted name and its value."""
-    made = frame.f_locals.get('cfg') if frame.f_code is build_from_cfg.__code__ else None
-    part = _BUILT_BY.get(frame.f_code.co_name)
-    for name, node in _walk(cfg.to_dict()):
-        # Libraries add arguments to what they take from the config, and the runner has hooks of its own for some.
-        same = isinstance(made, dict) and isinstance(node, dict) and 'type' in node
-        same = same and {key: made.get(key) for key in node} == {**node, 'type': made.get('type')}
-        if name and name == part or (same and str(made.get('type')).endswith(str(node['type']))):
-            yield f'{name}={printable(repr(node))} of the config'
-    if part == '':
-        yield 'The config'
-
-
-def channels_problem(cfg: Config) -> str | None:
-    """One sentence on a neck or a head that takes other maps than the backbone gives; None if they fit."""
-    model = cfg.get('model') or {}
-    try:
-        with torch.device('meta'):
-            given = MODELS.build({**model['backbone'], 'init_cfg': None}).out_channels
-    except Exception:  # then it is not this that has failed
-        return None
-    for part in ['neck'] if model.get('neck') else ['decode_head', 'auxiliary_head']:
-        nodes = model.get(part) or []
-        for node in _listed(nodes):
-            if not isinstance(node, dict) or 'in_channels' not in node:
-                continue
-            taken, index = node['in_channels'], range(len(given)) if part == 'neck' else node.get('in_index', -1)
-            places = index if isinstance(index, (list, tuple, range)) else [index]
-            there = all(isinstance(place, int) and -len(given) <= place < len(given) for place in places)
-            if not there or list(_listed(taken)) != [given[i] for i in places]:
-                reads = '' if part == 'neck' else f' and in_index={index!r}'
-                return (
-                    f'model.{part} has in_channels={taken!r}{reads}, but the backbone gives {len(given)} maps of '
-                    f'{", ".join(map(str, given))} channels: change these, or arch and out_indices of the backbone.'
-                )
-    return None
+def _describe_part(failed: Any, cfg: Config) -> str:
+    """Name a part of the config by its place and its value; libraries add arguments to what they take from there."""
+    for name, node in walk(cfg.to_dict()) if isinstance(failed, dict) else ():
+        if isinstance(node, dict) and 'type' in node and node.items() <= dict(failed).items():
+            return f'{name}={printable(repr(node))} of the config'
+    return f'{printable(repr(failed))} of the config'

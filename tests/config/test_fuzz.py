@@ -1,4 +1,4 @@
-"""Configs and annotation files that are wrong at random: each works, and does what it says, or ends in one sentence.
+"""Arguments, settings and annotation files changed at random: each works as it says, or is refused in one sentence.
 
 FUZZ_EXAMPLES=5000 python -m pytest tests/config/test_fuzz.py -rP    # so many of each kind; SEED=1 for others
 """
@@ -24,20 +24,15 @@ from fuzz_space import (
     CONSTANT,
     DAMAGE,
     ENTRIES,
-    FOUND,
-    OF_TASK,
-    OPTIMISATION,
+    OPTIMIZATION,
     RLE,
-    RUN,
     TINY,
     WRAPPER,
     change,
     mutations,
-    small_classifier,
     small_detector,
-    small_segmentor,
 )
-from hypothesis import HealthCheck, Phase, assume, event, example, given, seed, settings
+from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -50,15 +45,14 @@ from torch import nn
 from convnext_backbone import ConvNeXt, UserError
 from convnext_backbone.config.check import check_settings
 from convnext_backbone.config.failures import explain_failures
-from convnext_backbone.engine import classification
 
 SECONDS = 60  # that one example may take
 
 
-def fuzzed(few: int, tests: int = 1) -> Callable[[Callable], Callable]:
-    """Gives a test a few examples, or its part of those asked for; always the same ones for a seed."""
+def fuzzed(few: int) -> Callable[[Callable], Callable]:
+    """Gives a test a few examples, or as many as are asked for; always the same ones for a seed."""
     how = settings(
-        max_examples=int(os.environ.get('FUZZ_EXAMPLES', few * tests)) // tests,
+        max_examples=int(os.environ.get('FUZZ_EXAMPLES', few)),
         database=None,
         deadline=timedelta(seconds=SECONDS),
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
@@ -137,12 +131,11 @@ def assert_rates(groups: list[dict], cfg: Config) -> None:
 
 
 @fuzzed(60)
-@given(mutations(OPTIMISATION))
+@given(mutations(OPTIMIZATION))
 def test_arguments_of_the_layer_decay(changes):
     cfg = Config(dict(optim_wrapper=copy.deepcopy(WRAPPER)))
     for name, value in changes:
         change(cfg, name, value)
-    assume(cfg.get('optim_wrapper') is not None)
     with no_hang():
         try:
             with explain_failures(cfg):
@@ -156,18 +149,9 @@ def test_arguments_of_the_layer_decay(changes):
     assert_rates(wrapper.optimizer.param_groups, cfg)
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(classification, 'write_class_report', lambda *_: None)  # half a second each
-
-
 @pytest.fixture(scope='module')
-def configs(shapes, tmp_path_factory) -> dict[str, Config]:
-    return dict(
-        classifier=small_classifier(shapes),
-        detector=small_detector(shapes),
-        segmentor=small_segmentor(tmp_path_factory.mktemp('scenes')),
-    )
+def detector(shapes) -> Config:
+    return small_detector(shapes)
 
 
 @pytest.fixture
@@ -206,41 +190,6 @@ def start(call_tool, monkeypatch, tmp_path):
     gc.unfreeze()
 
 
-def is_long(cfg: Config) -> bool:
-    """Whether a config asks for more than the test has time for: many steps, or processes that load the data."""
-    parts = [cfg.get(name) for name in ('train_cfg', 'train_dataloader')]
-    loop, loader = (part if isinstance(part, dict) else {} for part in parts)
-    numbers = [(loop.get('max_epochs'), 2), (loop.get('max_iters'), 2), (loader.get('num_workers'), 0)]
-    return any(type(number) is int and most < number <= 1024 for number, most in numbers)
-
-
-@pytest.mark.parametrize('task', OF_TASK)
-def test_settings_of_a_run(task, configs, start):
-    outcomes = Counter()
-
-    @fuzzed(10, tests=len(OF_TASK))
-    @given(mutations(RUN | OF_TASK[task]))
-    def run(changes):
-        cfg = copy.deepcopy(configs[task])
-        for name, value in changes:
-            change(cfg, name, value)
-        if is_long(cfg):
-            outcomes['left out'] += 1
-            return
-        result, runner = start(cfg)
-        if result.returncode:
-            outcomes['refused'] += 1
-            assert_names(refusal(result), changes)
-            return
-        outcomes['works'] += 1
-        assert_trained(runner, cfg)
-
-    for found in FOUND[task]:
-        run = example([found])(run)
-    run()
-    print(dict(outcomes))
-
-
 def assert_trained(runner: Runner, cfg: Config) -> None:
     """Whether a run did what its config says."""
     assert runner.iter == runner.max_iters >= 1
@@ -264,14 +213,11 @@ def two_images(shapes) -> dict:
     return dict(content, images=images, annotations=[annotations[0], crowd, *annotations[1:]])
 
 
-def test_annotations(configs, shapes, two_images, start, tmp_path):
+def test_annotations(detector, shapes, two_images, start, tmp_path):
     data = tmp_path / 'data'
     (data / 'annotations').mkdir(parents=True)
     (data / 'train2017').symlink_to(shapes / 'train2017')
-    cfg = copy.deepcopy(configs['detector'])
-    cfg.train_dataloader.dataset.pop('indices')
-    cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
-    cfg.custom_hooks = [dict(type='FiniteCheckHook')]
+    cfg = copy.deepcopy(detector)
     cfg.train_dataloader.dataset.data_root = f'{data}/'
     file = data / 'annotations/instances_train2017.json'
 

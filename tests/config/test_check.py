@@ -1,0 +1,220 @@
+"""Settings that are refused, and failures that a config explains: each ends in one sentence. Exact."""
+
+import math
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import HOOKS, MODELS, RUNNERS, Registry
+from torch import nn
+
+from convnext_backbone import UserError
+from convnext_backbone.config.check import check_settings
+from convnext_backbone.config.check_data import check_heads
+from convnext_backbone.config.failures import explain_failures
+from convnext_backbone.utils.errors import ArgumentError
+
+COUNT = 'an integer of at least 1'
+RATE = 'a number from 0 to 1e30'
+CLIPPING = 'a dict with max_norm, or with the type value and clip_value'
+
+
+def make_config(**settings) -> Config:
+    """A config of settings by dotted name, with __ in the place of dots."""
+    cfg = Config(dict(default_scope='mmengine'))
+    cfg.merge_from_dict({name.replace('__', '.'): value for name, value in settings.items()})
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'allowed'),
+    [
+        ('train_dataloader.batch_size', 0, COUNT),
+        ('val_dataloader.batch_size', 1.5, COUNT),
+        ('train_cfg.max_epochs', 0, COUNT),
+        ('train_cfg.max_iters', -1, COUNT),
+        ('train_cfg.val_interval', 0, COUNT),
+        ('auto_scale_lr.base_batch_size', 0, COUNT),
+        ('randomness.seed', -1, 'an integer from 0 to 4294967295'),
+        ('randomness.seed', True, 'an integer from 0 to 4294967295'),
+        ('resume', 'epoch_3.pth', 'True or False'),
+        ('optim_wrapper.accumulative_counts', 0, f"{COUNT}, or 'auto'"),
+        ('optim_wrapper.clip_grad', dict(x=1), CLIPPING),
+        ('optim_wrapper.clip_grad', dict(type='value', max_norm=1), CLIPPING),
+        ('optim_wrapper.clip_grad.max_norm', -1, 'a number above 0'),
+        ('optim_wrapper.optimizer.lr', -1e-3, RATE),
+        ('optim_wrapper.optimizer.lr', math.inf, RATE),
+        ('optim_wrapper.optimizer.weight_decay', -0.1, RATE),
+        ('optim_wrapper.paramwise_cfg.custom_keys.norm.lr_mult', -1, RATE),
+        ('optim_wrapper.paramwise_cfg.bias_decay_mult', '0', RATE),
+        ('param_scheduler.eta_min', -1e-6, RATE),
+        ('default_hooks.checkpoint.save_best', [], 'the name of a score, or a list of names'),
+        ('train_dataloader.dataset.metainfo.classes', 'circle', 'a list of names, or a file'),
+        ('val_dataloader.dataset.dataset.metainfo.classes', [1, 2], 'a list of names, or a file'),
+    ],
+)
+def test_a_setting_out_of_range_is_named(name, value, allowed):
+    with pytest.raises(ArgumentError) as refused:
+        check_settings(make_config(**{name: value}))
+    assert str(refused.value) == f'{name}={value!r} is out of range: it takes {allowed}.'
+
+
+def test_settings_in_range_pass(tmp_path):
+    (tmp_path / 'classes.txt').write_text('circle\nsquare\n')
+    check_settings(
+        make_config(
+            train_dataloader__batch_size=1,
+            train_dataloader__dataset__metainfo__classes=('circle', 'square'),
+            val_dataloader__dataset__metainfo__classes=str(tmp_path / 'classes.txt'),
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=1),
+            train_dataloader__sampler=dict(type='InfiniteSampler'),
+            randomness__seed=None,
+            optim_wrapper=dict(accumulative_counts='auto', clip_grad=dict(type='value', clip_value=0.5)),
+            param_scheduler=[dict(type='CosineAnnealingLR', eta_min=0, eta_min_ratio=None)],
+            default_hooks__checkpoint__save_best=['coco/bbox_mAP'],
+        )
+    )
+
+
+@pytest.mark.parametrize('name', ['model.head.loss_weight', 'param_scheduler.start_factor'])
+def test_what_is_not_a_number_is_named(name):
+    with pytest.raises(ArgumentError, match=f'^{re.escape(name)}=nan is not a number.$'):
+        check_settings(make_config(**{name: math.nan}))
+
+
+@pytest.mark.parametrize(
+    ('loader', 'loop'),
+    [
+        ('train_dataloader', dict(type='EpochBasedTrainLoop', max_epochs=1)),
+        ('train_dataloader', dict(by_epoch=True, max_epochs=1)),
+        ('val_dataloader', dict(type='IterBasedTrainLoop', max_iters=1)),
+    ],
+)
+def test_an_epoch_that_never_ends_is_named(loader, loop):
+    cfg = make_config(**{f'{loader}.sampler': dict(type='InfiniteSampler'), 'train_cfg': loop})
+    with pytest.raises(ArgumentError, match=f"^{loader}.sampler.type='InfiniteSampler' never ends.*DefaultSampler"):
+        check_settings(cfg)
+
+
+def test_a_head_with_another_number_of_classes_is_named():
+    cfg = make_config(model__roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=80)]))
+    with pytest.raises(ArgumentError, match=r'^model.roi_head.bbox_head.1.num_classes=80 .*2 classes \(cat, dog\)'):
+        check_heads(cfg, ['cat', 'dog'])
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+
+
+def explain(cfg: Config, error: Exception) -> str:
+    """The sentence on an error; fails if it passes unexplained."""
+    with pytest.raises(UserError) as explained, explain_failures(cfg):
+        raise error
+    assert explained.value.__cause__ is error
+    return str(explained.value)
+
+
+def test_what_cannot_be_built_is_named_by_its_place_and_value():
+    cfg = make_config(custom_hooks=[dict(type='IterTimerHook'), dict(type='SyncBuffersHook', x=1)])
+    with pytest.raises(UserError) as explained, explain_failures(cfg):
+        for hook in cfg.custom_hooks:
+            HOOKS.build(hook)
+    sentence = "custom_hooks.1={'type': 'SyncBuffersHook', 'x': 1} of the config cannot be built: TypeError: "
+    assert str(explained.value).startswith(sentence) and 'build_functions.py:' in str(explained.value)
+
+
+def test_the_innermost_part_is_named():
+    cfg = make_config(model=dict(type='ImageClassifier', backbone=dict(type='ConvNeXt', arch='atto', depth=50)))
+    with pytest.raises(
+        UserError, match=r"^model.backbone=\{'type': 'ConvNeXt', .*of the config cannot be built.*depth"
+    ):
+        with explain_failures(cfg):
+            MODELS.build(cfg.model)
+
+
+def test_arguments_that_a_library_adds_do_not_hide_the_part():
+    cfg = make_config(model=dict(type='ImageClassifier', backbone=dict(type='ConvNeXt', arch='atto')))
+    with pytest.raises(UserError, match=r'^model.backbone=\{[^}]*\} of the config cannot be built.*train_cfg'):
+        with explain_failures(cfg):
+            MODELS.build({**cfg.model.backbone, 'train_cfg': None})
+
+
+def test_an_unknown_type_comes_with_the_scope_that_was_searched():
+    cfg = make_config(custom_hooks=[dict(type='NoHook')])
+    with pytest.raises(
+        UserError, match=r"cannot be built: with default_scope='mmengine', KeyError: .*NoHook is not in"
+    ):
+        with explain_failures(cfg):
+            HOOKS.build(cfg.custom_hooks[0])
+
+
+def test_a_bad_initialization_is_named():
+    cfg = make_config(model=dict(type='ConvNeXt', arch='atto', init_cfg=dict(type='Normal', val=1)))
+    with pytest.raises(UserError, match=r'^model.init_cfg=.* of the config cannot be built: TypeError: .*val'):
+        with explain_failures(cfg):
+            MODELS.build(cfg.model).init_weights()
+
+
+def test_what_the_runner_itself_cannot_take_is_the_config(tmp_path):
+    cfg = make_config(work_dir=str(tmp_path), model=dict(type='ConvNeXt'), train_cfg=dict(by_epoch=True))
+    with pytest.raises(UserError, match='^The config cannot be built: ValueError: .*train_dataloader'):
+        with explain_failures(cfg):
+            RUNNERS.build(cfg)
+
+
+def test_other_failures_pass_unchanged():
+    build = Registry.build
+    for error in (RuntimeError('x'), UserError('x'), FileNotFoundError(2, 'No such file', 'notes.txt')):
+        with pytest.raises(type(error)) as raised, explain_failures(make_config(train_dataloader__num_workers=2)):
+            raise error
+        assert raised.value is error
+    assert Registry.build is build
+
+
+LOST = [ConnectionResetError(104, 'Connection reset by peer'), FileNotFoundError(2, 'No such file'), EOFError()]
+
+
+@pytest.mark.parametrize('error', [*LOST, RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')])
+def test_a_killed_worker_is_recognised(error):
+    sentence = explain(make_config(train_dataloader__num_workers=1), error)
+    assert all(word in sentence for word in ('was killed', 'memory', 'num_workers', '--resume'))
+
+
+@pytest.mark.parametrize('error', LOST)
+def test_without_workers_none_was_killed(error):
+    with pytest.raises(type(error)), explain_failures(make_config(train_dataloader__num_workers=0)):
+        raise error
+
+
+def test_a_batch_of_one_value_is_explained():
+    with pytest.raises(UserError, match='batch_size=1.*at least two images'), explain_failures(make_config()):
+        nn.BatchNorm2d(4)(torch.zeros(1, 4, 1, 1))
+
+
+@pytest.mark.parametrize('text', ["[Errno 2] No such file or directory: '{}'", 'failed to load image: {}\n'])
+def test_a_missing_image_is_named(text):
+    assert explain(make_config(), OSError(text.format('a/b.jpg'))).startswith('The image a/b.jpg cannot be decoded')
+
+
+@pytest.mark.parametrize(
+    ('parts', 'named'),
+    [
+        (dict(neck=dict(in_channels=[40, 80, 160, 384])), r'neck has in_channels=\[40, 80, 160, 384\], but'),
+        (dict(decode_head=dict(in_channels=160, in_index=3)), r'decode_head has in_channels=160 and in_index=3, but'),
+        (dict(decode_head=dict(in_channels=9, in_index=4)), r'decode_head has in_channels=9 and in_index=4, but'),
+        (
+            dict(decode_head=dict(in_channels=320), auxiliary_head=[dict(in_channels=[40], in_index=[1])]),
+            r'auxiliary_head has in_channels=\[40\] and in_index=\[1\], but',
+        ),
+    ],
+)
+def test_channels_that_do_not_fit_are_named(parts, named):
+    cfg = make_config(model=dict(backbone=dict(type='ConvNeXt', arch='atto'), **parts))
+    sentence = explain(cfg, RuntimeError('sizes of tensors must match'))
+    assert re.match(rf'model.{named} the backbone returns 4 maps of 40, 80, 160, 320 channels', sentence)
+
+
+def test_channels_that_fit_explain_nothing():
+    model = dict(backbone=dict(type='ConvNeXt', arch='atto'), decode_head=dict(in_channels=[40, 320], in_index=[0, -1]))
+    with pytest.raises(RuntimeError, match='^x$'), explain_failures(make_config(model=model)):
+        raise RuntimeError('x')
