@@ -348,7 +348,7 @@ def test_what_cannot_be_counted_is_one_sentence(call_tool, tmp_path, arguments, 
 
 
 def test_scale_has_the_memory_of_a_recipe_and_times_that_its_products_alone_would_take(call_tool, tmp_path):
-    result = call_tool('scale.py', CONFIGS / 'cascade_convnext_t_coco.py', cwd=tmp_path)
+    result = call_tool('analysis/scale.py', CONFIGS / 'cascade_convnext_t_coco.py', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     cost = count_complexity(load_config(CONFIGS / 'cascade_convnext_t_coco.py'))
     rows = [line.strip('| ').split(' | ') for line in result.stdout.splitlines() if line.startswith('| cascade')]

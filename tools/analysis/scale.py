@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""Says what the training of each recipe holds in memory, on which cards it fits, and how long a step takes at best.
+"""Training memory of each recipe, the GPUs that it fits on, and a lower bound for the time of a step.
 
-tools/scale.py                                         # the tables of docs/scale.md
-tools/scale.py configs/cascade_convnext_xl_22k_coco.py configs/upernet_convnext_xl_22k_ade20k.py
+tools/analysis/scale.py                                # the tables of docs/scale.md
+tools/analysis/scale.py configs/cascade_convnext_xl_22k_coco.py configs/upernet_convnext_xl_22k_ade20k.py
 """
 
 import argparse
 import contextlib
+import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from convnext_backbone.config.load import load_config
 from convnext_backbone.models.convnext import ConvNeXtBlock
 from convnext_backbone.utils.cli import user_errors
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 RECIPES = (
     *(f'cascade_convnext_{size}_coco' for size in ('t', 's', 'b', 'l_22k', 'xl_22k')),
     *(f'upernet_convnext_{size}_ade20k' for size in ('t', 's', 'b', 'l_22k', 'xl_22k')),
@@ -34,41 +35,41 @@ RECIPES = (
 )
 GB = 1e9
 CARDS = (16, 24, 40, 80)  # GB
-SPARE = 2.0  # GB of a card for what is not counted: the driver's context, workspaces, losses, fragments
-PROCESSES = 8  # among which FSDP divides
-# Dense products in bf16 and memory, from NVIDIA's data sheets (SXM).
+SPARE = 2.0  # GB of a card for what is not counted: the driver's context, workspaces, losses, fragmentation
+PROCESSES = 8  # among which FSDP shards
+# FLOP/s of dense products in bf16 and bytes/s of memory, from NVIDIA's data sheets (SXM).
 GPUS = {'A100': (312e12, 2.04e12), 'H100': (989e12, 3.35e12)}
 
 
-class Held(NamedTuple):
-    """What a training holds, in GB: the model, and what each image adds."""
+class Memory(NamedTuple):
+    """Training memory in GB: that of the model, and what each image adds."""
 
     weights: float
     gradients: float
     moments: float
-    gathered: float  # the weights that FSDP gathers at once, all but those of the blocks
-    fp32: float
+    fp32: float  # an image
     half: float
-    recomputed: float  # with_cp=True, in half precision
+    recomputed: float  # in half precision with gradient checkpointing
+    gathered: float  # the weights that FSDP gathers at once, all but those of the blocks
 
-    def most_images(self, card: float) -> tuple[int, ...]:
-        """How many images a card takes: in fp32, by autocast, and with all that saves memory."""
+    def most_images(self, card: float) -> str:
+        """The most images a card holds: in fp32, by autocast, and with all that saves memory."""
         fixed = self.weights + self.gradients + self.moments
         copies = self.weights / 2  # of autocast
-        divided = fixed / PROCESSES + 2.5 * self.gathered  # with their gradients and copies
-        ways = (fixed, self.fp32), (fixed + copies, self.half), (divided, self.recomputed)
-        return tuple(max(0, int((card - SPARE - model) // image)) for model, image in ways)
+        sharded = fixed / PROCESSES + 2.5 * self.gathered  # with their gradients and copies
+        ways = (fixed, self.fp32), (fixed + copies, self.half), (sharded, self.recomputed)
+        return ' / '.join(str(max(0, int((card - SPARE - model) // image))) for model, image in ways)
 
 
 class Roofline(TorchDispatchMode):
-    """Adds up, over the operations of a model, what each takes at least: for its products or for its memory traffic."""
+    """Adds up the least time of each operation of a model: that of its products or of its memory traffic."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds = dict.fromkeys(GPUS, 0.0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Runs an operation, and counts it."""
+        """Run an operation and count it."""
         out = func(*args, **(kwargs or {}))
         if func.is_view:
             return out
@@ -83,7 +84,7 @@ class Roofline(TorchDispatchMode):
 
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors, weights and images, have this data type."""
+    """Make new tensors, weights and images, of this data type."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -93,28 +94,28 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def build(cfg: Config, **backbone: object) -> nn.Module:
-    """The model of a config in train mode, without memory for its weights."""
+    """The model of a config in train mode, on the meta device."""
     settings = cfg.model.copy()
     settings.backbone = {**settings.backbone, **backbone, 'init_cfg': None, 'drop_path_rate': 0.0}
     with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, torch.device('meta'):
         return registry.build(settings).train()
 
 
-def measure(cfg: Config) -> Held:
-    """Counts what a recipe holds."""
+def measure(cfg: Config) -> Memory:
+    """Count the training memory of a recipe."""
     images = []
-    for dtype, how in ((torch.float32, {}), (torch.bfloat16, {}), (torch.bfloat16, dict(with_cp=True))):
+    for dtype, options in ((torch.float32, {}), (torch.bfloat16, {}), (torch.bfloat16, dict(with_cp=True))):
         with default_dtype(dtype), torch.device('meta'):
-            model = build(cfg, **how)
+            model = build(cfg, **options)
             images.append(count_memory(model, training_shape(cfg)).image / GB)
-    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 / GB
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 / GB
     weights = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers())) * 4 / GB
     in_blocks = sum(p.numel() for m in model.modules() if isinstance(m, ConvNeXtBlock) for p in m.parameters()) * 4 / GB
-    return Held(weights, learnt, 2 * learnt, weights - in_blocks, *images)
+    return Memory(weights, trained, 2 * trained, *images, gathered=weights - in_blocks)
 
 
 def step_time(cfg: Config) -> dict[str, float]:
-    """Seconds that a step on the batch of a recipe takes at least: a forward pass, and a backward pass of two."""
+    """The least seconds of a step on the batch of a recipe: a forward pass, and a backward pass that costs two."""
     with default_dtype(torch.bfloat16), torch.device('meta'), torch.no_grad():
         model = build(cfg)
         with Roofline() as roofline:
@@ -123,42 +124,38 @@ def step_time(cfg: Config) -> dict[str, float]:
     return {name: 3 * images * seconds for name, seconds in roofline.seconds.items()}
 
 
-def table(head: list[str], rows: Iterator[list[str]], show: Callable[[str], None] = print) -> None:
-    """Prints a table in markdown, each row as soon as it is known."""
-    show('| ' + ' | '.join(head) + ' |\n| ' + ' | '.join('---' for _ in head) + ' |')
-    for row in rows:
-        show('| ' + ' | '.join(row) + ' |')
+def print_markdown(head: list[str], rows: Iterable[list[str]]) -> None:
+    """Print a table, each row as soon as it is known."""
+    for row in itertools.chain([head, ['---'] * len(head)], rows):
+        print(f'| {" | ".join(row)} |')
 
 
 @user_errors
 def main() -> None:
-    """Prints."""
-    parser = argparse.ArgumentParser(description='What the training of each recipe holds in memory, and where it fits.')
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description='Training memory of each recipe, and the GPUs that it fits on.')
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='default: T to XL of each task')
     paths = [Path(path) for path in parser.parse_args().configs] or [CONFIGS / f'{name}.py' for name in RECIPES]
     recipes = {path.stem: load_config(path) for path in paths}
-    held = {name: measure(cfg) for name, cfg in recipes.items()}
-
-    def memory_row(name: str) -> list[str]:
-        height, width = training_shape(recipes[name])
-        part = held[name]
-        numbers = (part.weights, part.gradients, part.moments, part.fp32, part.half, part.recomputed)
-        return [name, f'{width}x{height}', *(f'{number:.3f}' for number in numbers)]
-
-    def card_row(name: str) -> list[str]:
-        counts = (' / '.join(map(str, held[name].most_images(card))) for card in CARDS)
-        return [name, str(recipes[name].train_dataloader.batch_size), *counts]
-
-    def time_row(name: str) -> list[str]:
-        return [name, *(f'{1000 * seconds:.0f}' for seconds in step_time(recipes[name]).values())]
-
-    table(
-        ['GB', 'image', 'weights', 'gradients', 'moments', 'an image', 'in half', 'with_cp'], map(memory_row, recipes)
+    memory = {name: measure(cfg) for name, cfg in recipes.items()}
+    sizes = {name: '{1}x{0}'.format(*training_shape(cfg)) for name, cfg in recipes.items()}
+    print_markdown(
+        ['GB', 'image', 'weights', 'gradients', 'moments', 'an image', 'in half', 'with_cp'],
+        ([name, sizes[name], *(f'{gb:.3f}' for gb in each[:6])] for name, each in memory.items()),
     )
     print()
-    table(['images on a GPU', 'recipe', *(f'{card} GB' for card in CARDS)], map(card_row, recipes))
+    print_markdown(
+        ['images on a GPU', 'recipe', *(f'{card} GB' for card in CARDS)],
+        (
+            [name, str(cfg.train_dataloader.batch_size), *map(memory[name].most_images, CARDS)]
+            for name, cfg in recipes.items()
+        ),
+    )
     print()
-    table(['ms a step, at least', *GPUS], map(time_row, recipes))
+    print_markdown(
+        ['ms a step, at least', *GPUS],
+        ([name, *(f'{1000 * s:.0f}' for s in step_time(cfg).values())] for name, cfg in recipes.items()),
+    )
 
 
 if __name__ == '__main__':
