@@ -26,146 +26,27 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import cv2
-import numpy as np
-from shapes import CLASSES, SPLITS, Scene, draw, square_crop, trace
+from shapes.drawing import CLASSES
+from shapes.writing import MARKER, VERSION, write_set
 
-ADE_SPLITS = {'train': 'training', 'val': 'validation'}  # our name -> ADE20K's
-VERSION = 1  # of the drawings: raise it when the same arguments draw something else
-MARKER = 'make_shapes.json'
-PREVIEW_TILES = 12
 OWN_FILES = re.compile(
-    r'(train|val)2017/\d{12}\.jpg|annotations/instances_(train|val)2017\.json|classes\.txt|preview\.png|make_shapes\.json'
+    r'(train|val)2017/\d{12}\.jpg|annotations/instances_(train|val)2017\.json|classes\.txt|preview\.png'
     r'|ade/images/(training|validation)/\d{12}\.jpg|ade/annotations/(training|validation)/\d{12}\.png'
     rf'|imagenet/(train|val)/({"|".join(CLASSES)})/\d{{12}}_\d+\.JPEG'
 )
 
 
 class Refusal(Exception):
-    """What the user can mend; its text is the one sentence that says how."""
-
-
-# ---- writing ---------------------------------------------------------------------------------------------------------
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an image; unlike `cv2.imwrite` it raises where the disk is full, and takes every path."""
-    path.write_bytes(cv2.imencode(path.suffix.lower(), image)[1].tobytes())
-
-
-def annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """Returns COCO's annotations of one picture."""
-    annotations = []
-    for k, label in enumerate(scene.labels, start=1):
-        mask = (scene.seen == k).astype(np.uint8)
-        polygons = [polygon.ravel().astype(float).tolist() for polygon in trace(mask)]
-        area, bbox = float(mask.sum()), [float(value) for value in cv2.boundingRect(mask)]
-        ids = dict(id=first_id + k - 1, image_id=image_id, category_id=label + 1)
-        annotations.append(dict(**ids, segmentation=polygons, area=area, bbox=bbox, iscrowd=0))
-    return annotations
-
-
-def write_scene(out: Path, split: str, stem: str, scene: Scene, annotations: list[dict[str, Any]]) -> None:
-    """Writes one picture in all its forms, except for COCO's annotations."""
-    ade_picture, ade_mask = (out / 'ade' / kind / ADE_SPLITS[split] / stem for kind in ('images', 'annotations'))
-    picture = out / f'{split}2017/{stem}.jpg'
-    write_image(picture, scene.picture)
-    try:
-        os.link(picture, ade_picture.with_suffix('.jpg'))
-    except OSError:  # a file system without hard links
-        shutil.copyfile(picture, ade_picture.with_suffix('.jpg'))
-    ids = np.array([0, *(label + 1 for label in scene.labels)], np.uint8)
-    write_image(ade_mask.with_suffix('.png'), ids[scene.seen])
-    for k, (label, annotation) in enumerate(zip(scene.labels, annotations, strict=True), start=1):
-        crop = square_crop(scene.picture, annotation['bbox'])
-        write_image(out / 'imagenet' / split / CLASSES[label] / f'{stem}_{k}.JPEG', crop)
-
-
-def annotated(picture: np.ndarray, annotations: list[dict[str, Any]], width: int = 400) -> np.ndarray:
-    """Returns a picture, resized, with its annotations drawn over it."""
-    scale = width / picture.shape[1]
-    tile = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    for annotation in annotations:
-        polygons = [np.rint(scale * np.reshape(p, (-1, 2))).astype(np.int32) for p in annotation['segmentation']]
-        x, y, w, h = (round(scale * value) for value in annotation['bbox'])
-        for colour, thickness in ((0, 0, 0), 3), ((255, 255, 255), 1):
-            cv2.polylines(tile, polygons, True, colour, thickness, cv2.LINE_AA)
-            cv2.rectangle(tile, (x, y), (x + w, y + h), colour, thickness)
-        name = CLASSES[annotation['category_id'] - 1]
-        cv2.rectangle(tile, (x, y), (x + 8 * len(name) + 6, y + 17), (0, 0, 0), cv2.FILLED)
-        cv2.putText(tile, name, (x + 4, y + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
-    return tile
-
-
-def contact_sheet(tiles: list[np.ndarray], columns: int = 4) -> np.ndarray:
-    """Joins pictures of one size to rows."""
-    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
-
-
-def with_progress(jobs: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """Yields the jobs and keeps one line with the time left, if a person watches."""
-    start = time.monotonic()
-    for done, job in enumerate(jobs, start=1):
-        yield job
-        if sys.stderr.isatty():
-            left = (time.monotonic() - start) / done * (len(jobs) - done)
-            end = '\n' if done == len(jobs) else ''
-            print(f'\rdrawing {done}/{len(jobs)}, {left:.0f} s left ', end=end, file=sys.stderr, flush=True)
-
-
-def write_set(out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Draws and writes everything into a folder; returns the marker, which is written last."""
-    leaves = [f'imagenet/{split}/{name}' for split in SPLITS for name in CLASSES]
-    leaves += [f'ade/{kind}/{name}' for kind in ('images', 'annotations') for name in ADE_SPLITS.values()]
-    for leaf in [*leaves, 'annotations', *(f'{split}2017' for split in SPLITS)]:
-        (out / leaf).mkdir(parents=True)
-    categories = [dict(supercategory='shape', id=i, name=name) for i, name in enumerate(CLASSES, start=1)]
-    cocos: dict[str, dict[str, Any]] = {
-        split: dict(
-            info=dict(description=f'Drawn shapes, {split} split, seed {arguments["seed"]}', version=str(VERSION)),
-            licenses=[],
-            images=[],
-            annotations=[],
-            categories=categories,
-        )
-        for split in SPLITS
-    }
-    tiles = []
-    width, height = arguments['size']
-    jobs = [(split, index) for split in SPLITS for index in range(arguments[split])]
-    for split, index in with_progress(jobs):
-        coco, image_id, stem = cocos[split], index + 1, f'{index + 1:012d}'
-        scene = draw(arguments['seed'], split, index, (width, height), arguments['max_objects'])
-        annotations = annotate(scene, image_id, first_id=len(coco['annotations']) + 1)
-        write_scene(out, split, stem, scene, annotations)
-        coco['images'].append(dict(id=image_id, file_name=f'{stem}.jpg', width=width, height=height))
-        coco['annotations'] += annotations
-        if len(tiles) < PREVIEW_TILES:
-            tiles.append(annotated(scene.picture, annotations))
-    counts = {}
-    for split, coco in cocos.items():
-        (out / f'annotations/instances_{split}2017.json').write_text(json.dumps(coco))
-        shapes = Counter(annotation['category_id'] for annotation in coco['annotations'])
-        by_class = {name: shapes[i] for i, name in enumerate(CLASSES, start=1)}
-        counts[split] = dict(images=len(coco['images']), shapes=sum(by_class.values()), by_class=by_class)
-    write_image(out / 'preview.png', contact_sheet(tiles))
-    (out / 'classes.txt').write_text('\n'.join(CLASSES) + '\n')
-    marker = dict(arguments=arguments, counts=counts)
-    (out / MARKER).write_text(json.dumps(marker, indent=2) + '\n')
-    return marker
-
-
-# ---- the folder ------------------------------------------------------------------------------------------------------
+    """A mistake of the user; its text is one sentence that says what to do."""
 
 
 def read_marker(out: Path, overwrite: bool, arguments: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the marker of a finished set with these arguments, None where one may be drawn; else raises Refusal."""
+    """The marker of a finished set with these arguments, None where one may be drawn; else raises Refusal."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not out.is_dir():
@@ -185,26 +66,21 @@ def read_marker(out: Path, overwrite: bool, arguments: dict[str, Any]) -> dict[s
 
 
 def publish(drawn: Path, out: Path) -> None:
-    """Moves a finished set to its place; replaces an older one file by file and leaves files of others alone."""
+    """Move a finished set to its place; replaces an older one file by file and leaves other files alone."""
     if not out.exists():
         drawn.rename(out)
         return
     (out / MARKER).write_text('{"arguments": {}}')  # unfinished, until the last line
     for path in list(out.rglob('*')):
-        name = path.relative_to(out).as_posix()
-        if name != MARKER and OWN_FILES.fullmatch(name):
+        if OWN_FILES.fullmatch(path.relative_to(out).as_posix()):
             path.unlink()
-    for path in sorted(drawn.rglob('*')):
-        target = out / path.relative_to(drawn)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-        elif path.name != MARKER:
-            shutil.move(path, target)
+    rest = shutil.ignore_patterns(MARKER)
+    shutil.copytree(drawn, out, copy_function=shutil.move, dirs_exist_ok=True, ignore=rest)
     os.replace(drawn / MARKER, out / MARKER)
 
 
 def make(out: Path, overwrite: bool, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Draws the set beside `out` and moves it there when it is whole; returns its marker."""
+    """Draw the set next to `out` and move it there when it is complete; returns its marker."""
     temporary = out.with_name(f'.{out.name}.{os.getpid()}.tmp')
     temporary.mkdir(parents=True)
     try:
@@ -216,11 +92,8 @@ def make(out: Path, overwrite: bool, arguments: dict[str, Any]) -> dict[str, Any
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-# ---- the command -----------------------------------------------------------------------------------------------------
-
-
 def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """Returns an argparse type for whole numbers from `low` to `high`."""
+    """An argparse type for whole numbers from `low` to `high`."""
 
     def convert(text: str) -> int:
         if not re.fullmatch(r'-?\d{1,18}', text) or not low <= int(text) <= high:
@@ -234,12 +107,12 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the command."""
+        """End the command."""
         self.exit(2, f'{self.prog}: error: {message} (see --help)\n')
 
 
 def parse_args() -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     number, side, seed, few = (whole_number(*ends) for ends in ((1, 10**6), (64, 2048), (0, 2**32 - 1), (1, 50)))
     parser.add_argument('out', metavar='OUT', type=Path, help='the folder to write')
@@ -253,11 +126,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(out: Path, marker: dict[str, Any], drawn: bool, seconds: float) -> None:
-    """Prints where the set is and what it holds."""
-    done = f'drawn in {seconds} s' if drawn else 'finished before with these arguments, nothing to draw'
-    print(f'{out}: {done}')
-    for split, count in marker['counts'].items():
+def report(summary: dict[str, Any]) -> None:
+    """Print where the set is and what it holds."""
+    drawn = f'drawn in {summary["seconds"]} s'
+    print(f'{summary["out"]}: {drawn if summary["drawn"] else "finished before with these arguments, nothing to draw"}')
+    for split, count in summary['counts'].items():
         shapes = ', '.join(f'{number} {name}' for name, number in count['by_class'].items())
         print(f'  {split:5} {count["images"]} pictures, {count["shapes"]} shapes: {shapes}')
     print('  detection: train2017/, val2017/, annotations/; segmentation: ade/; classification: imagenet/')
@@ -265,7 +138,7 @@ def report(out: Path, marker: dict[str, Any], drawn: bool, seconds: float) -> No
 
 
 def main() -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; returns its exit code."""
     args, start = parse_args(), time.monotonic()
     arguments = {name: getattr(args, name) for name in ('train', 'val', 'size', 'seed', 'max_objects')}
     arguments['version'] = VERSION
@@ -276,17 +149,18 @@ def main() -> int:
         finished = read_marker(out, args.overwrite, arguments)
         marker = finished or make(out, args.overwrite, arguments)
     except KeyboardInterrupt:
-        print(f'make_shapes.py: stopped before {args.out} was whole', file=sys.stderr)
+        print(f'make_shapes.py: stopped before {args.out} was complete', file=sys.stderr)
         return 130
     except (Refusal, OSError) as error:
         text = error if isinstance(error, Refusal) else f'{args.out} cannot be written ({error}): name another folder'
         print(f'make_shapes.py: error: {text}', file=sys.stderr)
         return 2
-    drawn, seconds = finished is None, round(time.monotonic() - start, 1)
+    seconds = round(time.monotonic() - start, 1)
+    summary = dict(out=str(out), drawn=finished is None, seconds=seconds, classes=CLASSES, **marker)
     if args.json:
-        print(json.dumps(dict(out=str(out), drawn=drawn, seconds=seconds, classes=CLASSES, **marker), indent=2))
+        print(json.dumps(summary, indent=2))
     else:
-        report(out, marker, drawn, seconds)
+        report(summary)
     return 0
 
 

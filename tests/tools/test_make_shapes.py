@@ -82,7 +82,7 @@ def folder(drawn: tuple[Path, dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A fresh set of three pictures that a test may spoil."""
+    """A fresh set of three pictures that a test may change."""
     assert make_shapes(tmp_path, 'small', *SMALL).returncode == 0
     return tmp_path / 'small'
 

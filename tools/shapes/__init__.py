@@ -1,0 +1,1 @@
+"""How `tools/make_shapes.py` draws its pictures and writes them in the layouts of COCO, ADE20K and ImageNet."""
