@@ -1,1 +1,1 @@
-"""From files to batches: decoding, transforms, shards, and loaders whose order depends on the seed alone."""
+"""From files to batches: decoding, transforms, shards, and loaders whose order depends only on the seed."""

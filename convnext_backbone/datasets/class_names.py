@@ -1,4 +1,4 @@
-"""What classes are called, by timm's tables of ImageNet."""
+"""ImageNet's class names, from timm's tables."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from timm.data import ImageNetInfo
 
 
-@functools.cache  # it takes 40 ms to read, and a report asks for each of its classes
+@functools.cache  # reading a table takes 40 ms
 def _imagenet(subset: str) -> 'ImageNetInfo':
     from timm.data import ImageNetInfo
 
@@ -15,7 +15,7 @@ def _imagenet(subset: str) -> 'ImageNetInfo':
 
 
 def imagenet_classes(number: int) -> tuple[str, ...]:
-    """The names of ImageNet's classes, where there are as many; numbers otherwise."""
+    """Class names of the ImageNet subset with this number of classes; without one, the numbers from 0."""
     for subset in ('imagenet-1k', 'imagenet-22k'):
         info = _imagenet(subset)
         if info.num_classes() == number:
@@ -24,7 +24,7 @@ def imagenet_classes(number: int) -> tuple[str, ...]:
 
 
 def describe_class(name: str) -> str:
-    """A class as people call it: ImageNet's ``'n01440764'`` becomes ``'tench'``; other names stay as they are."""
+    """Convert an ImageNet id to its English name, ``'n01440764'`` to ``'tench'``; other names stay unchanged."""
     try:
         return _imagenet('imagenet-22k').label_name_to_description(name).split(',')[0]
     except (KeyError, AssertionError):

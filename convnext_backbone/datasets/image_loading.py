@@ -1,5 +1,7 @@
-"""Photographs as people see them, for every task by one decoder: upright, RGB of 8 bits, whole or not at all."""
+"""Image and annotation loading of mmdet and mmseg with the shared decoder; annotations of another size are refused."""
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,103 +10,72 @@ from ..utils.errors import UserError, printable
 from ..utils.image_io import read_image
 
 if TYPE_CHECKING:
-    from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+    from mmcv.transforms import LoadImageFromFile
     from torch.utils.data import Dataset
 
 
-class LoadRGBImage:
-    """What mmcv's ``LoadImageFromFile`` does, with :func:`read_image`; refuses what does not fit the annotations.
-
-    Args:
-        load: The transform in whose place it is.
-    """
-
-    def __init__(self, load: 'LoadImageFromFile') -> None:
-        self._load = load
-
-    def __call__(self, results: dict) -> dict | None:
-        """Loads.
-
-        Raises:
-            UserError: As of :func:`read_image`, or the image has another size than in the annotation file.
-        """
-        path = results['img_path']
-        try:
-            image = read_image(path, self._load.backend_args)
-        except UserError:
-            if self._load.ignore_empty:
-                return None
-            raise
-        annotated = results.get('height'), results.get('width')
-        if None not in annotated:
-            _check_size(path, image.shape[:2], annotated, 'in the annotation file')
-        image = np.ascontiguousarray(image[..., ::-1])  # mmcv's BGR
-        results['img'] = image.astype(np.float32) if self._load.to_float32 else image
-        results['img_shape'] = results['ori_shape'] = image.shape[:2]
-        return results
-
-
-class LoadMatchingAnnotations:
-    """Loads annotations; names the file where they cannot be read, and refuses a mask of another size than its image.
-
-    Args:
-        load: The transform that loads them, of mmdet or mmseg.
-    """
-
-    def __init__(self, load: 'LoadAnnotations') -> None:
-        self._load = load
-
-    def __call__(self, results: dict) -> dict:
-        """Loads.
-
-        Raises:
-            UserError: They cannot be read, or do not fit.
-        """
-        path, mask = results['img_path'], results.get('seg_map_path')
-        try:
-            results = self._load(results)
-        except Exception as error:  # what decoders raise, and what polygons of any form lead to
-            raise UserError(
-                f'The annotations of the image {printable(path)} cannot be read{f" from {mask}" if mask else ""} '
-                f'({type(error).__name__}: {printable(str(error))}): mend them or leave the image out.'
-            ) from error
-        if 'gt_seg_map' in results:
-            _check_size(path, results['ori_shape'], results['gt_seg_map'].shape[:2], f'in the mask {mask}')
-        return results
-
-
-def _check_size(path: str, size: tuple[int, int], annotated: tuple[int, int], where: str) -> None:
-    if tuple(size) != tuple(annotated):
-        (height, width), (other_height, other_width) = size, annotated
-        raise UserError(
-            f'The image {printable(path)} is {width} x {height} pixels large, but {other_width} x {other_height} '
-            f'{where}, so that its annotations do not fit: mend them or replace the image; if it was annotated as it '
-            f'is stored, before its EXIF data turned it upright, take the orientation out of these.'
-        )
-
-
 def guard_image_loading(dataset: 'Dataset') -> None:
-    """Makes a data set of mmdet or mmseg, below wrappers too, load by the two classes above, in place.
+    """Replace the loading transforms of a data set of mmdet or mmseg, also inside wrappers, in place.
 
-    The pipelines of configs stay those of mmdet and mmseg, whose inferencers look for ``LoadImageFromFile``. A
-    transform that loads something else than colour images, or by another decoder, stays as it is.
+    Not in the configs, as the inferencers of mmdet and mmseg look for ``LoadImageFromFile``. Transforms that load
+    anything else than colour images, or use another decoder, stay.
     """
     for inner in (*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)):
         if inner is not None:
             guard_image_loading(inner)
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-    if steps:  # of classification there are none, nor is mmcv needed
-        _guard(steps)
+    if steps:  # classification has none, and needs no mmcv
+        _replace_steps(steps)
 
 
-def _guard(steps: list) -> None:
+def _replace_steps(steps: list) -> None:
     from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 
-    for place, step in enumerate(steps):
+    for i, step in enumerate(steps):
         if type(step) is LoadImageFromFile:
             if (step.color_type, step.imdecode_backend, step.file_client_args) == ('color', 'cv2', None):
-                steps[place] = LoadRGBImage(step)
+                steps[i] = functools.partial(_load_image, step)
         elif isinstance(step, LoadAnnotations):
-            steps[place] = LoadMatchingAnnotations(step)
-        for part in getattr(step, 'subroutines', ()):  # of TestTimeAug
-            _guard(part.transforms)
+            steps[i] = functools.partial(_load_annotations, step)
+        for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
+            _replace_steps(branch.transforms)
+
+
+def _load_image(replaced: 'LoadImageFromFile', results: dict) -> dict | None:
+    path = results['img_path']
+    try:
+        image = read_image(path, replaced.backend_args)
+    except UserError:
+        if replaced.ignore_empty:
+            return None
+        raise
+    if results.get('height') is not None and results.get('width') is not None:
+        _check_size(path, image.shape[:2], (results['height'], results['width']), 'in the annotation file')
+    image = np.ascontiguousarray(image[..., ::-1])  # mmcv's BGR
+    results['img'] = image.astype(np.float32) if replaced.to_float32 else image
+    results['img_shape'] = results['ori_shape'] = image.shape[:2]
+    return results
+
+
+def _load_annotations(load: Callable[[dict], dict], results: dict) -> dict:
+    path, mask = results['img_path'], results.get('seg_map_path')
+    try:
+        results = load(results)
+    except Exception as error:  # decoders and malformed polygons raise anything
+        raise UserError(
+            f'The annotations of the image {printable(path)} cannot be read{f" from {mask}" if mask else ""} '
+            f'({type(error).__name__}: {printable(str(error))}): fix them or leave the image out.'
+        ) from error
+    if 'gt_seg_map' in results:
+        _check_size(path, results['ori_shape'], results['gt_seg_map'].shape[:2], f'in the mask {mask}')
+    return results
+
+
+def _check_size(path: str, size: tuple[int, ...], annotated: tuple[int, ...], where: str) -> None:
+    if tuple(size) != tuple(annotated):
+        (height, width), (other_height, other_width) = size, annotated
+        raise UserError(
+            f'The image {printable(path)} has {width} x {height} pixels, but {other_width} x {other_height} {where}: '
+            f'fix the annotations or replace the image; if they were made on the stored pixels, without the EXIF '
+            f'orientation, remove that tag.'
+        )

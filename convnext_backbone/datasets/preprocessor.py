@@ -1,4 +1,4 @@
-"""Normalises batches of labelled images on the device; in training it erases, mixes and cuts there too."""
+"""Data preprocessor for classification: normalization, random erasing, mixup and CutMix on the device."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,17 +15,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @MODELS.register_module()
 class ImagePreprocessor(BaseDataPreprocessor):
-    """Normalises a batch on the device; in training it erases, mixes and cuts there too, by timm's classes.
+    """Normalize batches of images on the device; in training also erase and mix, by timm's classes.
 
-    The workers hand over bytes: a quarter of the traffic of normalised images.
+    Workers send bytes: a quarter of the traffic of normalized images.
 
     Args:
         num_classes: Length of the soft targets.
-        label_smoothing: Of the soft targets.
-        mean, std: Of each colour, for images from 0 to 1.
+        label_smoothing: Smoothing of the soft targets.
+        mean, std: Of each channel, for images from 0 to 1.
         random_erasing: Probability that a rectangle of an image becomes noise (paper, table 5).
-        mixup_alpha: Of the beta distribution of mixup; 0 leaves mixup out.
-        cutmix_alpha: Of the beta distribution of CutMix; 0 leaves it out. With both, a coin decides for each batch.
+        mixup_alpha: Parameter of the beta distribution of mixup; 0 disables it.
+        cutmix_alpha: The same for CutMix; with both, each batch takes one of them at random.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         NOT_NEGATIVE.check('cutmix_alpha', cutmix_alpha)
         self._erasing, self._mixup = None, None
         if random_erasing:
-            from timm.data.random_erasing import RandomErasing  # training alone needs timm
+            from timm.data.random_erasing import RandomErasing  # only training needs timm
 
             self._erasing = RandomErasing(random_erasing, mode='pixel', device=None)
         if mixup_alpha or cutmix_alpha:
@@ -58,20 +58,20 @@ class ImagePreprocessor(BaseDataPreprocessor):
             self._mixup = Mixup(mixup_alpha, cutmix_alpha, label_smoothing=label_smoothing, num_classes=num_classes)
 
     def forward(self, data: Mapping, training: bool = False) -> dict:
-        """Makes what the model takes.
+        """Preprocess a batch.
 
         Args:
-            data: ``inputs``, images of 0 to 255, (N, C, H, W), and maybe ``labels``, (N,).
+            data: ``inputs``, images from 0 to 255, (N, C, H, W), and optionally ``labels``, (N,).
             training: Whether to augment.
 
         Returns:
-            ``inputs``, normalised; ``labels`` as they were, or (N, num_classes) after mixing.
+            ``inputs``, normalized; ``labels`` unchanged, or (N, num_classes) after mixing.
 
         Raises:
-            ArgumentError: An odd number of images is to be mixed in pairs.
+            ArgumentError: Mixing in pairs got an odd number of images.
         """
-        data = self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data})
-        images = data['inputs'].to(torch.float32, copy=True)
+        batch = dict(self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data}))
+        images = batch['inputs'].to(torch.float32, copy=True)
         images.sub_(self.mean).div_(self.std)
         if training and self._erasing is not None:
             self._erasing.device = images.device
@@ -82,5 +82,5 @@ class ImagePreprocessor(BaseDataPreprocessor):
                     f'The batch has {len(images)} images, but mixup and CutMix mix them in pairs: set an even '
                     f'train_dataloader.batch_size, and drop_last=True.'
                 )
-            images, data['labels'] = self._mixup(images, data['labels'])
-        return {**data, 'inputs': images}
+            images, batch['labels'] = self._mixup(images, batch['labels'])
+        return {**batch, 'inputs': images}

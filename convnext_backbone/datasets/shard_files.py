@@ -1,14 +1,13 @@
-"""Webdataset shards: which they are, how many samples each holds, and what lies in them, or what is wrong with one."""
+"""Webdataset shards: expanding their names, finding their lengths, and reading their samples with clear errors."""
 
 import contextlib
-import io
 import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from mmengine.logging import print_log
@@ -19,7 +18,7 @@ _IMAGES = ('jpg', 'jpeg', 'png', 'webp')
 
 
 class Sample(NamedTuple):
-    """A sample as it lies in its shard."""
+    """A sample of a shard, still encoded."""
 
     name: str
     image: bytes
@@ -27,7 +26,7 @@ class Sample(NamedTuple):
 
 
 def import_webdataset() -> ModuleType:
-    """The package, which only streams need."""
+    """Import webdataset, which only streams need."""
     try:
         import webdataset
     except ImportError as error:
@@ -36,7 +35,7 @@ def import_webdataset() -> ModuleType:
 
 
 def expand_shards(shards: str | Sequence[str]) -> list[str]:
-    """The paths and addresses of shards."""
+    """Expand the patterns of shards to paths and URLs."""
     expand_urls = import_webdataset().shardlists.expand_urls
     patterns = [shards] if isinstance(shards, str) else shards
     try:
@@ -60,43 +59,43 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def find_lengths(urls: list[str]) -> list[int]:
-    """The number of samples in each shard, as an info file tells it or as it is counted."""
-    # A command is not changed into one that reads another file: who knows what that would do.
+    """Find the number of samples of each shard in an info file beside it, or by counting."""
+    # A command is not rewritten to read the info file: it could do anything.
     folders = {_split(url)[0] for url in urls if not url.startswith('pipe:')}
-    told = {(folder, name): length for folder in sorted(folders) for name, length in _read_info(folder).items()}
-    unknown = [url for url in urls if _split(url) not in told]
+    known = {(folder, name): length for folder in sorted(folders) for name, length in _read_info(folder).items()}
+    unknown = [url for url in urls if _split(url) not in known]
     remote = [url for url in unknown if urlsplit(url).scheme not in ('', 'file')]
     if remote:
         raise UserError(
-            f'How many samples these shards hold is not known, and they are not local, to be counted: '
+            f'The number of samples of these shards is unknown, and only local shards can be counted: '
             f'{shorten(remote)}; give shard_lengths, one number for each, or put an _info.json of timm beside them.'
         )
     if unknown:
-        print_log(f'Counting the samples of {len(unknown)} shards, which no _info.json beside them tells.', 'current')
-    return [told[_split(url)] if _split(url) in told else _count(url) for url in urls]
+        print_log(f'Counting the samples of {len(unknown)} shards that no _info.json beside them lists.', 'current')
+    return [known[_split(url)] if _split(url) in known else _count(url) for url in urls]
 
 
 def _read_info(folder: str) -> dict[str, int]:
-    """The number of samples of each shard of a folder, by its name, out of timm's info file."""
+    """The number of samples of each shard of a folder, by name, from timm's info file."""
     for name in ('_info.json', 'info.json'):
         try:
             with contextlib.closing(import_webdataset().gopen(folder + name)) as stream:
                 splits = json.load(stream)['splits'].values()
             return {file: n for it in splits for file, n in zip(it['filenames'], it['shard_lengths'], strict=True)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # there is none, nothing opens such an address, or it is another's
+            continue  # missing, not supported by gopen, or an unrelated file of that name
     return {}
 
 
-def _is_of_sample(name: str) -> bool:
+def _is_sample_file(name: str) -> bool:
     """Whether a file in a shard is an image or a label, by its extension."""
     extension = import_webdataset().tariterators.base_plus_ext(name)[1]
     return extension is not None and extension.lower() in ('cls', *_IMAGES)
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[io.BufferedIOBase]:
-    """An open shard; what goes wrong with it is raised as one sentence."""
+def _opened(url: str) -> Iterator[Any]:
+    """An open shard; failures to read it become a UserError."""
     stream = None
     try:
         stream = import_webdataset().gopen(url)
@@ -104,8 +103,8 @@ def _opened(url: str) -> Iterator[io.BufferedIOBase]:
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         reason = getattr(error, 'strerror', None) or str(error.args[0] if error.args else error).partition(' @ ')[0]
         raise UserError(
-            f'The shard {printable(url)} is missing, cut off or damaged ({reason}): fetch or write it anew, '
-            f'or leave it out of shards.'
+            f'The shard {printable(url)} is missing, truncated or corrupt ({reason}): fetch or write it again, '
+            f'or remove it from shards.'
         ) from error
     finally:
         with contextlib.suppress(OSError):  # a command that is not read to its end may complain
@@ -114,24 +113,24 @@ def _opened(url: str) -> Iterator[io.BufferedIOBase]:
 
 
 def _count(url: str) -> int:
-    """The number of samples of a local shard, from its headers: the images are passed over."""
+    """The number of samples of a local shard, from its headers alone."""
     with _opened(url) as stream, tarfile.open(fileobj=stream) as archive:
-        names = [member.name for member in archive if member.isreg() and _is_of_sample(member.name)]
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError('it has no end')  # cut between two files
+        names = [member.name for member in archive if member.isreg() and _is_sample_file(member.name)]
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError('it has no end')  # truncated between two files
         files = (dict(fname=name, data=b'', __url__=url) for name in names)
         return sum(1 for _ in import_webdataset().tariterators.group_by_keys(files))
 
 
 def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
-    """The first samples of a shard, which must be as long as was told."""
+    """Read the first ``stop`` samples of a shard, which must hold ``length``."""
     tar, shard, number = import_webdataset().tariterators, _split(url)[1], 0
     with _opened(url) as stream:
-        files = tar.tar_file_expander([dict(url=url, stream=stream)], select_files=_is_of_sample)
+        files = tar.tar_file_expander([dict(url=url, stream=stream)], select_files=_is_sample_file)
         samples = tar.group_by_keys(files)
         for number, parts in enumerate(samples, 1):
-            if number == length and next(samples, None):  # now: nobody asks for one after the last
+            if number == length and next(samples, None):  # checked now: the caller asks for none after the last
                 number += 1
                 break
             name = f'{shard}/{parts["__key__"]}'
@@ -139,7 +138,7 @@ def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
             if image is None or not re.fullmatch(rb'\s*\d+\s*', parts.get('cls', b'')):
                 raise UserError(
                     f'The sample {printable(name)} lacks an image ({", ".join(_IMAGES)}) or a .cls with its number: '
-                    f'write both, one after the other, into {printable(url)}, or fetch it anew where it is cut off.'
+                    f'write both, one after the other, into {printable(url)}, or fetch it again if it is truncated.'
                 )
             yield Sample(name, image, int(parts['cls']))
             if number == stop < length:
@@ -147,6 +146,6 @@ def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
     if number != length:
         found = number if number < length else 'more'
         raise UserError(
-            f'The shard {printable(url)} holds {found} samples in the place of {length}: fetch it anew where it is cut '
-            f'off, or mend shard_lengths or the _info.json beside it.'
+            f'The shard {printable(url)} holds {found} samples instead of {length}: fetch it again if it is truncated, '
+            f'or fix shard_lengths or the _info.json beside it.'
         )

@@ -1,14 +1,14 @@
-"""Images and labels out of webdataset shards, for data sets such as ImageNet-22K that are too large for a folder.
+"""Streaming of webdataset shards, for data sets such as ImageNet-22K that are too large for a folder.
 
-The samples of an epoch are numbered through its shuffled shards, and ranges of these positions are dealt to ranks and
-workers: no sample is read twice or missed, whatever the number of shards, and a resumed pass is known in advance.
+The samples of an epoch are numbered across its shuffled shards, and ranges of these positions are assigned to ranks and
+workers: no sample is read twice or missed, whatever the number of shards, and a resume can skip without reading.
 """
 
 import io
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,32 +20,35 @@ from ..utils.image_io import decode_image
 from .seeded_loader import seed_all, seed_for
 from .shard_files import Sample, expand_shards, find_lengths, import_webdataset, read_samples
 
-_SHARDS, _BUFFER, _IMAGE = 1, 2, 3  # what a seed is for; not 0, which a seed sequence cannot tell from nothing
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SHARDS, _BUFFER, _IMAGE = 1, 2, 3  # purpose of a seed; not 0, which a seed sequence cannot tell from nothing
 
 
 class ImageStream(IterableDataset):
-    """Yields ``dict(inputs=transform(image), labels=int, broken='')`` from tar files that are read in order.
+    """Stream of ``dict(inputs=transform(image), labels=int, broken='')`` from tar files that are read sequentially.
 
-    All ranks yield the same number of samples with ``shuffle``, for which up to world size - 1 are left out, others
-    each epoch; without it every sample comes once and ranks may differ by one. Batches are dealt to workers whole. The
-    order depends on the seed, the epoch and the numbers of ranks, workers and samples in a batch.
+    With ``shuffle`` all ranks yield the same number of samples, so that up to world size - 1 are left out, others each
+    epoch; without it every sample is yielded once and ranks may differ by one. The order depends on the seed, the
+    epoch, the batch size and the numbers of ranks and workers.
 
-    An image that cannot be decoded is named in ``broken``, as ``shard.tar/key``. With ``shuffle`` its neighbour takes
-    its place, augmented another way; without it a black image does, with the label -1.
+    An image that cannot be decoded is named in ``broken``, as ``shard.tar/key``. With ``shuffle`` a neighbour replaces
+    it, augmented differently; without it a black image does, with the label -1.
 
     Args:
-        shards: A pattern such as ``/data/train-{000000..000099}.tar``, or a list of paths, addresses and patterns; all
+        shards: A pattern such as ``/data/train-{000000..000099}.tar``, or a list of paths, URLs and patterns; anything
             that webdataset opens (``https://``, ``pipe:`` and a command, ...).
-        transform: Takes an RGB image of PIL and gives a tensor.
-        seed: Of the order and of the augmentation.
-        shard_lengths: The number of samples in each shard; by default out of the ``_info.json`` or ``info.json`` that
-            timm's data sets have beside their shards, or counted, where the shards are local.
-        shuffle: Whether to train: see above.
-        shuffle_buffer: How many encoded images each worker holds at most, to choose the next one from.
+        transform: Converts a PIL image to a tensor.
+        seed: Of order and augmentation.
+        shard_lengths: The number of samples of each shard; by default from the ``_info.json`` or ``info.json`` that
+            timm's data sets have beside their shards, or counted if the shards are local.
+        shuffle: Whether to shuffle, for training.
+        shuffle_buffer: The number of encoded images among which each worker chooses the next one.
 
     Raises:
-        UserError: webdataset is not installed, a shard is missing or damaged, or its number of samples is not known.
-        ArgumentError: The shards or their lengths cannot be meant.
+        UserError: webdataset is not installed, a shard is missing or corrupt, or its number of samples is unknown.
+        ArgumentError: The shards or their lengths are invalid.
     """
 
     def __init__(
@@ -66,83 +69,82 @@ class ImageStream(IterableDataset):
         self.transform, self.seed = transform, seed
         self.shuffle, self.shuffle_buffer = shuffle, shuffle_buffer
         self._rank, self._world_size = get_rank(), get_world_size()  # workers have no process group to ask
-        self._batch_size, self._drop_last, self._step = None, False, 1
+        self.metainfo: dict[str, Any] = dict(classes=())
+        self._batch_size: int | None = None
+        self._drop_last, self._step = False, 1
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # persistent workers must see it change
 
     def set_batch_size(self, batch_size: int, drop_last: bool, step: int = 1) -> None:
-        """Says what the data loader makes batches of, before it starts any worker.
+        """Tell the stream how the data loader will batch it; call before any worker starts.
 
-        Args:
-            batch_size: Images of a batch.
-            drop_last: Whether a shorter last batch is left out.
-            step: Batches of an optimizer step: with ``drop_last``, an epoch ends with its last whole step.
+        With ``drop_last`` an epoch ends with its last complete optimizer step, of ``step`` batches.
         """
         self._batch_size, self._drop_last, self._step = batch_size, drop_last, step
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
-        """Makes every next pass that of an epoch, from one of this rank's batches on, bit for bit as without a break.
+        """Start the next pass at a batch of an epoch; what follows is bit for bit that of an uninterrupted pass.
 
-        To be called before each ``iter(loader)``, in its process.
+        Call before each ``iter(loader)``, in the loader's process.
         """
         self._start.copy_(torch.tensor([epoch, batch]))
 
     def __len__(self) -> int:
         first, stop = self._range_of_rank()
         samples = stop - first
-        # The loader divides it by the size of a batch.
-        return self._batches(samples) * self._batch_size if self._drop_last else samples
+        # The loader divides it by the batch size.
+        return self._batches(samples) * (self._batch_size or 1) if self._drop_last else samples
 
     def __iter__(self) -> Iterator[dict]:
         info = get_worker_info()
         if info is not None and self._batch_size is None:
             raise RuntimeError('ImageStream.set_batch_size must be called before the data loader starts workers.')
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        epoch, batch = self._start.tolist()  # at once, not with the first sample
-        # The loader asks its workers in turn, beginning with the first: each takes the part of whoever would be next.
+        epoch, batch = self._start.tolist()  # read now, not with the first sample
+        # The loader asks its workers in turn, starting with the first: each takes the part that would be next.
         skip, part = divmod(batch + worker, workers)
-        return self._batches_of_part(epoch, part, workers, skip)
+        return self._read_part(epoch, part, workers, skip)
 
     def _range_of_rank(self) -> tuple[int, int]:
-        """The positions of this rank, without the last."""
+        """First and end of this rank's positions."""
         total, rank, world_size = sum(self.shard_lengths), self._rank, self._world_size
         if self.shuffle:
             return total // world_size * rank, total // world_size * (rank + 1)
         return total * rank // world_size, total * (rank + 1) // world_size
 
     def _batches(self, samples: int) -> int:
-        """How many batches so many samples make."""
+        """The number of batches of so many samples."""
         size = self._batch_size or 1
         return samples // size // self._step * self._step if self._drop_last else -(-samples // size)
 
     def _range_of_part(self, part: int, parts: int) -> tuple[int, int]:
-        """The positions of one of the equal parts that a rank's batches are dealt into, without the last."""
+        """First and end of the positions of a worker's part of this rank: whole batches, as equal as possible."""
         first, stop = self._range_of_rank()
         size = self._batch_size or 1
         batches = self._batches(stop - first)
-        lacking = max(0, batches * size - (stop - first))  # in the last batch, which is the last of its part as well
+        lacking = max(0, batches * size - (stop - first))  # in the last batch, which is also the last of its part
         short = (batches - 1) % parts
         each, more = divmod(batches, parts)
         begin, end = (each * number + min(number, more) for number in (part, part + 1))
         return first + begin * size - lacking * (part > short), first + end * size - lacking * (part >= short)
 
-    def _batches_of_part(self, epoch: int, part: int, parts: int, skip: int) -> Iterator[dict]:
-        """The samples of a part from a batch on."""
+    def _read_part(self, epoch: int, part: int, parts: int, skip: int) -> Iterator[dict]:
+        """The decoded samples of a part from a batch on."""
         size = self._batch_size or 1
         samples = self._order(epoch, part, parts, skip * size)
         batches = iter(lambda: list(itertools.islice(samples, size)), [])
         for batch, following in itertools.pairwise(itertools.chain(batches, [[]])):
-            for place, (position, sample) in enumerate(batch):
-                # Nothing before this batch may stand in: after a resume it was not read.
-                neighbours = batch[place + 1 :] + batch[:place] + following
+            for i, (position, sample) in enumerate(batch):
+                # No earlier batch may provide a replacement: after a resume it was not read.
+                neighbours = batch[i + 1 :] + batch[:i] + following
                 seed = seed_for(self.seed, _IMAGE, epoch, position)
                 yield self._decode(sample, seed, (neighbour for _, neighbour in neighbours))
 
     def _order(self, epoch: int, part: int, parts: int, skip: int) -> Iterator[tuple[int, Sample]]:
-        """The positions and samples of a part as they are yielded, from the ``skip``-th on.
+        """The positions and encoded samples of a part in their shuffled order, without the first ``skip``.
 
-        The shuffle buffer holds positions, so that it can be advanced without reading; samples are read when the first
-        of them is needed and kept until it is their turn, never more of them than the buffer holds. Of what comes
-        before ``skip``, all shards are left out but those of which a sample is still to come.
+        The shuffle buffer holds positions, so that it can advance without reading; samples are read when the first of
+        them is needed and kept until their turn, never more than the buffer's size. Of what is skipped, only shards
+        that also hold a later sample are read.
         """
         first, stop = self._range_of_part(part, parts)
         positions = iter(range(first, stop))
@@ -153,7 +155,8 @@ class ImageStream(IterableDataset):
         wanted = np.ones(max(0, stop - first), bool)
         for position in itertools.islice(positions, skip):
             wanted[position - first] = False
-        reader, waiting = self._read(epoch, first, wanted), {}
+        reader = self._read(epoch, first, wanted)
+        waiting: dict[int, Sample] = {}
         for position in positions:
             while position not in waiting:
                 found, sample = next(reader)
@@ -161,41 +164,45 @@ class ImageStream(IterableDataset):
             yield position, waiting.pop(position)
 
     def _read(self, epoch: int, first: int, wanted: np.ndarray) -> Iterator[tuple[int, Sample]]:
-        """The wanted positions after the first, rising, with their samples."""
+        """The wanted positions from the first on, in ascending order, with their samples."""
         order = np.arange(len(self.shards))
         if self.shuffle:
             np.random.default_rng(seed_for(self.seed, _SHARDS, epoch)).shuffle(order)
-        start = -first  # of the shard, in `wanted`
+        start = -first  # where the shard begins in `wanted`
         for shard in order:
             length = self.shard_lengths[shard]
-            places = np.flatnonzero(wanted[max(0, start) : max(0, start + length)]) + max(0, start)
-            if len(places):
-                for place, sample in enumerate(read_samples(self.shards[shard], length, places[-1] - start + 1), start):
-                    if place >= 0 and wanted[place]:
-                        yield first + place, sample
+            needed = np.flatnonzero(wanted[max(0, start) : max(0, start + length)]) + max(0, start)
+            if len(needed):
+                stop = needed[-1] - start + 1
+                for i, sample in enumerate(read_samples(self.shards[shard], length, stop), start):
+                    if i >= 0 and wanted[i]:
+                        yield first + i, sample
             start += length
 
     def _decode(self, sample: Sample, seed: int, neighbours: Iterable[Sample]) -> dict:
-        """What is yielded for a sample."""
-        image, label, broken = _image(sample.image), sample.label, ''
+        image, label, broken = _decode_or_none(sample.image), sample.label, ''
         if image is None:
             broken = sample.name
             if self.shuffle:
-                decoded = ((_image(neighbour.image), neighbour.label) for neighbour in neighbours)
-                image, label = next((pair for pair in decoded if pair[0] is not None), (None, None))
+                decoded = ((_decode_or_none(neighbour.image), neighbour.label) for neighbour in neighbours)
+                image, label = next((pair for pair in decoded if pair[0] is not None), (None, -1))
             else:
-                image, label = _image(None), -1
+                image, label = black_image(), -1
         if image is None:
-            raise UserError(f'The image {printable(broken)} cannot be decoded, nor can its neighbours: write it anew.')
+            raise UserError(f'The image {printable(broken)} cannot be decoded, nor can its neighbours: write it again.')
         seed_all(seed)
         return dict(inputs=self.transform(image), labels=label, broken=broken)
 
 
-def _image(data: bytes | None) -> Any:
-    """An encoded image in RGB, None if it is broken; a black one for None."""
-    from PIL import Image
-
+def _decode_or_none(data: bytes) -> 'Image | None':
     try:
-        return Image.new('RGB', (256, 256)) if data is None else decode_image(io.BytesIO(data))
+        return decode_image(io.BytesIO(data))
     except Exception:  # of any type: OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
         return None
+
+
+def black_image() -> 'Image':
+    """Create the image that replaces an unreadable one of the validation data."""
+    from PIL import Image
+
+    return Image.new('RGB', (256, 256))

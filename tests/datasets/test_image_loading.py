@@ -1,4 +1,4 @@
-"""Photographs of every kind, broken ones, and annotations that do not fit: the right pixels, or one sentence. Exact."""
+"""Loading of images and annotations for every task: the right pixels, or one sentence that names the file. Exact."""
 
 import functools
 import io
@@ -32,8 +32,8 @@ SEGMENTOR = REPOSITORY / 'configs/demo/upernet_convnext_atto_camvid.py'
 HEIGHT, WIDTH = 48, 64
 JPEG_LOSS = 8  # of 255, at quality 100
 
-# What is stored of an upright image for each orientation of EXIF; in words of the standard, the side of the scene that
-# the first row and the first column are.
+# How an upright image is stored with each EXIF orientation; in words of the standard, the side of the scene that the
+# first row and the first column show.
 STORED = {
     1: lambda image: image,  # top, left
     2: lambda image: image[:, ::-1],  # top, right
@@ -47,7 +47,7 @@ STORED = {
 
 
 def draw_scene() -> np.ndarray:
-    """No turn, no other order of the channels and no clipping leaves it as it is."""
+    """Draw an image that any rotation, channel order or clipping changes."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     scene = np.stack([x * 3 + 20, y * 4 + 10, 250 - x - y * 2], axis=-1).astype(np.uint8)
     scene[4:20, 6:30] = 240, 20, 30
@@ -63,21 +63,21 @@ def encode(image: np.ndarray | Image.Image, suffix: str, **options: object) -> b
 
 
 def encode_deep(image: np.ndarray, suffix: str) -> bytes:
-    """In 16 bits, of which all are used: 0 is black, 65535 is white."""
+    """Encode in 16 bits: 0 is black, 65535 is white."""
     deep = image.astype(np.uint16) * 257
     if image.ndim == 3:
         deep = cv2.cvtColor(deep, cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     return cv2.imencode(suffix, deep)[1].tobytes()
 
 
-def turned(image: np.ndarray, orientation: int, suffix: str = 'jpeg') -> bytes:
+def rotated(image: np.ndarray, orientation: int, suffix: str = 'jpeg') -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encode(STORED[orientation](image), suffix, exif=exif)
 
 
 def draw_kinds() -> dict[str, tuple[bytes, np.ndarray, int]]:
-    """A file of each kind, the pixels that a person sees in it, and how far one may be off."""
+    """Files of every kind, each with its displayed pixels and the largest difference allowed."""
     scene = draw_scene()
     grey = scene[..., 1]
     greys, dots = np.stack([grey] * 3, axis=-1), np.stack([(grey > 100) * np.uint8(255)] * 3, axis=-1)
@@ -114,7 +114,7 @@ def draw_kinds() -> dict[str, tuple[bytes, np.ndarray, int]]:
     }
     for suffix in ('jpeg', 'png', 'tiff', 'webp'):
         loss = JPEG_LOSS if suffix == 'jpeg' else 0
-        kinds |= {f'{suffix} of orientation {o}': (turned(scene, o, suffix), scene, loss) for o in STORED}
+        kinds |= {f'{suffix} of orientation {o}': (rotated(scene, o, suffix), scene, loss) for o in STORED}
     return kinds
 
 
@@ -122,18 +122,18 @@ KINDS = draw_kinds()
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 JPEG, PNG = encode(NOISE, 'jpeg'), encode(NOISE, 'png')
 BROKEN = {
-    'jpeg that is cut off': JPEG[: len(JPEG) // 2],  # OpenCV fills it up with grey
-    'png that is cut off': PNG[: len(PNG) // 2],
+    'truncated jpeg': JPEG[: len(JPEG) // 2],  # OpenCV fills the rest with grey
+    'truncated png': PNG[: len(PNG) // 2],
     'png with a wrong byte': PNG[:4000] + bytes([PNG[4000] ^ 1]) + PNG[4001:],
     'no image': b'no image',
     'empty file': b'',
-    'whole numbers of 32 bits': encode(draw_scene()[..., 1].astype(np.int32) * 257, 'tiff'),
-    'broken numbers': encode(draw_scene()[..., 1].astype(np.float32) / 255, 'tiff'),
+    '32-bit integers': encode(draw_scene()[..., 1].astype(np.int32) * 257, 'tiff'),
+    '32-bit floats': encode(draw_scene()[..., 1].astype(np.float32) / 255, 'tiff'),
 }
 
 
 def write_images(folder: Path, contents: dict[str, bytes]) -> Path:
-    """Files of any format, each named as a jpeg: that a name lies must not matter."""
+    """Write files of any format, all named .jpg: the name must not matter."""
     folder.mkdir(parents=True)
     for name, content in contents.items():
         (folder / f'{name}.jpg').write_bytes(content)
@@ -153,7 +153,7 @@ def coco_json(images: Path, annotations: list[dict] = ()) -> str:
 
 
 def build_detection(root: Path) -> torch.utils.data.Dataset:
-    """A data set of mmdet, in a wrapper, that a run has guarded."""
+    """A data set of mmdet inside a wrapper, guarded as in a run."""
     init_default_scope('mmdet')
     (root / 'coco.json').write_text(coco_json(root / 'all/images'))
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
@@ -163,7 +163,7 @@ def build_detection(root: Path) -> torch.utils.data.Dataset:
 
 
 def build_segmentation(root: Path) -> torch.utils.data.Dataset:
-    """A data set of mmseg that a run has guarded; it tests by --tta."""
+    """A data set of mmseg with test-time augmentation, guarded as in a run."""
     init_default_scope('mmseg')
     masks = root / 'masks'
     if not masks.exists():
@@ -181,8 +181,8 @@ def guarded(dataset: torch.utils.data.Dataset) -> torch.utils.data.Dataset:
     return dataset
 
 
-# Of timm's transform, what leaves an upright image of that size as it is.
-AS_IT_IS = dict(input_size=(3, HEIGHT, WIDTH), crop_pct=1.0, crop_mode='center')
+# Settings of timm's transform that leave an upright image of that size unchanged.
+UNCHANGED = dict(input_size=(3, HEIGHT, WIDTH), crop_pct=1.0, crop_mode='center')
 
 
 def load_detection(root: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -203,7 +203,7 @@ def load_segmentation(root: Path) -> Iterator[tuple[str, np.ndarray]]:
 def load_folder(root: Path) -> Iterator[tuple[str, np.ndarray]]:
     from convnext_backbone import TimmDataset
 
-    dataset = TimmDataset(str(root), 'all', transform=AS_IT_IS)
+    dataset = TimmDataset(str(root), 'all', transform=UNCHANGED)
     for i in range(len(dataset)):
         sample = dataset[i]
         assert sample['broken'] == ''
@@ -220,13 +220,13 @@ def load_shards(root: Path) -> Iterator[tuple[str, np.ndarray]]:
             label = tarfile.TarInfo(f'{i:04}.cls')
             label.size = 1
             shard.addfile(label, io.BytesIO(b'0'))
-    for name, sample in zip(names, TimmShards(str(root), 'all-{0..0}.tar', AS_IT_IS), strict=True):
+    for name, sample in zip(names, TimmShards(str(root), 'all-{0..0}.tar', UNCHANGED), strict=True):
         assert sample['broken'] == ''
         yield name, sample['inputs'].permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize('load', [load_detection, load_segmentation, load_folder, load_shards])
-def test_photographs_of_all_kinds_come_upright_in_their_colours(load, tmp_path):
+def test_every_kind_of_image_is_decoded_to_upright_rgb(load, tmp_path):
     write_images(tmp_path / 'all/images', {name: content for name, (content, _, _) in KINDS.items()})
     found = dict(load(tmp_path))
     assert found.keys() == KINDS.keys()
@@ -236,7 +236,7 @@ def test_photographs_of_all_kinds_come_upright_in_their_colours(load, tmp_path):
     assert {name: most for name, most in off.items() if most > KINDS[name][2]} == {}
 
 
-def test_broken_images_are_refused_or_skipped_by_name(tmp_path):
+def test_corrupt_images_are_refused_or_skipped_by_name(tmp_path):
     from convnext_backbone import TimmDataset
 
     write_images(tmp_path / 'all/images', BROKEN)
@@ -247,7 +247,7 @@ def test_broken_images_are_refused_or_skipped_by_name(tmp_path):
             with pytest.raises(UserError) as refused:
                 dataset[i]
             named.append(str(refused.value))
-    dataset = TimmDataset(str(tmp_path), 'all', transform=AS_IT_IS)
+    dataset = TimmDataset(str(tmp_path), 'all', transform=UNCHANGED)
     samples = [dataset[i] for i in range(len(dataset))]
     assert {sample['labels'] for sample in samples} == {-1}
     for name in BROKEN:
@@ -255,17 +255,17 @@ def test_broken_images_are_refused_or_skipped_by_name(tmp_path):
         assert sum(f'{name}.jpg' in sample['broken'] for sample in samples) == 1
 
 
-def test_a_photograph_that_was_annotated_before_it_was_turned_upright_is_refused(tmp_path):
-    write_images(tmp_path / 'all/images', {'turned': turned(draw_scene().swapaxes(0, 1), 6)})
+def test_annotations_that_ignore_the_exif_orientation_are_refused(tmp_path):
+    write_images(tmp_path / 'all/images', {'rotated': rotated(draw_scene().swapaxes(0, 1), 6)})
     for build in (build_detection, build_segmentation):
         with pytest.raises(UserError) as refused:
             build(tmp_path)[0]
         sentence = str(refused.value)
-        for word in ('turned.jpg', f'{HEIGHT} x {WIDTH} pixels', f'{WIDTH} x {HEIGHT}', 'EXIF'):
+        for word in ('rotated.jpg', f'{HEIGHT} x {WIDTH} pixels', f'{WIDTH} x {HEIGHT}', 'EXIF'):
             assert word in sentence
 
 
-def test_a_step_that_loads_something_else_stays_as_it_is(tmp_path):
+def test_other_loading_transforms_stay_unchanged(tmp_path):
     from mmcv.transforms import LoadImageFromFile
 
     write_images(tmp_path / 'all/images', {'deep': encode_deep(draw_scene(), '.png')})
@@ -304,13 +304,13 @@ def untrained(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def coco(shapes, tmp_path) -> Path:
-    """The drawn data set of objects, of one's own."""
+    """A copy of the drawn detection data."""
     return shutil.copytree(shapes, tmp_path / 'data', ignore=lambda *_: ['ade', 'imagenet'])
 
 
 @pytest.fixture
 def scenes(shapes, tmp_path) -> Path:
-    """The drawn data set of pixels, as CamVid lies."""
+    """A copy of the drawn segmentation data, in CamVid's layout."""
     for part, name in (('training', 'train'), ('validation', 'val')):
         shutil.copytree(shapes / 'ade/images' / part, tmp_path / 'data/img_dir' / name)
         shutil.copytree(shapes / 'ade/annotations' / part, tmp_path / 'data/ann_dir' / name)
@@ -318,10 +318,10 @@ def scenes(shapes, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(('tool', 'split'), [('train', 'train'), ('test', 'val'), ('browse_data', 'train')])
-def test_a_photograph_that_does_not_fit_its_boxes_is_refused(tool, split, coco, untrained, tmp_path, call_tool):
-    """In training by a process that loads data."""
+def test_an_image_of_another_size_than_annotated_is_refused(tool, split, coco, untrained, tmp_path, call_tool):
+    """In training by a data-loading worker."""
     path = sorted((coco / f'{split}2017').iterdir())[2]
-    path.write_bytes(turned(cv2.imread(str(path))[..., ::-1].swapaxes(0, 1), 6))
+    path.write_bytes(rotated(cv2.imread(str(path))[..., ::-1].swapaxes(0, 1), 6))
     arguments = [DETECTOR, *[untrained('detection')] * (tool == 'test'), '--data-root', coco, '--work-dir', 'out']
     arguments += ['--cfg-options', *DETECTION, *ONE_WORKER]
     sentence = refusal(call_tool(f'{tool}.py', *arguments, cwd=tmp_path))
@@ -329,7 +329,7 @@ def test_a_photograph_that_does_not_fit_its_boxes_is_refused(tool, split, coco, 
         assert word in sentence
 
 
-def test_an_image_that_is_cut_off_ends_a_run_in_one_sentence(coco, tmp_path, call_tool):
+def test_a_truncated_image_ends_a_run_in_one_sentence(coco, tmp_path, call_tool):
     path = sorted((coco / 'train2017').iterdir())[2]
     os.truncate(path, path.stat().st_size * 2 // 3)
     arguments = ['--data-root', coco, '--work-dir', 'out', '--cfg-options', *DETECTION]
@@ -337,22 +337,22 @@ def test_an_image_that_is_cut_off_ends_a_run_in_one_sentence(coco, tmp_path, cal
     assert f'{path} cannot be decoded' in sentence and 'truncated' in sentence
 
 
-@pytest.mark.parametrize('fault', ['cut off', 'missing', 'of another size'])
-def test_a_mask_that_cannot_be_used_ends_a_run_in_one_sentence(fault, scenes, tmp_path, call_tool):
+@pytest.mark.parametrize('fault', ['truncated', 'missing', 'of another size'])
+def test_an_unusable_mask_ends_a_run_in_one_sentence(fault, scenes, tmp_path, call_tool):
     for path in (scenes / 'ann_dir/train').iterdir():
         if fault == 'missing':
             path.unlink()
-        elif fault == 'cut off':
+        elif fault == 'truncated':
             os.truncate(path, path.stat().st_size // 2)
         else:
             path.write_bytes(encode(cv2.imread(str(path), cv2.IMREAD_UNCHANGED).T, 'png'))
     arguments = ['--data-root', scenes, '--work-dir', 'out', '--cfg-options', *SEGMENTATION]
     sentence = refusal(call_tool('train.py', SEGMENTOR, *arguments, cwd=tmp_path))
     assert str(scenes / 'ann_dir/train/0000000000') in sentence and str(scenes / 'img_dir/train/0000000000') in sentence
-    assert {'cut off': 'truncated', 'missing': 'No such file', 'of another size': '96 x 128'}[fault] in sentence
+    assert {'truncated': 'truncated', 'missing': 'No such file', 'of another size': '96 x 128'}[fault] in sentence
 
 
-def test_pixels_without_a_class_are_learnt_from_as_nothing(scenes, tmp_path, call_tool):
+def test_masks_without_labelled_pixels_train_to_finite_weights(scenes, tmp_path, call_tool):
     for path in (scenes / 'ann_dir/train').iterdir():
         path.write_bytes(encode(np.full((96, 128), 255, np.uint8), 'png'))
     arguments = ['--data-root', scenes, '--work-dir', 'out', '--cfg-options', *SEGMENTATION]
@@ -362,8 +362,8 @@ def test_pixels_without_a_class_are_learnt_from_as_nothing(scenes, tmp_path, cal
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_boxes_without_an_area_are_as_if_they_were_not_there(coco, tmp_path, call_tool):
-    """To the last bit, with an image of which no other boxes are left, and one that never had any."""
+def test_boxes_without_area_do_not_change_the_training(coco, tmp_path, call_tool):
+    """To the last bit, also where an image has no other boxes."""
     path = coco / 'annotations/instances_train2017.json'
     content = json.loads(path.read_text())
     images = [image['id'] for image in content['images']]
@@ -389,7 +389,7 @@ def test_boxes_without_an_area_are_as_if_they_were_not_there(coco, tmp_path, cal
 
 @contextmanager
 def worker_killed() -> Iterator[None]:
-    """The first process that this one starts is killed, as by the kernel when memory runs out."""
+    """Kill the first child process, as the kernel does when memory runs out."""
     done = threading.Event()
 
     def kill() -> None:
@@ -409,7 +409,7 @@ def worker_killed() -> Iterator[None]:
 
 
 @pytest.mark.parametrize('task', ['detection', 'classification'])
-def test_a_loading_process_that_is_killed_ends_a_run_in_one_sentence(task, shapes, tmp_path, call_tool):
+def test_a_killed_data_loading_worker_ends_a_run_in_one_sentence(task, shapes, tmp_path, call_tool):
     config, data, options = dict(
         detection=(DETECTOR, shapes, DETECTION), classification=(CLASSIFIER, shapes / 'imagenet', CLASSIFICATION)
     )[task]
@@ -420,7 +420,7 @@ def test_a_loading_process_that_is_killed_ends_a_run_in_one_sentence(task, shape
         assert word in sentence
 
 
-# Files in which one sees the same, to the last bit.
+# Files that decode to the same pixels, to the last bit.
 SAME = {
     'png': ['16-bit png', '16-bit tiff', 'transparent png', 'png of orientation 3', 'png of orientation 6']
     + ['tiff of orientation 8', 'webp of orientation 5'],
@@ -429,7 +429,7 @@ SAME = {
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_predictions_are_those_of_the_plain_picture(task, shapes, untrained, tmp_path, call_tool):
+def test_predictions_do_not_depend_on_the_image_format(task, shapes, untrained, tmp_path, call_tool):
     names = [name for plain, others in SAME.items() for name in (plain, *others)]
     photos = write_images(tmp_path / 'photos', {name: KINDS[name][0] for name in names})
     arguments = [TASKS[task], untrained(task), photos, '--work-dir', 'out']
@@ -452,7 +452,7 @@ def test_predictions_are_those_of_the_plain_picture(task, shapes, untrained, tmp
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_predict_refuses_an_image_that_is_cut_off_by_name(task, untrained, tmp_path, call_tool):
-    (tmp_path / 'cut.jpg').write_bytes(BROKEN['jpeg that is cut off'])
+def test_predict_names_a_truncated_image(task, untrained, tmp_path, call_tool):
+    (tmp_path / 'cut.jpg').write_bytes(BROKEN['truncated jpeg'])
     sentence = refusal(call_tool('predict.py', TASKS[task], untrained(task), 'cut.jpg', cwd=tmp_path))
     assert 'cut.jpg cannot be decoded' in sentence and 'truncated' in sentence

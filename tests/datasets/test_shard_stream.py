@@ -1,4 +1,4 @@
-"""Exact: every image of the shards comes once an epoch, on one rank and worker, and after a resume the same again."""
+"""Streams of shards: every image once an epoch over all ranks and workers, and the same after a resume. Exact."""
 
 import functools
 import http.server
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings('error:Length of IterableDataset')
 
 
 def augment(image):
-    """Random by Python, by numpy and by torch."""
+    """Use the random generators of Python, numpy and torch."""
     pixels = torch.from_numpy(np.array(image)[:2, :2]).float()
     return pixels + random.random() + np.random.rand() + torch.rand(())
 
@@ -40,7 +40,7 @@ def plain(image):
 
 
 def write_shard(path, samples):
-    """A tar file of (name, content)."""
+    """Write a tar file of (name, content)."""
     with tarfile.open(path, 'w') as archive:
         for name, content in samples:
             member = tarfile.TarInfo(name)
@@ -55,8 +55,8 @@ def image_of(label):
 
 
 def write_shards(folder, lengths, broken=(), info=False):
-    """Shards whose labels number all samples, and show in their pixels; returns their pattern."""
-    extensions, label = ['png', 'PNG', 'jpg', 'jpeg', 'webp'], 0  # what is inside does not matter
+    """Write shards whose labels number all samples and are encoded in the pixels; return their pattern."""
+    extensions, label = ['png', 'PNG', 'jpg', 'jpeg', 'webp'], 0  # the content decides the format
     for shard, length in enumerate(lengths):
         samples = []
         for _ in range(length):
@@ -86,7 +86,7 @@ def take(loader, epoch, batch=0):
 
 
 def stop(loader):
-    """Ends the workers: left to the garbage collector, each is waited for 5 s."""
+    """End the workers: the garbage collector would wait 5 s for each."""
     if loader.num_workers:
         loader._iterator._shutdown_workers()
 
@@ -127,7 +127,7 @@ def as_rank(monkeypatch):
     ],
 )
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')  # more workers than there are cores
-def test_every_sample_once(lengths, world_size, workers, batch_size, shuffle, drop_last, tmp_path, as_rank):
+def test_every_sample_is_yielded_once(lengths, world_size, workers, batch_size, shuffle, drop_last, tmp_path, as_rank):
     pattern, total, seen = write_shards(tmp_path, lengths), sum(lengths), []
     for rank in range(world_size):
         as_rank(rank, world_size)
@@ -152,7 +152,7 @@ def test_every_sample_once(lengths, world_size, workers, batch_size, shuffle, dr
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_an_epoch_ends_with_its_last_whole_optimizer_step(workers, tmp_path):
+def test_an_epoch_ends_with_its_last_complete_optimizer_step(workers, tmp_path):
     stream = ImageStream(write_shards(tmp_path, [10, 13]), plain)
     loader = DataLoader(stream, 2, num_workers=workers, drop_last=True)
     stream.set_batch_size(2, drop_last=True, step=3)  # 11 batches, of which 9 make whole steps
@@ -182,7 +182,7 @@ def test_order(tmp_path):
     assert all(sum(b != a + 1 for a, b in itertools.pairwise(order)) <= 2 for order in by_shards)
 
 
-def test_the_buffer_shuffles_each_epoch_and_part_in_its_own_way(tmp_path):
+def test_the_shuffle_differs_by_epoch_and_worker(tmp_path):
     loader = build_loader(ImageStream(write_shards(tmp_path, [40]), plain), 1, 2)
     first, second = (labels_of(take(loader, epoch)) for epoch in range(2))
     stop(loader)
@@ -195,7 +195,7 @@ def test_the_buffer_shuffles_each_epoch_and_part_in_its_own_way(tmp_path):
 @pytest.mark.parametrize(('workers', 'context'), [(0, None), (2, 'fork'), (3, 'fork')])
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')
 def test_start_at_is_exact(workers, context, shuffle, tmp_path, as_rank):
-    """In the middle of an epoch, in the same loader and in another, with its workers at work since before."""
+    """In the middle of an epoch, in the same and in another loader, with persistent workers."""
     as_rank(1, 2)
     pattern = write_shards(tmp_path, [31, 5, 22, 17], broken={33, 50, 62})
     loaders = [
@@ -211,8 +211,8 @@ def test_start_at_is_exact(workers, context, shuffle, tmp_path, as_rank):
         stop(loader)
 
 
-def test_start_at_reaches_workers_that_are_not_forked(tmp_path):
-    """They get the data set pickled, as multiprocessing does it."""
+def test_start_at_reaches_spawned_workers(tmp_path):
+    """They receive the data set pickled by multiprocessing."""
     loader = build_loader(ImageStream(write_shards(tmp_path, [9, 8]), augment), 4)
     copy = DataLoader(pickle.loads(ForkingPickler.dumps(loader.dataset)), 4)
     for epoch, batch in (1, 0), (2, 2):
@@ -221,7 +221,7 @@ def test_start_at_reaches_workers_that_are_not_forked(tmp_path):
 
 
 @pytest.mark.parametrize('shuffle', [True, False])
-def test_skipping_decodes_nothing_and_opens_no_shard_in_vain(shuffle, tmp_path, monkeypatch):
+def test_skipping_decodes_nothing_and_opens_only_needed_shards(shuffle, tmp_path, monkeypatch):
     stream = ImageStream(write_shards(tmp_path, [10] * 20), plain, shuffle=shuffle, shuffle_buffer=12)
     loader, opened, decoded = build_loader(stream, 10), [], []
     gopen, open_image = webdataset.gopen, Image.open
@@ -238,9 +238,9 @@ def test_lengths(tmp_path):
     write_shards(tmp_path, [4, 2, 11], info=True)  # other shards
     write_shards(tmp_path, [3, 0, 11])
     assert ImageStream(counted.shards[::-1], plain).shard_lengths == [11, 2, 4]
-    with pytest.raises(UserError, match=r'x-000000\.tar holds 3 samples in the place of 4'):
+    with pytest.raises(UserError, match=r'x-000000\.tar holds 3 samples instead of 4'):
         list(ImageStream(counted.shards, plain, shuffle=False))
-    with pytest.raises(UserError, match=r'x-000002\.tar holds more samples in the place of 9'):
+    with pytest.raises(UserError, match=r'x-000002\.tar holds more samples instead of 9'):
         list(ImageStream(counted.shards, plain, shard_lengths=[3, 0, 9], shuffle=False))
     with pytest.raises(UserError, match='shard_lengths has 2 numbers for 3 shards'):
         ImageStream(counted.shards, plain, shard_lengths=[3, 0])
@@ -250,14 +250,14 @@ def test_lengths(tmp_path):
     assert ImageStream(counted.shards, plain).shard_lengths == [3, 0, 11]
 
 
-def test_commands_and_addresses(tmp_path):
+def test_commands_and_urls(tmp_path):
     write_shards(tmp_path, [3, 40], info=True)
     commands = f'pipe:cat {tmp_path}/x-{{000000..000001}}.tar'
     with pytest.raises(UserError, match='x-000001.tar; give shard_lengths'):
         ImageStream(commands, plain)
     piped = build_loader(ImageStream(commands, plain, shard_lengths=[3, 40], shuffle=False), 8)
     assert labels_of(take(piped, 0)) == list(range(43))
-    with pytest.raises(UserError, match='pipe:exit 3 is missing, cut off or damaged'):
+    with pytest.raises(UserError, match='pipe:exit 3 is missing, truncated or corrupt'):
         list(ImageStream('pipe:exit 3', plain, shard_lengths=[3]))
     if not shutil.which('curl'):
         pytest.skip('webdataset opens http addresses by curl, which is not installed')
@@ -268,7 +268,7 @@ def test_commands_and_addresses(tmp_path):
         address = f'http://127.0.0.1:{server.server_port}'
         served = build_loader(ImageStream(f'{address}/x-{{000000..000001}}.tar', plain, shuffle=False), 8)
         assert labels_of(take(served, 0)) == list(range(43))
-        with pytest.raises(UserError, match='not local, to be counted: .*/y.tar; give shard_lengths'):
+        with pytest.raises(UserError, match='only local shards can be counted: .*/y.tar; give shard_lengths'):
             ImageStream(f'{address}/y.tar', plain)
         with pytest.raises(UserError, match=r'/y\.tar is missing'):
             list(ImageStream(f'{address}/y.tar', plain, shard_lengths=[1]))
@@ -302,37 +302,37 @@ def test_a_broken_image_of_validation_is_black(tmp_path):
     assert [sample['inputs'].tolist() for sample in stream][1] == [0, 0, 0]
 
 
-def test_the_next_batch_stands_in_where_a_batch_is_broken(tmp_path):
+def test_the_next_batch_replaces_a_batch_of_broken_images(tmp_path):
     pattern = write_shards(tmp_path, [12], broken={3, 4, 5})
     loader = build_loader(ImageStream(pattern, augment, shuffle_buffer=1), 3)
     assert labels_of(take(loader, 0)) == [0, 1, 2, 6, 6, 6, 6, 7, 8, 9, 10, 11]
 
 
-def test_a_stream_of_broken_images_ends(tmp_path):
+def test_a_stream_of_broken_images_raises(tmp_path):
     with pytest.raises(UserError, match=r'x-000000\.tar/\./n000. cannot be decoded, nor can its neighbours'):
         list(ImageStream(write_shards(tmp_path, [3], broken={0, 1, 2}), plain))
 
 
 @pytest.mark.parametrize('kept', [0, 200, 512 + 30, 1024, 5 * 1024, 5 * 1024 + 512, -512, -1])
-def test_a_shard_that_is_cut_off(kept, tmp_path):
-    """Within a header, an image, between two files, before the end: as it is counted and as it is read."""
+def test_a_truncated_shard_is_named(kept, tmp_path):
+    """Within a header, an image, between two files, before the end marker: when counted and when read."""
     pattern, path = write_shards(tmp_path, [2, 4]), tmp_path / 'x-000001.tar'
     whole = path.read_bytes()
     end = len(whole.rstrip(b'\0')) // 512 * 512 + 512  # of the last file, and of the archive from here on
     path.write_bytes(whole[: kept if kept >= 0 else end + kept])
-    with pytest.raises(UserError, match=r'x-000001\.tar is missing, cut off or damaged \('):
+    with pytest.raises(UserError, match=r'x-000001\.tar is missing, truncated or corrupt \('):
         ImageStream(pattern, plain)
     stream = ImageStream(pattern, plain, shard_lengths=[2, 4])
-    with pytest.raises(UserError, match=r'x-000001\.tar.* cut off'):
+    with pytest.raises(UserError, match=r'x-000001\.tar.* truncated'):
         list(stream)
 
 
-def test_a_shard_that_is_missing(tmp_path):
+def test_a_missing_shard_is_named(tmp_path):
     pattern = write_shards(tmp_path, [2, 4], info=True)
     loaders = [build_loader(ImageStream(pattern, plain), 2, workers) for workers in (0, 1)]
     (tmp_path / 'x-000001.tar').unlink()
     for loader in loaders:  # torch raises what a worker raised with its traceback
-        with pytest.raises(UserError, match=r'x-000001\.tar is missing, cut off or damaged \(No such file'):
+        with pytest.raises(UserError, match=r'x-000001\.tar is missing, truncated or corrupt \(No such file'):
             list(loader)
     stop(loaders[1])
     with pytest.raises(UserError, match=r'do not exist: \S+x-000001\.tar; .*train-\{000000\.\.000099\}\.tar'):
@@ -348,13 +348,13 @@ def test_a_shard_that_is_missing(tmp_path):
         ([('a.png', b''), ('b.png', b''), ('a.cls', b'1'), ('b.cls', b'1')], r'x\.tar/a lacks .* one after the other'),
     ],
 )
-def test_a_sample_that_is_not_whole(files, sentence, tmp_path):
+def test_an_incomplete_sample_is_named(files, sentence, tmp_path):
     write_shard(tmp_path / 'x.tar', files)
     with pytest.raises(UserError, match=sentence):
         list(ImageStream([tmp_path / 'x.tar'], plain, shuffle=False))
 
 
-def test_what_cannot_be_meant(tmp_path, monkeypatch):
+def test_invalid_arguments_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='shards is empty'):
         ImageStream([], plain)
     with pytest.raises(UserError, match=r"shards='x-\{0\.\.3\.tar' cannot be expanded"):
@@ -368,10 +368,10 @@ def test_what_cannot_be_meant(tmp_path, monkeypatch):
         ImageStream(str(tmp_path / 'x-000000.tar'), plain)
 
 
-def test_importing_it_needs_nothing_more(monkeypatch):
+def test_importing_needs_no_optional_package(monkeypatch):
     for name in ('webdataset', 'timm', 'PIL'):
         monkeypatch.setitem(sys.modules, name, None)
-    spec = importlib.util.spec_from_file_location('convnext_backbone.again', stream_module.__file__)
+    spec = importlib.util.spec_from_file_location('convnext_backbone.datasets.again', stream_module.__file__)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

@@ -1,4 +1,4 @@
-"""Exact: what the data sets give is what timm's readers and transforms give; what is broken is named, not hidden."""
+"""Classification data equals that of timm's readers and transforms, and names broken images. Exact."""
 
 import shutil
 import tarfile
@@ -19,7 +19,7 @@ PLAIN = dict(input_size=32, interpolation='bicubic')
 
 
 def content(data: TimmDataset) -> list[tuple[bytes, int]]:
-    """All images with their labels, whatever their order."""
+    """All images with their labels, sorted."""
     return sorted((bytes(data[i]['inputs'].numpy()), data[i]['labels']) for i in range(len(data)))
 
 
@@ -35,7 +35,7 @@ def copy(folder, tmp_path):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_images_and_labels_are_timms(folder, training):
+def test_images_and_labels_equal_timms(folder, training):
     transform = AUGMENTED if training else dict(input_size=32, crop_pct=0.875, interpolation='bicubic')
     ours = TimmDataset(str(folder), 'train', transform, is_training=training)
     theirs = ImageDataset(
@@ -52,8 +52,8 @@ def test_images_and_labels_are_timms(folder, training):
         assert sample['inputs'].dtype == torch.uint8 and sample['inputs'].shape == (3, 32, 32)
 
 
-def test_randaugment_at_full_strength_runs_with_todays_pillow():
-    """Posterize then keeps 0 bits: black, as Pillow 12 made it; Pillow 13 raises."""
+def test_randaugment_at_full_strength_runs_with_pillow_13():
+    """Posterize then keeps 0 bits: black, as in Pillow 12, where Pillow 13 raises."""
     image = Image.effect_noise((40, 40), 50).convert('RGB')
     transform = build_transform(True, input_size=32, auto_augment='rand-m10-inc1', scale=(1, 1), ratio=(1, 1))
     (augment,) = [step for step in transform.transforms if hasattr(step, 'ops')]
@@ -87,7 +87,7 @@ def test_a_hugging_face_data_set_holds_what_the_folder_holds(folder):
     assert data.metainfo == expected.metainfo and content(data) == content(expected)
 
 
-def test_another_order_of_classes_is_a_class_map(folder, tmp_path):
+def test_a_class_map_sets_the_order_of_the_classes(folder, tmp_path):
     (tmp_path / 'classes.txt').write_text('star\nsquare\ncircle\ntriangle\ncross\n')
     data = TimmDataset(str(folder), 'val', class_map=str(tmp_path / 'classes.txt'))
     assert data.metainfo['classes'] == ('star', 'square', 'circle', 'triangle', 'cross')
@@ -95,13 +95,13 @@ def test_another_order_of_classes_is_a_class_map(folder, tmp_path):
         assert data.metainfo['classes'][data[i]['labels']] in data.reader.filename(i)
 
 
-def spoil(folder, what: str) -> str:
-    """Makes the first image one that cannot be read; returns its name."""
+def corrupt(folder, what: str) -> str:
+    """Make the first image unreadable; return its name."""
     first = sorted(folder.glob('*/*.JPEG'))[0]
     data = first.read_bytes()
     if what == 'empty':
         first.write_bytes(b'')
-    elif what == 'cut off':
+    elif what == 'truncated':
         first.write_bytes(data[: len(data) // 2])
     elif what == 'text':
         first.write_text('not found')
@@ -113,9 +113,9 @@ def spoil(folder, what: str) -> str:
     return str(first.relative_to(folder))
 
 
-@pytest.mark.parametrize('what', ['empty', 'cut off', 'text', 'png with a wrong checksum'])
-def test_an_image_that_cannot_be_read_is_named_and_replaced(what, copy):
-    name = spoil(copy / 'train', what)
+@pytest.mark.parametrize('what', ['empty', 'truncated', 'text', 'png with a wrong checksum'])
+def test_an_unreadable_image_is_named_and_replaced(what, copy):
+    name = corrupt(copy / 'train', what)
     sample = TimmDataset(str(copy), 'train', dict(input_size=32), is_training=True)[0]
     assert sample['broken'].startswith(f'{name} (') and '\n' not in sample['broken']
     assert sample['labels'] == 0 and sample['inputs'].float().std() > 1  # the next one
@@ -124,7 +124,7 @@ def test_an_image_that_cannot_be_read_is_named_and_replaced(what, copy):
     assert sample['labels'] == -1 and not sample['inputs'].any()  # none: it must not count twice
 
 
-def test_where_no_image_can_be_read_there_is_no_label(copy):
+def test_without_any_readable_image_the_label_is_minus_1(copy):
     for path in (copy / 'train').glob('*/*.JPEG'):
         path.write_bytes(b'')
     data = TimmDataset(str(copy), 'train', dict(input_size=32), is_training=True)
@@ -132,8 +132,8 @@ def test_where_no_image_can_be_read_there_is_no_label(copy):
     assert sample['labels'] == -1 and len(sample['broken'].splitlines()) == min(20, len(data))
 
 
-def test_names_of_broken_images_come_through_the_workers(copy):
-    name = spoil(copy / 'train', 'empty')
+def test_workers_pass_on_the_names_of_broken_images(copy):
+    name = corrupt(copy / 'train', 'empty')
     data = TimmDataset(str(copy), 'train', dict(input_size=32), is_training=True)
     loader = DataLoader(data, batch_size=4, num_workers=1)
     assert [names for batch in loader for names in batch['broken'] if names][0].startswith(name)
@@ -149,7 +149,7 @@ def test_names_of_broken_images_come_through_the_workers(copy):
         (dict(data_prefix='train', reader='tfds'), "reader='tfds'"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, named, folder):
+def test_invalid_arguments_are_named(arguments, named, folder):
     with pytest.raises((UserError, ArgumentError), match=named):
         TimmDataset(str(folder), **arguments)
 
@@ -160,7 +160,7 @@ def test_a_folder_without_images_is_named(tmp_path):
         TimmDataset(str(tmp_path), 'train')
 
 
-def test_shards_give_bytes_and_labels(folder, tmp_path):
+def test_shards_yield_bytes_and_labels(folder, tmp_path):
     path = sorted((folder / 'train').glob('*/*.JPEG'))[0]
     with tarfile.open(tmp_path / 'x-000000.tar', 'w') as shard:
         for i in range(6):
@@ -175,8 +175,8 @@ def test_shards_give_bytes_and_labels(folder, tmp_path):
     assert samples[0]['inputs'].shape == (3, 32, 32) and samples[0]['inputs'].dtype == torch.uint8
 
 
-def test_augmentation_depends_on_seed_epoch_and_place_alone(folder):
-    """Whatever the workers and the processes: two processes see what one with twice their batch sees."""
+def test_augmentation_depends_only_on_seed_epoch_and_position(folder):
+    """Not on workers or ranks: two ranks see what one with twice their batch size sees."""
 
     def epoch(number: int, workers: int, rank: int = 0, world: int = 1) -> list[torch.Tensor]:
         data = TimmDataset(str(folder), 'train', AUGMENTED, is_training=True)
