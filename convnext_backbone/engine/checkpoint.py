@@ -1,33 +1,37 @@
-"""Checkpoints that a kill, a crash or a full disk cannot damage.
+"""Atomic checkpoints: a kill, a crash or a full disk leaves the last one intact.
 
-mmengine writes a checkpoint in place and deletes the oldest before it writes the newest, so a kill at the wrong moment
-can leave no usable one. Here a file is written under a temporary name and renamed, and the oldest goes last.
+mmengine first deletes the oldest checkpoint and then writes the new one in place, so a kill can leave no usable one.
 """
 
+import contextlib
+import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ..utils.errors import ArgumentError
 from ..utils.files import write_atomically
-from .accumulation import ends_step
+from .accumulation import is_step_complete
 
-STOPPED = 'stopped'  # the name of a checkpoint that a stop asked for; one is enough
+STOPPED = 'stopped'  # stem of the one checkpoint that SIGTERM asks for
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's backend for local files, with writes that are whole or do not happen."""
+    """mmengine's backend for local files, with atomic writes."""
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Writes bytes to a file."""
+        """Write bytes to a file."""
         write_atomically(bytes(obj), filepath)
 
     def put_text(self, obj: str, filepath: str | os.PathLike, encoding: str = 'utf-8') -> None:
-        """Writes text to a file."""
+        """Write text to a file."""
         write_atomically(obj.encode(encoding), filepath)
 
 
@@ -36,16 +40,17 @@ register_backend('local', AtomicLocalBackend, force=True, prefixes='')
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, which deletes an outdated checkpoint only once the new one is in place.
+    """mmengine's ``CheckpointHook``, which deletes an outdated checkpoint only after the new one is written.
 
-    It deletes nothing but checkpoints of its own folder, whatever a checkpoint that is resumed says of those before it.
-    One that falls due while gradients accumulate, which no checkpoint holds, is written when the step is whole.
+    It deletes nothing outside its folder, whatever earlier checkpoints a resumed one names. As a checkpoint holds no
+    gradients, one that is due during gradient accumulation waits for the optimizer step.
     """
 
-    _is_late = False
+    file_backend: Any
+    _pending = False  # a checkpoint is due, but the optimizer step is not complete
 
-    def before_train(self, runner: object) -> None:
-        """Takes over from a resumed run which checkpoints there are."""
+    def before_train(self, runner: Runner) -> None:
+        """Take over the list of existing checkpoints from a resumed run."""
         steps = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
         if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
             runner.message_hub.pop_info('keep_ckpt_ids')
@@ -56,71 +61,51 @@ class AtomicCheckpointHook(CheckpointHook):
             if not self._is_own(path):
                 self.best_ckpt_path_dict[key] = None
 
-    def _is_own(self, best: object) -> bool:
+    def _is_own(self, best: Any) -> bool:
         path = Path(str(best))
         return path.parent == Path(self.out_dir) and path.name.startswith('best_')
 
-    def every_n_train_iters(self, runner: object, n: int, start: int = 0) -> bool:
-        """Whether a checkpoint is due now, or became due while the optimizer accumulated."""
-        due = self._is_late or super().every_n_train_iters(runner, n, start)
-        self._is_late = due and not ends_step(runner.optim_wrapper)
-        return due and not self._is_late
+    def every_n_train_iters(self, runner: Runner, n: int, start: int = 0) -> bool:
+        """Whether to save now: a checkpoint is due, or became due while gradients accumulated."""
+        due = self._pending or super().every_n_train_iters(runner, n, start)
+        self._pending = due and not is_step_complete(runner.optim_wrapper)
+        return due and not self._pending
 
-    def _save_best_checkpoint(self, runner: object, metrics: dict) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         for name in self.key_indicators if self.save_best and metrics else ():
             if name not in ('auto', *metrics):
                 raise ArgumentError(
                     f'default_hooks.checkpoint.save_best={name!r} is none of the scores: {", ".join(metrics)}.'
                 )
-        backend = self.file_backend
-        self.file_backend = postponed = _PostponedRemovals(backend)
-        try:
+        with self._postponed_removals():
             super()._save_best_checkpoint(runner, metrics)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        with self._postponed_removals():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    @contextlib.contextmanager
+    def _postponed_removals(self) -> Iterator[None]:
+        """Context that removes outdated checkpoints at its end, once the new ones are saved."""
+        outdated: list[str] = []
+        backend = self.file_backend
+        self.file_backend = copy.copy(backend)
+        self.file_backend.remove = outdated.append
+        try:
+            yield
         finally:
             self.file_backend = backend
-        best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
-        for path in postponed.paths:
-            if path not in best:
+        best = (getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values())
+        for path in outdated:
+            if path not in (self.last_ckpt, *best):  # not one that was written again
                 backend.remove(path)
 
-    def _save_checkpoint_with_step(self, runner: object, step: int, meta: dict) -> None:
-        keep = self.max_keep_ckpts
-        outdated = []
-        if keep > 0 and step not in self.keep_ckpt_ids:
-            outdated = [self.keep_ckpt_ids.popleft()] if len(self.keep_ckpt_ids) == keep else []
-            self.keep_ckpt_ids.append(step)
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        self.max_keep_ckpts = -1  # the parent saves and deletes nothing
-        try:
-            super()._save_checkpoint_with_step(runner, step, meta)
-        finally:
-            self.max_keep_ckpts = keep
-        if is_main_process():
-            for old in outdated:
-                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
-                if self.file_backend.isfile(path):
-                    self.file_backend.remove(path)
 
-
-class _PostponedRemovals:
-    """A file backend that removes nothing yet: it keeps the paths."""
-
-    def __init__(self, backend: LocalBackend) -> None:
-        self._backend = backend
-        self.paths: list[str] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self.paths.append(path)
-
-
-def save_state(runner: object, name: str, done: int) -> Path:
-    """Saves the state of a run after so many iterations, as the one to resume from; returns its path."""
-    runner.save_checkpoint(runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=done), by_epoch=False)
+def save_state(runner: Runner, name: str, iterations: int) -> Path:
+    """Save the state after so many iterations as the checkpoint to resume from; returns its path."""
+    runner.save_checkpoint(runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=iterations), by_epoch=False)
     path = Path(runner.work_dir) / name
     if is_main_process():
         write_atomically(str(path).encode(), Path(runner.work_dir) / 'last_checkpoint')
-    barrier()  # a process that exits earlier would count as lost
+    barrier()  # all exit next: while one still writes, its heartbeat would take the others for lost
     return path

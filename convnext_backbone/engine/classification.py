@@ -1,102 +1,86 @@
-"""What a run on labelled images looks after: the number of classes, images that cannot be read, the report by class."""
+"""Classification runs: checks the classes, skips unreadable images, and writes the report for each class."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch.utils.data import DataLoader
+from mmengine.runner import Runner
 
 from ..datasets.class_names import describe_class
 from ..evaluation.accuracy import AccuracyMetric
 from ..evaluation.class_report import write_class_report
 from ..utils.errors import ArgumentError, UserError, shorten
+from ..utils.validation import PART
 from .fsdp import unwrap_model
 
 
 @HOOKS.register_module()
 class LabelledImagesHook(Hook):
-    """Names and counts the images that cannot be read, and writes the report by class after each evaluation.
+    """Logs and counts unreadable images, and writes the report for each class after each evaluation.
 
     Args:
-        max_broken: The part of a data set that may be unreadable; one image always may.
+        max_broken: The fraction of a data set that may be unreadable; one image always may.
 
     Raises:
-        ArgumentError: The data set has another number of classes than the model's head, or other classes than the one
-            for training.
-        UserError: Too many images cannot be read.
+        ArgumentError: The model has another number of classes than the data, or validation other ones than training.
+        UserError: Too many images are unreadable.
     """
 
     def __init__(self, max_broken: float = 0.01) -> None:
-        if not 0 <= max_broken <= 1:
-            raise ArgumentError(f'max_broken={max_broken!r} is out of range: it is a part of the data set in [0, 1].')
+        PART.check('max_broken', max_broken)
         self._max_broken = max_broken
         self._broken: set[str] = set()
         self._classes: tuple[str, ...] = ()
 
-    def _check_classes(self, runner: object, loader: DataLoader) -> None:
-        model = unwrap_model(runner)
-        names = loader.dataset.metainfo['classes']
-        if self._classes and names and names != self._classes:
-            only = shorten(sorted(set(names) ^ set(self._classes))) or 'none, but the order differs'
-            raise ArgumentError(
-                f'The validation data has other classes than the training data (in one of them alone: {only}), so '
-                f'their labels would not agree: give both data sets a class_map, a file of all names.'
-            )
-        if names and len(names) != model.head.out_features:
-            raise ArgumentError(
-                f'The data has {len(names)} classes ({names[0]}, ..., {names[-1]}), but the model '
-                f'{model.head.out_features}: set model.num_classes={len(names)}, or name all classes in a class_map.'
-            )
-
-    def _count(self, runner: object, loader: DataLoader, batch: dict, training: bool = False) -> None:
-        new = {name for names in batch['broken'] if names for name in names.split('\n')} - self._broken
-        self._broken |= new
-        for number, name in enumerate(sorted(new), start=len(self._broken) - len(new) + 1):
-            runner.logger.warning(f'The image {name} cannot be read and is skipped ({number} so far).')
-        allowed = max(1, int(self._max_broken * len(loader.dataset)))
-        none_instead = training and bool((batch['labels'] < 0).any())
-        if len(self._broken) > allowed or none_instead:
-            raise UserError(
-                f'{len(self._broken)} images cannot be read, the last of them {max(self._broken)}; {allowed} of '
-                f'{len(loader.dataset)} may be: mend the data (the log names them), or set max_broken of '
-                f'{type(self).__name__}.'
-            )
-
-    def _report(self, runner: object, evaluator: Evaluator, loader: DataLoader) -> None:
-        for metric in evaluator.metrics:
-            if isinstance(metric, AccuracyMetric) and is_main_process():
-                classes = loader.dataset.metainfo['classes'] or [str(i) for i in range(len(metric.confusion))]
-                write_class_report(metric.confusion, [describe_class(name) for name in classes], Path(runner.work_dir))
-
-    def before_train(self, runner: object) -> None:
-        """Checks the number of classes."""
-        self._check_classes(runner, runner.train_dataloader)
+    def before_train(self, runner: Runner) -> None:
+        """Check the classes of the training and the validation data."""
+        self._check_classes(runner, 'train')
         self._classes = runner.train_dataloader.dataset.metainfo['classes']
         if runner.val_loop is not None:
-            self._check_classes(runner, runner.val_dataloader)
+            self._check_classes(runner, 'val')
 
-    def before_test(self, runner: object) -> None:
-        """Checks the number of classes."""
-        self._check_classes(runner, runner.test_dataloader)
+    def before_test(self, runner: Runner) -> None:
+        """Check the classes of the test data."""
+        self._check_classes(runner, 'test')
 
-    def before_train_iter(self, runner: object, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Counts the images that could not be read."""
-        self._count(runner, runner.train_dataloader, data_batch, training=True)
+    def _check_classes(self, runner: Runner, mode: str) -> None:
+        names = getattr(runner, f'{mode}_dataloader').dataset.metainfo['classes']
+        outputs = unwrap_model(runner).head.out_features
+        if self._classes and names and names != self._classes:
+            differing = shorten(sorted(set(names) ^ set(self._classes))) or 'none, but the order differs'
+            raise ArgumentError(
+                f'The validation data has other classes than the training data (in one of them alone: {differing}), so '
+                f'their labels would not agree: give both data sets a class_map, a file of all names.'
+            )
+        if names and len(names) != outputs:
+            raise ArgumentError(
+                f'The data has {len(names)} classes ({names[0]}, ..., {names[-1]}), but the model {outputs}: set '
+                f'model.num_classes={len(names)}, or name all classes in a class_map.'
+            )
 
-    def before_val_iter(self, runner: object, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Counts the images that could not be read."""
-        self._count(runner, runner.val_dataloader, data_batch)
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
+        """Count the unreadable images."""
+        size = len(getattr(runner, f'{mode}_dataloader').dataset)
+        new = {name for names in data_batch['broken'] if names for name in names.split('\n')} - self._broken
+        for name in sorted(new):
+            self._broken.add(name)
+            runner.logger.warning(f'The image {name} cannot be read and is skipped ({len(self._broken)} so far).')
+        allowed = max(1, int(self._max_broken * size))
+        none_instead = mode == 'train' and bool((data_batch['labels'] < 0).any())
+        if len(self._broken) > allowed or none_instead:
+            raise UserError(
+                f'{len(self._broken)} images cannot be read, the last of them {max(self._broken)}; {allowed} of {size} '
+                f'may be: fix the data (the log names them), or set max_broken of {type(self).__name__}.'
+            )
 
-    def before_test_iter(self, runner: object, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Counts the images that could not be read."""
-        self._count(runner, runner.test_dataloader, data_batch)
-
-    def after_val_epoch(self, runner: object, metrics: dict | None = None) -> None:
-        """Writes the report."""
-        self._report(runner, runner.val_evaluator, runner.val_dataloader)
-
-    def after_test_epoch(self, runner: object, metrics: dict | None = None) -> None:
-        """Writes the report."""
-        self._report(runner, runner.test_evaluator, runner.test_dataloader)
+    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        """Write the report of an evaluation."""
+        if mode == 'train' or not is_main_process():
+            return
+        names = getattr(runner, f'{mode}_dataloader').dataset.metainfo['classes']
+        for metric in getattr(runner, f'{mode}_evaluator').metrics:
+            if isinstance(metric, AccuracyMetric) and metric.confusion is not None:
+                classes = [describe_class(name) for name in names] or [str(i) for i in range(len(metric.confusion))]
+                write_class_report(metric.confusion, classes, Path(runner.work_dir))

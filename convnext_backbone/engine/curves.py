@@ -1,4 +1,4 @@
-"""Draws loss and scores over a whole run, resumed parts included."""
+"""Curves of loss and scores over a whole run, resumed parts included."""
 
 import json
 import math
@@ -8,16 +8,17 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Draws loss and scores over the whole run, resumed parts included, to ``<work_dir>/curves.png``."""
+    """Plots loss and scores over the whole run, resumed parts included, to ``<work_dir>/curves.png``."""
 
     priority = 'VERY_LOW'
 
-    def after_train(self, runner: object) -> None:
-        """Draws the picture at the end of a run."""
+    def after_train(self, runner: Runner) -> None:
+        """Plot the curves at the end of a run."""
         if is_main_process():
             path = draw_curves(runner.work_dir)
             if path is not None:
@@ -25,8 +26,9 @@ class CurvesHook(Hook):
 
 
 def read_scalars(work_dir: str | Path) -> tuple[dict[int, dict], dict[int, dict]]:
-    """Training and validation records by step, from the json lines that mmengine writes; a resumed step counts once."""
-    training, validation = {}, {}
+    """Training and validation records by step, from mmengine's json logs; the last record of a step counts."""
+    training: dict[int, dict] = {}
+    validation: dict[int, dict] = {}
     for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
             try:
@@ -38,7 +40,7 @@ def read_scalars(work_dir: str | Path) -> tuple[dict[int, dict], dict[int, dict]
 
 
 def draw_curves(work_dir: str | Path) -> Path | None:
-    """Draws the curves of a work_dir; returns the path of the picture, or None where nothing was logged."""
+    """Plot the curves of a work_dir; returns the path of the picture, or None where nothing was logged."""
     from matplotlib.figure import Figure  # only where a picture is wanted
 
     training, validation = read_scalars(work_dir)

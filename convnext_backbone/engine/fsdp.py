@@ -1,14 +1,17 @@
-"""Fully sharded training (FSDP): each process holds a part of the weights, the gradients and the optimizer's state.
+"""Fully sharded training (FSDP): each process holds a shard of the weights, gradients and optimizer state.
 
-It is torch's ``fully_shard``. What goes in and out stays whole: a sharded model and its optimizer give and take the
-state dicts of an unsharded one, so a checkpoint does not tell how many processes wrote it.
+It is torch's ``fully_shard``. A sharded model and its optimizer read and write full (unsharded) state dicts, so a
+checkpoint does not depend on the number of processes that wrote it.
 """
+
+from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -16,16 +19,14 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from ..models.backbone import Backbone
 
-WRAPPER = 'fully_shard'  # the type of a model_wrapper_cfg that asks for it
+WRAPPER = 'fully_shard'  # type of the model_wrapper_cfg that asks for it
 
 
 def shard(model: nn.Module) -> nn.Module:
-    """Shards a model that has its first weights, in place.
-
-    The blocks of its backbones are gathered and let go one by one, all the rest together.
+    """Shard an initialized model in place: each block of its backbones is a unit, the rest another.
 
     Args:
-        model: The same on all processes, on the device where it is to be trained.
+        model: The same in all processes, on its device.
     """
     mesh = init_device_mesh(get_device(), (get_world_size(),))
     for backbone in [module for module in model.modules() if isinstance(module, Backbone)]:
@@ -38,68 +39,65 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a model went through :func:`shard`."""
+    """Whether a model was sharded by :func:`shard`."""
     return isinstance(model, FSDPModule)
 
 
 def use_full_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Makes the optimizer of a sharded model give and take whole states."""
+    """Make the optimizer of a sharded model read and write full state dicts."""
     optimizer.register_state_dict_post_hook(_gather_full_optimizer_state)
     optimizer.register_load_state_dict_pre_hook(_shard_optimizer_state)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+def to_local(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor; the tensor itself where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _gather_full_state_dict(model: nn.Module, state: dict, prefix: str, metadata: object) -> None:
-    for name, value in state.items():
-        state[name] = _whole(value)
+def unwrap_model(runner: Runner) -> BaseModel:
+    """The model of a run without its wrapper for distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def _shard_state_dict(model: nn.Module, state: dict, prefix: str, *_: object) -> None:
+def _gather_full_state_dict(model: nn.Module, state: dict, prefix: str, metadata: Any) -> None:
+    state.update(apply_to(dict(state), _is_shard, _gather))
+
+
+def _shard_state_dict(model: nn.Module, state: dict, prefix: str, *_: Any) -> None:
     parameters = dict(model.named_parameters())
     for name, value in state.items():
-        state[name] = _part(value, parameters.get(name.removeprefix(prefix)))
+        state[name] = _shard_like(parameters.get(name.removeprefix(prefix)), value)
 
 
 def _gather_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
-    """All processes gather, tensor by tensor; the first one keeps what it gathers."""
-    whole = {
-        number: {name: _whole(value) for name, value in values.items()} for number, values in state['state'].items()
-    }
-    return {**state, 'state': whole}
+    return apply_to(state, _is_shard, _gather)
 
 
 def _shard_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> dict:
     numbers = [number for group in state['param_groups'] for number in group['params']]
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
-    owner = dict(zip(numbers, parameters, strict=False))  # that their numbers agree is for the optimizer to check
-    parts = {
-        number: {name: _part(value, owner.get(number)) for name, value in values.items()}
+    owner = dict(zip(numbers, parameters, strict=False))  # the optimizer itself checks that they are as many
+    shards = {
+        number: {name: _shard_like(owner.get(number), value) for name, value in values.items()}
         for number, values in state['state'].items()
     }
-    return {**state, 'state': parts}
+    return {**state, 'state': shards}
 
 
-def _whole(value: object) -> object:
-    """A tensor that is sharded in one piece, in the first process; the others have an empty one in its place."""
-    if not isinstance(value, DTensor):
-        return value
-    whole = value.full_tensor()  # by all processes together
-    return whole.detach().cpu() if is_main_process() else whole.new_empty(0)
+def _is_shard(value: Any) -> bool:
+    return isinstance(value, DTensor)
 
 
-def _part(value: object, parameter: nn.Parameter | None) -> object:
-    """What this process keeps of a whole tensor that belongs to a parameter: the same part as of the parameter."""
+def _gather(value: DTensor) -> Tensor:
+    """The full tensor on the CPU of the main process; the other processes get an empty one."""
+    full = value.full_tensor()  # a collective
+    return full.detach().cpu() if is_main_process() else full.new_empty(0)
+
+
+def _shard_like(parameter: nn.Parameter | None, value: Any) -> Any:
+    """This process's shard of a full tensor, placed like its parameter; other values as they are."""
     if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
-    whole = value.to(parameter.device, parameter.dtype)
-    everywhere = DTensor.from_local(whole, parameter.device_mesh, [Replicate()], run_check=False)
-    return everywhere.redistribute(placements=parameter.placements)  # each process cuts it, and none sends anything
-
-
-def unwrap_model(runner: Runner) -> nn.Module:
-    """The model of a run, without the wrapper of distributed training."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    full = value.to(parameter.device, parameter.dtype)
+    replicated = DTensor.from_local(full, parameter.device_mesh, [Replicate()], run_check=False)
+    return replicated.redistribute(placements=parameter.placements)  # a local cut, without communication

@@ -1,12 +1,12 @@
-"""Layer-wise learning-rate decay for ConvNeXt (paper, tables 6 and 12 in its appendix; numbers as the official code's).
+"""Layer-wise learning-rate decay for ConvNeXt (paper, tables 6 and 12), numbered as in the official code.
 
-Layer ids come from the backbone that stands in the model, found by identity: they hold wherever it sits (below a
-student, a wrapper, DDP) and for every depth, so a config has no ``num_layers`` that could be wrong.
+Layer ids come from the backbone found inside the model, wherever it is and however deep, not from the config.
 """
 
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
@@ -27,8 +27,8 @@ def layer_id(name: str | None, depths: Sequence[int], decay_type: str = 'layer_w
     Args:
         name: The parameter's name within the backbone; None for one outside of it.
         depths: Blocks of each stage.
-        decay_type: ``'layer_wise'``: groups of three blocks in the third stage. ``'stage_wise'``: one id a stage, and
-            0 for every downsampling layer, even the last (a quirk of the official code that its results rest on).
+        decay_type: ``'layer_wise'``: groups of three blocks in the third stage. ``'stage_wise'``: one id for each
+            stage, and 0 for every downsampling layer, even the last (as in the official code, and its results).
     """
     last = num_layers(depths)
     place = re.match(r'(downsample_layers|stages)\.(\d+)\.(\d+)', name or '')
@@ -43,7 +43,7 @@ def layer_id(name: str | None, depths: Sequence[int], decay_type: str = 'layer_w
 
 
 def num_layers(depths: Sequence[int]) -> int:
-    """The id of the last stage: 6 for T, 12 for S to XL; 0 for isotropic models, which are not divided."""
+    """The id of the last stage: 6 for T, 12 for S to XL; 0 for isotropic models, which have one stage."""
     if len(depths) == 1:
         return 0
     return 3 + math.ceil(depths[2] / 3)
@@ -55,11 +55,8 @@ def lr_scale(name: str | None, depths: Sequence[int], decay_rate: float, decay_t
     Args:
         name: The parameter's name within the backbone; None for one outside of it.
         depths: Blocks of each stage.
-        decay_rate: The factor between one layer and the next.
+        decay_rate: The factor between one layer and the next; 1 for isotropic models, for which none is defined.
         decay_type: As of :func:`layer_id`.
-
-    Raises:
-        ArgumentError: An isotropic model, for which no decay is defined, and a rate that is not 1.
     """
     if len(depths) == 1 and decay_rate != 1:
         raise ArgumentError(f'decay_rate={decay_rate!r} is not defined for an isotropic ConvNeXt: set it to 1.')
@@ -80,42 +77,31 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _validate_cfg(self) -> None:
         settings = self.paramwise_cfg
-        custom_keys = settings.get('custom_keys') or {} if isinstance(settings, dict) else None
-        if not isinstance(custom_keys, dict):
-            raise ArgumentError(f'paramwise_cfg={settings!r} is wrong: it takes a dict, for custom_keys too.')
-        if 'num_layers' in settings:
-            raise ArgumentError('paramwise_cfg has num_layers, but layer ids come from the model itself: remove it.')
-        unknown = set(settings) - {'decay_rate', 'decay_type', 'custom_keys'}
+        unknown = sorted(set(settings) - {'decay_rate', 'decay_type', 'custom_keys'})
         if unknown:
             raise ArgumentError(
-                f'paramwise_cfg has {sorted(unknown)}, but takes decay_rate, decay_type and custom_keys.'
+                f'paramwise_cfg has {unknown}, but takes decay_rate, decay_type and custom_keys (layer ids come from '
+                f'the model itself): remove it.'
             )
-        numbers(lambda rate: 0 < rate <= 1, 'above 0 and up to 1').check(
-            'paramwise_cfg.decay_rate', settings.get('decay_rate')
-        )
+        rates = numbers(lambda rate: 0 < rate <= 1, 'above 0 and up to 1')
+        rates.check('paramwise_cfg.decay_rate', settings.get('decay_rate'))
         decay_type = settings.get('decay_type', DECAY_TYPES[0])
         if decay_type not in DECAY_TYPES:
             raise ArgumentError(f'paramwise_cfg has decay_type={decay_type!r}: it is one of {", ".join(DECAY_TYPES)}.')
         NOT_NEGATIVE.check('optimizer.lr', self.base_lr)
-        for key, factors in custom_keys.items():
-            if not isinstance(key, str) or not isinstance(factors, dict) or set(factors) - {'lr_mult', 'decay_mult'}:
+        for key, factors in (settings.get('custom_keys') or {}).items():
+            if not isinstance(factors, dict) or set(factors) - {'lr_mult', 'decay_mult'}:
                 raise ArgumentError(
                     f'paramwise_cfg has custom_keys={{{key!r}: {factors!r}}}: it takes, for a part of the names of '
                     f'parameters, dict(lr_mult=..., decay_mult=...).'
                 )
             for name, factor in factors.items():
                 NOT_NEGATIVE.check(f'paramwise_cfg.custom_keys[{key!r}].{name}', factor)
-        if self.base_wd is not None or any('decay_mult' in factors for factors in custom_keys.values()):
-            NOT_NEGATIVE.check('optimizer.weight_decay', self.base_wd)
         super()._validate_cfg()
 
-    def add_params(self, params: list[dict], module: nn.Module, **kwargs: object) -> None:
-        """Adds the groups of all trainable parameters of ``module`` to ``params``, those of the head first.
-
-        Raises:
-            ArgumentError: There is no ConvNeXt in the model, or an isotropic one and a rate that is not 1.
-        """
-        places = {}  # parameter -> its backbone and its name there
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
+        """Add the groups of all trainable parameters of ``module`` to ``params``, those of the head first."""
+        places = {}  # id of a parameter -> its name in its backbone, and the backbone's depths
         for backbone in (m for m in module.modules() if isinstance(m, Backbone)):
             places.update({id(p): (name, backbone.depths) for name, p in backbone.named_parameters()})
         if not places:
@@ -135,23 +121,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             scale = lr_scale(place, depths, rate, decay_type) * lr_mult
             exempt = param.ndim <= 1 or name.endswith('.bias') or '.grn.' in name
             weight_decay = 0.0 if exempt else (self.base_wd or 0.0) * decay_mult
-            group = groups.setdefault(
-                (-scale, -layer, weight_decay),
-                {
-                    'params': [],
-                    'param_names': [],
-                    'lr_scale': scale,
-                    'lr': self.base_lr * scale,
-                    'weight_decay': weight_decay,
-                    'group_name': f'layer_{layer}_{"no_decay" if exempt else "decay"}',
-                },
-            )
+            group_name = f'layer_{layer}_{"no_decay" if exempt else "decay"}'
+            settings = dict(lr_scale=scale, lr=self.base_lr * scale, weight_decay=weight_decay, group_name=group_name)
+            group = groups.setdefault((-scale, -layer, weight_decay), dict(params=[], param_names=[], **settings))
             group['params'].append(param)
             group['param_names'].append(name)
-        # The head first: engines log the learning rate of the first group as the rate of the run.
+        # The head first: mmengine logs the learning rate of the first group.
         params.extend(groups[key] for key in sorted(groups))
         if is_main_process():
-            print_log(f'Layer decay: {decay_type}, rate {rate}\n{group_table(params)}', logger='current')
+            print_log(f'Layer decay: {decay_type}, rate {rate}\n{_group_table(params)}', logger='current')
 
     def _multipliers(self, name: str) -> tuple[float, float]:
         """Factors on learning rate and weight decay by the longest custom key within the name, as in mmengine."""
@@ -161,11 +139,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return custom.get('lr_mult', 1.0), custom.get('decay_mult', 1.0)
 
 
-def group_table(groups: list[dict]) -> str:
-    """A table for people: one line for each parameter group."""
-    lines = [
-        f'{"group":<20}{"lr scale":>10}{"lr":>12}{"weight decay":>14}{"tensors":>9}{"parameters":>13}  first tensor'
-    ]
+def _group_table(groups: list[dict]) -> str:
+    title = f'{"group":<20}{"lr scale":>10}{"lr":>12}{"weight decay":>14}{"tensors":>9}{"parameters":>13}  first tensor'
+    lines = [title]
     for group in groups:
         count = sum(p.numel() for p in group['params'])
         lines.append(

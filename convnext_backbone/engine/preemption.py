@@ -1,88 +1,87 @@
-"""A run that is told to end, by SIGTERM as schedulers send it before they take a machine, saves its state first."""
+"""Preemption: SIGTERM, which schedulers send before they take a machine away, saves the state before the run ends."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
-from .accumulation import ends_step
+from .accumulation import is_step_complete
 from .checkpoint import STOPPED, save_state
 
-EXIT_CODE = 128 + signal.SIGTERM  # what shells and schedulers know of a process that SIGTERM ended
+EXIT_CODE = 128 + signal.SIGTERM  # as of a process that SIGTERM kills, for shells and schedulers
 
 
 class PreemptionHook(Hook):
-    """Ends a run after the iteration in which SIGTERM came, all its processes after the same one.
+    """Ends a run after the iteration in which a process received SIGTERM, in all processes together.
 
-    The state goes to ``stopped.pth``, from which ``--resume`` goes on to the bit. While gradients accumulate, the run
-    finishes its step first; while it validates, it comes to the next iteration: what is validated is what the last
-    checkpoint holds, as a rule.
+    The state is saved to ``stopped.pth``, from which ``--resume`` continues bit for bit. A run that accumulates
+    gradients completes its optimizer step first, and one that validates runs up to its next training iteration.
     """
 
-    priority = 'VERY_LOW'  # after averages, schedules and regular checkpoints
+    priority = 'VERY_LOW'  # after averaging, schedules and regular checkpoints
 
-    def before_train(self, runner: object) -> None:
-        """Listens from now on."""
-        self._asked = False
-        self._group = torch.distributed.new_group(backend='gloo') if is_distributed() else None
-        self._listens = threading.current_thread() is threading.main_thread()  # no other one can
-        if self._listens:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+    def before_train(self, runner: Runner) -> None:
+        """Install the signal handler."""
+        self._requested = False
+        self._group: Any = dist.new_group(backend='gloo') if is_distributed() else None
+        self._in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
+        if self._in_main_thread:
+            self._previous_handler = signal.signal(signal.SIGTERM, self._request)
 
-    def _ask(self, *_: object) -> None:
-        self._asked = True
+    def _request(self, *_: Any) -> None:
+        self._requested = True
 
-    def after_train_iter(
-        self, runner: object, batch_idx: int, data_batch: object = None, outputs: object = None
-    ) -> None:
-        """Ends the run if one of its processes was asked to."""
-        if not ends_step(runner.optim_wrapper) or not self._anyone_asked():
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save the state and end the run if any process received SIGTERM."""
+        if not is_step_complete(runner.optim_wrapper) or not self._any_requested():
             return
         self.after_train(runner)
-        done = runner.iter + 1
-        path = save_state(runner, f'{STOPPED}.pth', done)
-        runner.logger.warning(f'SIGTERM: stopped; the state after iteration {done} is in {path}. Go on with --resume.')
+        iterations = runner.iter + 1
+        path = save_state(runner, f'{STOPPED}.pth', iterations)
+        runner.logger.warning(
+            f'SIGTERM: stopped; the state after iteration {iterations} is in {path}. Go on with --resume.'
+        )
         raise SystemExit(EXIT_CODE)
 
-    def after_train(self, runner: object) -> None:
-        """Listens no more."""
-        if self._listens:
-            signal.signal(signal.SIGTERM, self._before)
+    def after_train(self, runner: Runner) -> None:
+        """Restore the previous signal handler."""
+        if self._in_main_thread:
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def _anyone_asked(self) -> bool:
+    def _any_requested(self) -> bool:
         if self._group is None:
-            return self._asked
-        asked = torch.tensor(int(self._asked))  # by gloo on the CPU, so that no GPU is waited for
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self._group)
-        return bool(asked)
+            return self._requested
+        requested = torch.tensor(int(self._requested))  # on the CPU, so as not to wait for the GPU
+        dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
+        return bool(requested)
 
 
 class SigtermShield:
-    """Starts the workers of a loader: a SIGTERM to all processes of a run is not for them, who still have to serve it.
+    """Worker init function of a data loader, around its own: ignores SIGTERM unless the training process sends it.
 
-    One from the process that they serve ends them, as always.
-
-    Args:
-        start: What each does first, with its number.
+    Schedulers send SIGTERM to all processes of a run, but the training process needs its workers up to its last batch.
     """
 
-    def __init__(self, start: Callable[[int], None] | None) -> None:
-        self._start = start
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self._init = init
 
     def __call__(self, number: int) -> None:
-        """Starts a worker."""
+        """Initialize a worker."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-        if self._start is not None:
-            self._start(number)
+        threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+        if self._init is not None:
+            self._init(number)
 
 
-def _obey(parent: int) -> None:
-    """Ends this process at a SIGTERM from its parent."""
+def _exit_with(parent: int) -> None:
+    """End this process at a SIGTERM from its parent."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Where a run goes on: the checkpoint to resume from, and a validation that was cut off."""
+"""Deterministic resume: which checkpoint to resume from, and how a run continues exactly where that one was written."""
 
 import contextlib
 import fcntl
@@ -8,12 +8,15 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop, Runner
 
+from ..datasets.seeded_loader import FastForwardIterator, SeededLoader
 from ..utils.errors import CheckpointError, UserError
 from ..weights.safe_load import read_checkpoint, verify_checksums
 from .checkpoint import STOPPED
@@ -22,21 +25,11 @@ from .curves import read_scalars
 _TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
 
 
-def _iterations(path: Path) -> float:
-    """How far a run was when it wrote a checkpoint; infinity where that cannot be read, -1 if it has no state."""
-    try:
-        return int(read_checkpoint(path)['meta']['iter'])
-    except CheckpointError:
-        return math.inf
-    except Exception:  # in a file that no run wrote anything can be found there
-        return -1
-
-
 def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
-    """The checkpoints to resume from: what ``last_checkpoint`` names, then the files of the folder, furthest first.
+    """The checkpoints to resume from: the one that ``last_checkpoint`` names, then those of the folder, latest first.
 
-    A kill may strike between a checkpoint and the note that names it, so the note alone is not trusted; nor are the
-    times of files, as clocks jump and copies are new. Damaged ones come before whole ones: who resumes is told of them.
+    A kill may strike between writing a checkpoint and the file that names it, so that file alone is not trusted; nor
+    are modification times, as clocks jump and copies are new. Damaged files come first, so that users hear of them.
     """
     work_dir = Path(work_dir)
     saved = [path for kind in _TO_RESUME for path in work_dir.glob(f'{kind}.pth')]
@@ -49,15 +42,31 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
     return saved
 
 
+def _iterations(path: Path) -> float:
+    """The iterations behind a checkpoint; infinity for a damaged file, -1 for one that holds no training state."""
+    try:
+        return int(read_checkpoint(path)['meta']['iter'])
+    except CheckpointError:
+        return math.inf
+    except Exception:  # a file that no run wrote may hold anything
+        return -1
+
+
 def find_checkpoint(work_dir: str | os.PathLike) -> Path | None:
     """The first of :func:`find_checkpoints`."""
     return next(iter(find_checkpoints(work_dir)), None)
 
 
 def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
-    """Points the config at the checkpoint to go on from, or makes sure that no earlier run is overwritten."""
+    """Set the checkpoint to resume from in a config, or make sure that a new run overwrites no earlier one.
+
+    Args:
+        cfg: Changed in place.
+        resume: A path, ``'auto'`` for the last checkpoint of the work_dir, or None for a new run.
+        if_any: Resume from the last checkpoint if there is one.
+    """
     saved = find_checkpoints(cfg.work_dir)
-    # By torchrun --max-restarts, after a failure, the command is the same.
+    # After a failure, torchrun --max-restarts repeats the same command.
     if saved and (if_any or int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))):
         resume = 'auto'
     if resume is None:
@@ -68,11 +77,11 @@ def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
             )
         return
     cfg.resume = True
-    cfg.load_from = resume if resume != 'auto' else str(newest_intact(saved, cfg.work_dir))
+    cfg.load_from = resume if resume != 'auto' else str(_newest_intact(saved, cfg.work_dir))
 
 
-def newest_intact(saved: list[Path], work_dir: str) -> Path:
-    """The first checkpoint that is not damaged; a line tells of each that is passed over."""
+def _newest_intact(saved: list[Path], work_dir: str) -> Path:
+    """The first checkpoint that is not damaged; warns of those that it passes over."""
     for path in saved:
         try:
             verify_checksums(path)
@@ -80,17 +89,15 @@ def newest_intact(saved: list[Path], work_dir: str) -> Path:
             print(f'warning: {error} Looking at the one before it.', file=sys.stderr)
         else:
             return path
-    raise UserError(f'There is no whole checkpoint in {work_dir} to resume from: check --work-dir, or name one.')
+    raise UserError(f'There is no intact checkpoint in {work_dir} to resume from: check --work-dir, or name one.')
 
 
 @contextlib.contextmanager
 def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
-    """Keeps a folder for this process; however it ends, the system gives the folder free.
-
-    What a run that was killed had written of a checkpoint is removed.
+    """Lock a folder for this process, and remove partially written checkpoints; the lock ends with the process.
 
     Raises:
-        UserError: Another run has it.
+        UserError: Another run holds the lock.
     """
     with (Path(work_dir) / '.lock').open('a+') as file:
         try:
@@ -102,7 +109,7 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
                 f'The work_dir {work_dir} is in use by another run ({file.read()}): wait for its end, or choose '
                 f'another folder with --work-dir.'
             ) from error
-        except OSError:  # of a file system that has no locks
+        except OSError:  # a file system without locks
             pass
         else:
             for kind in (*_TO_RESUME, 'best_*'):
@@ -114,17 +121,57 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
         yield
 
 
-class LateValidationHook(Hook):
-    """On a resume, makes up for a validation that was cut off.
+def convert_iterations(runner: Runner, meta: dict, images_per_batch: int) -> None:
+    """Convert the iteration of a checkpoint where the batches of all processes now have another number of images.
 
-    A checkpoint is saved before it is validated, and a run goes on behind that: its scores would be missing, and with
-    them perhaps the best checkpoint.
+    Raises:
+        CheckpointError: It lies within an epoch, and no batch begins at its image.
+    """
+    before = meta.get('images_per_batch', images_per_batch)
+    if before == images_per_batch or isinstance(runner.train_loop, IterBasedTrainLoop):
+        return
+    images = (runner.iter - runner.epoch * meta['batches_per_epoch']) * before
+    if images and (images % images_per_batch or not isinstance(runner.train_dataloader, SeededLoader)):
+        raise CheckpointError(
+            f'The checkpoint was written in the middle of epoch {runner.epoch + 1}, by processes that took {before} '
+            f'images together and not {images_per_batch}: resume with as many, or from the end of an epoch.'
+        )
+    runner.train_loop._iter = runner.epoch * len(runner.train_dataloader) + images // images_per_batch
+    runner.logger.info(f'Batches of {images_per_batch} images, and not of {before}: this is iteration {runner.iter}.')
+
+
+def skip_seen_batches(runner: Runner) -> None:
+    """Make the data loader of a resumed run begin after the batches that it has trained on, without loading them."""
+    loader, loop = runner.train_dataloader, runner.train_loop
+    if not isinstance(loader, SeededLoader):  # a stream, which IterationSeedHook positions
+        return
+    batches: Any = loader.batch_sampler
+    batches.seed = runner.seed  # of the checkpoint, where the config names none
+    if hasattr(batches.sampler, 'seed'):
+        batches.sampler.seed = runner.seed
+    if not isinstance(loop, IterBasedTrainLoop):
+        batches.start_at(runner.iter - runner.epoch * len(loader))
+        return
+    if isinstance(batches.sampler, InfiniteSampler):
+        batches.start_at(runner.iter)
+    else:
+        epoch, batch = divmod(runner.iter, len(loader))
+        batches.start_at(batch, epoch)
+        loop.dataloader_iterator._epoch = epoch
+    loop.dataloader_iterator = FastForwardIterator(loop.dataloader_iterator, runner.iter)
+
+
+class LateValidationHook(Hook):
+    """Runs the validation of the resumed checkpoint if it was interrupted.
+
+    A checkpoint is saved before it is validated and a resumed run starts after that, so its scores, and perhaps the
+    best checkpoint, would be missing.
     """
 
-    priority = 'VERY_LOW'  # all others are ready
+    priority = 'VERY_LOW'  # after the other hooks are ready
 
-    def before_train(self, runner: object) -> None:
-        """Validates, if the checkpoint was to be validated and the folder of the run has no scores of it."""
+    def before_train(self, runner: Runner) -> None:
+        """Validate if the checkpoint is due for validation and the work_dir holds no scores of it."""
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             done, end = runner.iter, loop.max_iters
@@ -141,5 +188,5 @@ class LateValidationHook(Hook):
             missing = [bool(trained) and done not in validated]
         broadcast_object_list(missing)
         if missing[0]:
-            runner.logger.info('The last validation was cut off: it is done now.')
+            runner.logger.info('The last validation was interrupted: it runs now.')
             runner.val_loop.run()
