@@ -2,8 +2,8 @@
 
     python tools/check_env.py [--json]
 
-It needs nothing but Python. Exit code 0: all is fine, or merely in another version than the tested one, which is a note
-and no error. Exit code 1: something is missing or broken; the last column of its row says what to run.
+It needs nothing but Python. Exit code 0: everything works, perhaps in another version than the tested one, which is a
+note and no error. Exit code 1: something is missing or broken; the last column of its row says what to run.
 """
 
 from __future__ import annotations  # so that even a Python that is too old can be told so
@@ -14,33 +14,12 @@ import faulthandler
 import importlib
 import importlib.metadata
 import json
-import os
 import platform
-import re
-import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# Import name -> distribution, of either stack. The same import names on both sides: one overwrites the other's files.
-STACKS = dict(
-    openmmlab=dict(mmengine='mmengine', mmcv='mmcv-lite', mmdet='mmdet', mmseg='mmsegmentation'),
-    onedl=dict(mmengine='onedl-mmengine', mmcv='onedl-mmcv', mmdet='onedl-mmdetection', mmseg='onedl-mmsegmentation'),
-)
-COMMON = dict(torch='torch', torchvision='torchvision', timm='timm', numpy='numpy', cv2='opencv-python')
-COMMON.update(pycocotools='pycocotools', ftfy='ftfy', regex='regex')
-DRIVERS = {'11': 450, '12': 525, '13': 580}  # the oldest that runs what was built with each CUDA
-
-
-def read_constraints(stack: str) -> dict[str, str]:
-    """The tested versions by distribution name, those for this Python; `python` from the comment."""
-    line = r'^(?:# )?([\w.-]+)={2,3}([\w.]+)(?:; python_version (<|>=) "3\.(\d+)")?$'
-    text = (ROOT / 'constraints' / f'{stack}.txt').read_text(encoding='utf-8')
-    found = re.findall(line, text, re.M)
-    fits = {'': True, '<': sys.version_info.__lt__, '>=': sys.version_info.__ge__}
-    return {name: version for name, version, sign, minor in found if not sign or fits[sign]((3, int(minor)))}
+from environment.requirements import COMMON, ROOT, STACKS, gpu_problem, read_constraints
 
 
 def kind_of_operators() -> str:
@@ -66,40 +45,6 @@ def import_error(module: str) -> tuple[str, str]:
         return ' '.join(f'{type(error).__name__}: {error}'.split())[:300], ''
 
 
-def driver_version() -> str:
-    """The version of the NVIDIA driver where there is a GPU that is not hidden, or nothing."""
-    driver = Path('/proc/driver/nvidia/version')
-    if os.environ.get('CUDA_VISIBLE_DEVICES', 'all') in ('', '-1'):
-        return ''
-    if driver.exists():  # in a container that was not given the GPU, too
-        found = re.search(r'Module.*? (\d+\.[\d.]+)', driver.read_text())
-        return found[1] if found and any(Path('/dev').glob('nvidia[0-9]*')) else ''
-    if not shutil.which('nvidia-smi'):  # Windows' subsystem for Linux has it
-        return ''
-    command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
-    return (subprocess.run(command, stdout=-1, stderr=-3, text=True).stdout.split() or [''])[0]
-
-
-def gpu_problem(torch_folder: Path, otherwise: str = '') -> str:
-    """Why torch cannot use this machine's NVIDIA GPU, in a sentence.
-
-    Args:
-        torch_folder: Where torch is; it is not imported.
-        otherwise: What to say where the versions of driver and torch are no reason.
-    """
-    driver, file = driver_version(), torch_folder / 'version.py'
-    if not driver or not file.exists():
-        return ''
-    torch, cuda = re.findall(r"^(?:__version__|cuda)\b.*= '?([\w.+]+)", file.read_text(), re.M)
-    has, wants = int(driver.split('.')[0]), DRIVERS.get(cuda.split('.')[0], 0)
-    if cuda == 'None':
-        otherwise = f'it is a build without CUDA; `pip install torch==={torch.split("+")[0]} torchvision` has one'
-    elif has < wants:
-        older = ', or torch 2.10.0, which runs on yours (`make setup TORCH=2.10.0`)' if has >= DRIVERS['12'] else ''
-        otherwise = f'CUDA {cuda}, which it was built for, wants driver {wants} or newer; install that{older}'
-    return otherwise and f'There is an NVIDIA GPU (driver {driver}) that torch {torch} cannot use: {otherwise}.'
-
-
 def gpu() -> str:
     """The GPU that torch uses, or why it uses none."""
     torch = sys.modules.get('torch')
@@ -113,32 +58,40 @@ def gpu() -> str:
 
 
 def row(package: str, installed: str, tested: str, status: str = '', remedy: str = '') -> dict:
-    """One row of the table; without a status, it is `ok` or `other` by the version."""
+    """A row of the table; without a status, it is `ok` or `other` by the version."""
     if not status:
         public = installed.split('+')[0]  # 2.14.1+cu130 is 2.14.1
         status = 'ok' if not tested or public == tested or public.startswith(tested + '.') else 'other'
     return dict(package=package, installed=installed, tested=tested, status=status, remedy=remedy)
 
 
+def remedy_for(package: str, stack: str) -> str:
+    """The command that installs a package, or a module that others lack."""
+    pip, versions = f'{sys.executable} -m pip', read_constraints(stack)
+    operators = f'{sys.executable} -m convnext_backbone.ops install'
+    mmcv = f'{pip} install --force-reinstall --no-deps {STACKS[stack]["mmcv"]}'
+    torch = f'{pip} install torch==={versions["torch"]} torchvision=={versions["torchvision"]}'  # made for each other
+    remedies = {
+        'torch': torch,
+        'torchvision': torch,
+        'mmcv._ext': operators,
+        'mmcv.ops': f'{pip} uninstall -y mmcv; {mmcv}; {operators}',  # compiled for another torch
+        'pkg_resources': f"{pip} install 'setuptools<81'",
+        'convnext-backbone': f'{pip} install -e {ROOT}',
+    }
+    return remedies.get(package, f'{pip} install -c {ROOT / "constraints" / stack}.txt {package}')
+
+
 def package_row(package: str, module: str, stack: str) -> dict:
-    """The row of one package, by what importing it gives."""
-    versions = read_constraints(stack)
+    """The row of a package, by whether its module can be imported."""
     known = [each.version for each in importlib.metadata.distributions(name=package)]
-    installed, tested = ''.join(known[:1]), versions.get(package, '')
-    error, needs = import_error(module)
+    installed, tested = ''.join(known[:1]), read_constraints(stack).get(package, '')
+    error, lacks = import_error(module)
     if not error:
         return row(package, kind_of_operators() if module == 'mmcv.ops' else installed, tested)
-    pip = f'{sys.executable} -m pip install'
-    name = needs if needs in ('mmcv._ext', 'pkg_resources') else needs.split('.')[0]
-    name = package if name in ('', module) else {**COMMON, **STACKS[stack]}.get(name, name)
-    both = f'{pip} torch==={versions["torch"]} torchvision=={versions["torchvision"]}'  # each works with its own other
-    remedies = dict(torch=both, torchvision=both)
-    remedies['mmcv._ext'] = f'{sys.executable} -m convnext_backbone.ops install'
-    again = f'{pip} --force-reinstall --no-deps {STACKS[stack]["mmcv"]}; {remedies["mmcv._ext"]}'
-    remedies['mmcv.ops'] = f'{sys.executable} -m pip uninstall -y mmcv; {again}'  # compiled for another torch
-    remedies.update({'pkg_resources': f"{pip} 'setuptools<81'", 'convnext-backbone': f'{pip} -e {ROOT}'})
-    remedy = remedies.get(name, f'{pip} -c {ROOT / "constraints" / stack}.txt {name}')
-    if needs == module and not installed:  # timm is for classification only, and in neither stack's extra
+    name = lacks if lacks in ('mmcv._ext', 'pkg_resources') else lacks.split('.')[0]
+    remedy = remedy_for(package if name in ('', module) else {**COMMON, **STACKS[stack]}.get(name, name), stack)
+    if lacks == module and not installed:  # timm is for classification only, and in neither stack's extra
         return row(package, '', tested, 'other' if package == 'timm' else 'missing', remedy)
     return row(package, installed, tested, 'broken', f'{error} -> {remedy}')
 
@@ -152,7 +105,7 @@ def check() -> dict:
     # This package last: from then on it provides mmcv with operators.
     packages = {**COMMON, **STACKS[stack], 'mmcv.ops': 'mmcv.ops', 'convnext_backbone': 'convnext-backbone'}
     if 'mmcv' in installed:
-        packages['mmcv'] = 'mmcv'  # with compiled operators, by the user's own hands
+        packages['mmcv'] = 'mmcv'  # with compiled operators, installed by the user
     rows += [package_row(package, module, stack) for module, package in packages.items()]
     if len(stacks) > 1:
         remedy = 'make a new environment: they overwrite each other, and removing one now takes files from the other'
@@ -162,7 +115,7 @@ def check() -> dict:
 
 
 def print_table(result: dict) -> None:
-    """Prints the result for people."""
+    """Print the result for people."""
     print(f'Environment: {sys.prefix}\nMM stack: {result["stack"]}\nGPU: {result["gpu"]}\n')
     lines = [('package', 'installed', 'tested', 'status', 'remedy')]
     lines += [tuple(each[name] or '-' * (name != 'remedy') for name in lines[0]) for each in result['rows']]
@@ -178,7 +131,7 @@ def print_table(result: dict) -> None:
 
 
 def main() -> int:
-    """Checks; returns the exit code."""
+    """Check; returns the exit code."""
     parser = argparse.ArgumentParser(description='Compare what is installed with what was tested.')
     parser.add_argument('--json', action='store_true', help='print the result as JSON')
     as_json = parser.parse_args().json
@@ -191,5 +144,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.path[:1] = []  # the folder of this file: what lies in it is not meant
+    sys.path[:1] = []  # modules in the folder of this file are not meant
     sys.exit(main())

@@ -2,7 +2,7 @@
 
     python3 tools/setup_env.py [--stack openmmlab] [--venv .venv] [--torch 2.10.0]
 
-Any Python can read this file, so that one which is too old can say so; install.py does the work.
+Any Python can read this file, so that one which is too old can say so; environment/install.py does the work.
 """
 
 import sys
@@ -12,7 +12,7 @@ if sys.version_info < (3, 10):  # noqa: UP036
     sys.stderr.write(found + 'name another, as in `make setup PYTHON=python3.11`.\n')
     sys.exit(2)
 
-from install import main  # noqa: E402
+from environment.install import main  # noqa: E402
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -20,7 +20,7 @@ from conftest import REPOSITORY, refusal, run_tool
 
 sys.path.insert(0, str(REPOSITORY / 'tools'))
 import check_env
-import install
+from environment import install, requirements
 
 SITE_PACKAGES = 'lib/python{}.{}/site-packages'.format(*sys.version_info)
 NO_NETWORK = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='https://127.0.0.1:1/simple', PIP_RETRIES='1')
@@ -229,14 +229,14 @@ class TestRunningAgain:
         before = {path: path.stat().st_mtime_ns for path in ready.rglob('*')}
         start = time.monotonic()
         result = finished(
-            set_up('--venv', 'bare', '--torch', check_env.read_constraints('openmmlab')['torch'], cwd=tmp_path)
+            set_up('--venv', 'bare', '--torch', requirements.read_constraints('openmmlab')['torch'], cwd=tmp_path)
         )
         assert time.monotonic() - start < 3
         assert (result.returncode, result.stderr) == (0, '')
         assert result.stdout.splitlines()[0] == f'{ready} is ready (openmmlab, torch-2.14.1): nothing to do.'
         assert {path: path.stat().st_mtime_ns for path in ready.rglob('*')} == before
 
-    @pytest.mark.parametrize('name', ['setup.py', 'constraints/openmmlab.txt', 'tools/install.py'])
+    @pytest.mark.parametrize('name', ['setup.py', 'constraints/openmmlab.txt', 'tools/environment/install.py'])
     def test_notices_a_change(self, ready, tmp_path, monkeypatch, name):
         clone = tmp_path / 'clone'
         for folder in ('constraints', 'tools'):
@@ -272,34 +272,34 @@ class TestGpu:
         return folder
 
     def test_sentences(self, tmp_path, monkeypatch):
-        older = r'wants driver 580 or newer; install that, or torch 2\.10\.0, .*`make setup TORCH=2\.10\.0`\)\.$'
+        older = r'needs driver 580 or newer; install that, or torch 2\.10\.0, .*`make setup TORCH=2\.10\.0`\)\.$'
         for version, cuda, driver, words in (
             ('2.14.1+cu130', "'13.0'", '535.104.05', older),
-            ('2.10.0+cu128', "'12.8'", '470.82', r'CUDA 12\.8, .* wants driver 525 or newer; install that\.$'),
+            ('2.10.0+cu128', "'12.8'", '470.82', r'CUDA 12\.8, .* needs driver 525 or newer; install that\.$'),
             ('2.14.1+cpu', 'None', '580.65.06', r'without CUDA; `pip install torch===2\.14\.1 torchvision` has one\.$'),
             ('2.14.1+cu130', "'13.0'", '580.65.06', '^$'),
             ('2.10.0+cu128', "'12.8'", '535.104', '^$'),
             ('2.14.1+cu130', "'13.0'", '', '^$'),
         ):
-            monkeypatch.setattr(check_env, 'driver_version', lambda driver=driver: driver)
-            sentence = check_env.gpu_problem(self.torch(tmp_path, version, cuda))
+            monkeypatch.setattr(requirements, 'driver_version', lambda driver=driver: driver)
+            sentence = requirements.gpu_problem(self.torch(tmp_path, version, cuda))
             begin = f'There is an NVIDIA GPU (driver {driver}) that torch {version} cannot use: '
             assert re.search(words, sentence) and sentence.startswith(begin if sentence else '')
-        monkeypatch.setattr(check_env, 'driver_version', lambda: '999.1')
-        assert check_env.gpu_problem(tmp_path, 'it says why').endswith('cannot use: it says why.')
+        monkeypatch.setattr(requirements, 'driver_version', lambda: '999.1')
+        assert requirements.gpu_problem(tmp_path, 'it says why').endswith('cannot use: it says why.')
 
     def test_said_again_with_nothing_to_do(self, bare, monkeypatch, capsys):
         self.torch(bare / SITE_PACKAGES / 'torch', '2.14.1', "'13.0'")
         pretend_installed(bare, 'torch', '2.14.1')
         install.note(bare, stamp=install.stamp(arguments(bare)))
-        monkeypatch.setattr(check_env, 'driver_version', lambda: '535.0')
+        monkeypatch.setattr(requirements, 'driver_version', lambda: '535.0')
         install.run(arguments(bare))
         assert 'note: There is an NVIDIA GPU (driver 535.0)' in capsys.readouterr().out
 
     @pytest.mark.parametrize('hidden', ['', '-1'])
     def test_hidden_on_purpose(self, monkeypatch, hidden):
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
-        assert check_env.driver_version() == ''
+        assert requirements.driver_version() == ''
 
 
 class TestCheckEnv:
@@ -314,10 +314,10 @@ class TestCheckEnv:
         result = run_tool('check_env.py', '--json', cwd=tmp_path)
         found = json.loads(result.stdout)
         assert result.returncode == 0 and found['ok'], [row for row in found['rows'] if row['remedy']]
-        assert found['stack'] in check_env.STACKS
+        assert found['stack'] in requirements.STACKS
         check_env.print_table(found)
         table = capsys.readouterr().out
-        packages = {*check_env.COMMON.values(), *check_env.STACKS[found['stack']].values()}
+        packages = {*requirements.COMMON.values(), *requirements.STACKS[found['stack']].values()}
         for package in packages | {'python', 'convnext-backbone'}:
             assert re.search(rf'^{re.escape(package)} .* (ok|other)\b', table, re.M), package
         assert re.search(r'^mmcv.ops +(torchvision|compiled) ', table, re.M)
@@ -386,8 +386,8 @@ class TestVersions:
     def test_extras_are_the_constraints(self, arguments):
         extras = arguments['extras_require']
         assert set(extras) == {'openmmlab', 'onedl', 'imagenet', 'dev'}
-        for stack, packages in check_env.STACKS.items():
-            tested = check_env.read_constraints(stack)
+        for stack, packages in requirements.STACKS.items():
+            tested = requirements.read_constraints(stack)
             assert '\ntorch===' in (REPOSITORY / f'constraints/{stack}.txt').read_text()  # not a CPU-only build
             assert {f'{name}=={tested[name]}' for name in packages.values()} <= set(extras[stack])
             for requirement in [*extras[stack], *extras['imagenet'], *extras['dev']]:
@@ -401,8 +401,8 @@ class TestVersions:
 
     @pytest.mark.parametrize('minor, numpy', [(10, '2.2.6'), (11, '2.4.6'), (13, '2.4.6')])
     def test_constraints_by_python(self, monkeypatch, minor, numpy):
-        monkeypatch.setattr(check_env.sys, 'version_info', (3, minor, 0))
-        tested = check_env.read_constraints('openmmlab')
+        monkeypatch.setattr(sys, 'version_info', (3, minor, 0))
+        tested = requirements.read_constraints('openmmlab')
         assert tested['numpy'] == numpy and tested['python'] == '3.11'
 
 

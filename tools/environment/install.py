@@ -1,4 +1,4 @@
-"""What setup_env.py does: an environment, torch, everything else by pip, and a check by importing all of it.
+"""Sets up an environment: venv, torch, everything else by pip, and a check by importing all of it.
 
 Run again it goes on from where an interruption left it, or says in one line that there is nothing to do.
 """
@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from check_env import ROOT, STACKS, gpu_problem, read_constraints
+from .requirements import ROOT, STACKS, gpu_problem, read_constraints
 
 VENV_GB = 9  # measured: while pip installs torch, its downloads included
 STATE = 'convnext-setup.json'  # what a set-up notes in the environment: made_here, torch, stamp
-TORCHS_OWN = re.compile(r'(torch|torchvision|triton|sympy)=')  # constraints that another torch comes with its own of
+TORCHS_OWN = re.compile(r'(torch|torchvision|triton|sympy)=')  # constraints that depend on the version of torch
 SHOWN = re.compile(r'\s*(Downloading|Using cached) \S+ \([\d.]+ [MG]B\)|Installing collected')  # of pip's output
 FAILURES = {
     'No space left on device|Disk quota exceeded': 'The disk filled up: free some space, then run the same command.',
@@ -35,11 +35,12 @@ FAILURES = {
         'pip finds no such version for this Python and system: name another with TORCH= or PYTHON=, or check which '
         'index it looks in (pip config list).'
     ),
+    '': 'pip failed.',
 }
 
 
 class SetupError(Exception):
-    """Something that the user can mend: one sentence that names it and the remedy."""
+    """A problem that the user can fix: one sentence that names it and the remedy."""
 
 
 def read_state(venv: Path) -> dict:
@@ -51,27 +52,27 @@ def read_state(venv: Path) -> dict:
 
 
 def note(venv: Path, **changes: object) -> None:
-    """Notes something in the environment, whole or not at all."""
+    """Note something in the environment, atomically."""
     new = venv / f'{STATE}.new'
     new.write_text(json.dumps({**read_state(venv), **changes}))
     new.replace(venv / STATE)
 
 
 def stamp(args: argparse.Namespace) -> str:
-    """Changes whenever another set-up would have another outcome."""
-    files = [ROOT / name for name in ('setup.py', f'constraints/{args.stack}.txt', 'tools/install.py')]
+    """A hash that changes whenever another set-up would have another outcome."""
+    files = [ROOT / name for name in ('setup.py', f'constraints/{args.stack}.txt', 'tools/environment/install.py')]
     parts = [args.stack, args.torch, str(ROOT), str(args.venv), *(file.read_text() for file in files)]
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
 
 def distributions(venv: Path, name: str = '*') -> list[Path]:
-    """The folders in which pip has noted an installed package, or all."""
+    """The folders in which pip has recorded an installed package, or all."""
     return [*venv.glob(f'lib/python3*/site-packages/{name.replace("-", "_")}-*.dist-info')]
 
 
 @contextlib.contextmanager
 def locked(venv: Path) -> Iterator[None]:
-    """Holds a lock on the environment. pip inherits it: where only its set-up is killed, the next one waits for pip."""
+    """Hold a lock on the environment. pip inherits it: where only its set-up is killed, the next one waits for pip."""
     descriptor = os.open(venv, os.O_RDONLY)
     os.set_inheritable(descriptor, True)
     try:
@@ -86,11 +87,7 @@ def locked(venv: Path) -> Iterator[None]:
 
 
 def pip_install(venv: Path, *arguments: object) -> None:
-    """Runs pip install, showing what is large; all that it says goes to a log file.
-
-    Raises:
-        SetupError: It failed.
-    """
+    """Run pip install: large downloads are shown, all output goes to a log, and a failure becomes one sentence."""
     options = ['--no-input', '--progress-bar', 'off']
     command = [*map(str, (venv / 'bin/python', '-m', 'pip', 'install', *options, *arguments))]
     temporary, lines = venv / 'tmp', []  # /tmp may be too small for torch
@@ -107,28 +104,34 @@ def pip_install(venv: Path, *arguments: object) -> None:
                     if SHOWN.match(line):
                         print(f'    {line.strip()[:110]}', flush=True)
             except BaseException:
-                pip.send_signal(signal.SIGINT)  # it puts back what it was replacing
+                pip.send_signal(signal.SIGINT)  # it restores what it was replacing
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     pip.wait(10)
-                pip.kill()  # where it was told to ignore that, as what runs in the background is
+                pip.kill()  # a process in the background may ignore SIGINT
                 raise
     shutil.rmtree(temporary, ignore_errors=True)
     if pip.returncode:
         said = ''.join(lines[-15:])
-        sentence = next((text for pattern, text in FAILURES.items() if re.search(pattern, said)), 'pip failed.')
+        sentence = next(text for pattern, text in FAILURES.items() if re.search(pattern, said))
         print(said, end='', file=sys.stderr)
         raise SetupError(f'{sentence} What pip said is above, and all of it in {venv / "setup.log"}.')
 
 
+def forget_half_installed(venv: Path) -> None:
+    """Remove the records of packages that pip was killed in the middle of, so that it installs them again."""
+    for folder in distributions(venv):
+        record = folder / 'RECORD'  # pip writes it last, its own INSTALLER at the end
+        if not record.exists() or f'{folder.name}/INSTALLER' not in record.read_text(errors='replace'):
+            shutil.rmtree(folder)
+
+
 def make_venv(venv: Path, tested: Path) -> None:
-    """Makes the environment, or repairs what an interrupted set-up left of it."""
+    """Make the environment, or repair what an interrupted set-up left of it."""
     python, made_here = venv / 'bin/python', read_state(venv).get('made_here')
     works = python.exists() and subprocess.run([python, '-m', 'pip', '--version'], capture_output=True).returncode == 0
     if works and made_here != 'begun':
-        for folder in distributions(venv) if made_here else ():
-            record = folder / 'RECORD'  # of which pip writes its own INSTALLER last
-            if not record.exists() or f'{folder.name}/INSTALLER' not in record.read_text(errors='replace'):
-                shutil.rmtree(folder)  # so that pip installs it again
+        if made_here:
+            forget_half_installed(venv)
         return
     rest = [child for child in venv.iterdir() if not child.name.startswith(STATE)]
     if rest and not made_here:
@@ -143,12 +146,12 @@ def make_venv(venv: Path, tested: Path) -> None:
             f'{sys.executable} cannot make environments ({said}): install what it lacks (Debian, Ubuntu: '
             f'apt install python3-venv), or name another, as in `make setup PYTHON=python3.11`.'
         )
-    pip_install(venv, '-c', tested, '--upgrade', 'pip')  # Python's own takes twice as long to find what to install
+    pip_install(venv, '-c', tested, '--upgrade', 'pip')  # Python's own takes twice as long to resolve
     note(venv, made_here='done')
 
 
 def constraints(args: argparse.Namespace, held: list[Path]) -> Path:
-    """The tested versions; beside another torch, without what depends on it, holding some of what is installed."""
+    """The tested versions; with another torch, without what depends on it, and with some installed packages held."""
     tested = ROOT / 'constraints' / f'{args.stack}.txt'
     if not args.torch:
         return tested
@@ -159,7 +162,7 @@ def constraints(args: argparse.Namespace, held: list[Path]) -> Path:
 
 
 def set_up(args: argparse.Namespace) -> None:
-    """Does every step that has not been done."""
+    """Do every step that has not been done."""
     venv, python = args.venv, args.venv / 'bin/python'
     wanted, there = args.torch or read_constraints(args.stack)['torch'], distributions(venv, 'torch')
     if there and there[0].stem.split('+')[0] != f'torch-{wanted}' and read_state(venv).get('made_here'):
@@ -188,7 +191,7 @@ def set_up(args: argparse.Namespace) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    """Parses the command line; refuses, before anything is written, what would fail after a long wait."""
+    """Parse the command line, and refuse now what would fail after a long wait."""
     parser = argparse.ArgumentParser(prog='setup_env.py', description='Set up an environment with everything in it.')
     parser.add_argument('--stack', default='openmmlab', help=' or '.join(STACKS))
     parser.add_argument('--venv', default='.venv', metavar='DIR', type=lambda text: Path(text).absolute(), help='where')
@@ -213,7 +216,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_disk(venv: Path) -> None:
-    """Refuses to begin where torch would fill the disk."""
+    """Refuse to begin where torch would fill the disk."""
     disk = next(folder for folder in (venv, *venv.parents) if folder.exists())
     free_gb = shutil.disk_usage(disk).free / 1e9
     if not distributions(venv, 'torch') and free_gb < VENV_GB:
@@ -224,7 +227,7 @@ def check_disk(venv: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Sets up, or says that there is nothing to do."""
+    """Set up, or say that there is nothing to do."""
     start, venv = time.monotonic(), args.venv
     if read_state(venv).get('stamp') == stamp(args) and (venv / 'bin/python').exists():
         print(f'{venv} is ready ({args.stack}, {distributions(venv, "torch")[0].stem}): nothing to do.')
@@ -240,7 +243,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Sets up; returns the exit code."""
+    """Set up; returns the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)  # like Ctrl-C
@@ -252,7 +255,7 @@ def main() -> int:
         return 2
     except OSError as error:
         named = f'{error.filename or "A file"} cannot be written or run ({error.strerror})'
-        print(f'error: {named}: mend that, or name another folder with VENV=/folder.', file=sys.stderr)
+        print(f'error: {named}: fix that, or name another folder with VENV=/folder.', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('Stopped. The same command goes on from here.', file=sys.stderr)
