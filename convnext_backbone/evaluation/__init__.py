@@ -1,1 +1,1 @@
-"""Scores of a model."""
+"""Metrics and reports of a model."""

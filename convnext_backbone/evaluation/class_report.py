@@ -1,4 +1,4 @@
-"""Accuracy of each class as json, and the confusion matrix as a picture."""
+"""Per-class accuracy as json, and the confusion matrix as a picture."""
 
 import json
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from ..utils.files import write_atomically
 
-_MOST_NAMED = 40  # more names do not fit the axes of a picture
+_MOST_NAMED = 40  # more class names do not fit the axes
 
 
 def write_class_report(confusion: Tensor, names: Sequence[str], folder: Path) -> None:
-    """Writes ``per_class.json``, the accuracy of each class, and ``confusion.png`` into a folder.
+    """Write ``per_class.json``, the accuracy of each class, and ``confusion.png`` into an existing folder.
 
     Args:
-        confusion: As of :class:`AccuracyMetric`.
+        confusion: As of :class:`.AccuracyMetric`.
         names: Of the classes.
-        folder: An existing folder.
+        folder: Where to write.
     """
     rows = []
     for label, (name, row) in enumerate(zip(names, confusion.tolist(), strict=True)):
@@ -37,22 +37,22 @@ def write_class_report(confusion: Tensor, names: Sequence[str], folder: Path) ->
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None:
-    """Draws how the images of each class (rows) are classified (columns), in parts of the row."""
-    from matplotlib.figure import Figure  # only where a picture is wanted
+    """Draw the confusion matrix, each row as shares of the images of its class."""
+    from matplotlib.figure import Figure  # slow to import
 
-    parts = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
     few = len(names) <= _MOST_NAMED
     figure = Figure(figsize=(3 + 0.3 * len(names), 2.4 + 0.3 * len(names)) if few else (9, 8), layout='constrained')
     axes = figure.subplots()
-    image = axes.imshow(parts, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
-    figure.colorbar(image, ax=axes, label='part of the images of a class')
+    image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+    figure.colorbar(image, ax=axes, label='share of the images of a class')
     accuracy = float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
-    axes.set(title=f'top-1 {accuracy:.3f}', xlabel='classified as', ylabel='is')
+    axes.set(title=f'confusion matrix, top-1 {accuracy:.3f}', xlabel='predicted class', ylabel='true class')
     if few:
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
-        for row, column in torch.nonzero(parts >= 0.005).tolist():
-            part = float(parts[row, column])
-            colour = 'white' if part > 0.5 else 'black'
-            axes.text(column, row, f'{100 * part:.0f}', ha='center', va='center', fontsize=7, color=colour)
+        for row, column in torch.nonzero(shares >= 0.005).tolist():
+            share = float(shares[row, column])
+            colour = 'white' if share > 0.5 else 'black'
+            axes.text(column, row, f'{100 * share:.0f}', ha='center', va='center', fontsize=7, color=colour)
     figure.savefig(path, dpi=110)

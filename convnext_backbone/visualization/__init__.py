@@ -1,1 +1,1 @@
-"""Pictures of images, classes and feature maps, from arrays alone."""
+"""Pictures of images, classes and feature maps, drawn from arrays."""

@@ -1,4 +1,4 @@
-"""Pictures of the maps that the stages of a backbone make of an image."""
+"""Pictures of a backbone's feature maps, stage by stage."""
 
 from collections.abc import Sequence
 
@@ -13,58 +13,13 @@ from .legend import add_legend, paste_grid
 _WIDTH, _GAP = 320, 8  # pixels of a panel, and between panels
 
 
-def principal_components(features: Tensor) -> np.ndarray:
-    """The three directions in which the channels vary most over an image, as red, green and blue.
-
-    Each pixel's channels are normalised before, as by the norm that follows a stage wherever its map is used.
-
-    Args:
-        features: (C, H, W), C at least 3.
-
-    Returns:
-        Bytes, (H, W, 3).
-    """
-    channels = len(features)
-    pixels = F.layer_norm(features.flatten(1).T.double(), (channels,))  # (H * W, C)
-    pixels = pixels - pixels.mean(dim=0)
-    _, directions = torch.linalg.eigh(pixels.T @ pixels)  # the eigenvalues rise
-    directions = directions[:, -3:].flip(1)
-    # The sign of an eigenvector is arbitrary: the largest of its numbers is made positive.
-    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    shown = stretch((pixels @ (directions * largest.sign())).cpu().numpy())
-    return shown.reshape(*features.shape[1:], 3)
-
-
-def strength(features: Tensor) -> np.ndarray:
-    """How long the feature of each pixel is, from dark blue to yellow.
-
-    Args:
-        features: (C, H, W).
-
-    Returns:
-        Bytes, (H, W, 3).
-    """
-    length = features.norm(dim=0).cpu().numpy()
-    shown = stretch(length.reshape(-1, 1)).reshape(length.shape)
-    return cv2.cvtColor(cv2.applyColorMap(shown, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-
-
-def stretch(values: np.ndarray) -> np.ndarray:
-    """Scales each column to 0 to 255; what is beyond the outer hundredths of it is cut off."""
-    low, high = np.percentile(values, (1, 99), axis=0)
-    return np.rint((values - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
-
-
 def draw_stages(image: np.ndarray, maps: Sequence[Tensor], strides: Sequence[int]) -> np.ndarray:
-    """Draws an image as the model is fed it, and beside it two panels for each stage, one above the other.
+    """Draw a model's input, and next to it for each stage its principal components above the norms of its features.
 
     Args:
-        image: (H, W, 3), RGB.
+        image: The input, (H, W, 3), RGB.
         maps: Of the stages, (C_i, H // stride_i, W // stride_i).
         strides: Of the stages.
-
-    Returns:
-        The picture: principal components above, the strength of the features below.
     """
     scale = _WIDTH / image.shape[1]
 
@@ -81,5 +36,34 @@ def draw_stages(image: np.ndarray, maps: Sequence[Tensor], strides: Sequence[int
         caption = f'stage {number}, stride {stride}: {channels} channels, {width} x {height}\n'
         nearest = cv2.INTER_NEAREST
         above.append(panel(principal_components(features), stride, nearest, f'{caption}three principal components'))
-        below.append(panel(strength(features), stride, nearest, f'{caption}length of each feature'))
+        below.append(panel(feature_norms(features), stride, nearest, f'{caption}norm of each feature'))
     return paste_grid([*above, *below], columns=len(above))
+
+
+def principal_components(features: Tensor) -> np.ndarray:
+    """Project a feature map (C, H, W) to its first three principal components, shown as RGB bytes (H, W, 3).
+
+    Each pixel is layer-normalized before, as by the norm that follows a stage wherever its map is used.
+    """
+    channels = len(features)
+    pixels = F.layer_norm(features.flatten(1).T.double(), (channels,))  # (H * W, C)
+    pixels = pixels - pixels.mean(dim=0)
+    _, directions = torch.linalg.eigh(pixels.T @ pixels)  # in ascending order of the eigenvalues
+    directions = directions[:, -3:].flip(1)
+    # The sign of an eigenvector is arbitrary: make its largest component positive.
+    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
+    shown = _stretch((pixels @ (directions * largest.sign())).cpu().numpy())
+    return shown.reshape(*features.shape[1:], 3)
+
+
+def feature_norms(features: Tensor) -> np.ndarray:
+    """Show the norm of each pixel's feature (C, H, W), from dark blue to yellow, as RGB bytes (H, W, 3)."""
+    norms = features.norm(dim=0).cpu().numpy()
+    shown = _stretch(norms.reshape(-1, 1)).reshape(norms.shape)
+    return cv2.cvtColor(cv2.applyColorMap(shown, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Scale each column to 0 to 255, clipped at its 1st and 99th percentile."""
+    low, high = np.percentile(values, (1, 99), axis=0)
+    return np.rint((values - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)

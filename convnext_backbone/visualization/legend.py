@@ -1,7 +1,4 @@
-"""Images in, pictures out: files by name, legends that fit below a picture, several pictures in one.
-
-Images are arrays (H, W, 3) of bytes, RGB.
-"""
+"""Legends, bars and grids of pictures. Images are RGB arrays (H, W, 3) of bytes."""
 
 import math
 from collections.abc import Sequence
@@ -16,22 +13,19 @@ from ..utils.image_io import read_image, write_picture
 
 
 class Entry(NamedTuple):
-    """A line of a legend: a text, and maybe the colour (RGB) that it explains."""
+    """A line of a legend: a text, and optionally the RGB colour that it explains."""
 
     text: str
     colour: Sequence[int] | None = None
 
 
 def add_legend(image: np.ndarray, entries: Sequence[Entry], title: str = '') -> np.ndarray:
-    """Writes a title and a legend below an image, in as many columns as fit; for long texts the picture gets wider.
+    """Add a title and a legend below an image, in as many columns as fit; long texts widen the picture.
 
     Args:
-        image: The image. The letters grow with its width, so that they can be read in a large one as well.
-        entries: The legend, from top to bottom and from left to right.
-        title: A line, or several, above the legend.
-
-    Returns:
-        A larger image, with the given one unchanged in its upper left corner.
+        image: The image; it stays in the upper left corner. The font grows with its width.
+        entries: The legend, column by column.
+        title: Lines above the legend.
     """
     size = max(14, image.shape[1] // 40)
     font, line, gap = ImageFont.load_default(size), round(1.5 * size), size // 2
@@ -57,7 +51,7 @@ def add_legend(image: np.ndarray, entries: Sequence[Entry], title: str = '') -> 
 
 
 def add_bars(image: np.ndarray, parts: Sequence[tuple[str, float]]) -> np.ndarray:
-    """Writes names below an image, scaled to a common width, each on a bar of the length of its part of 1."""
+    """Scale an image to a common width and add a bar chart below it: a name and a share of 1 on each bar."""
     width, line, font = 360, 22, ImageFont.load_default(16)
     texts = [f'{100 * part:.0f} %  {name}' for name, part in parts]
     height = round(image.shape[0] * width / image.shape[1])
@@ -73,7 +67,7 @@ def add_bars(image: np.ndarray, parts: Sequence[tuple[str, float]]) -> np.ndarra
 
 
 def paste_grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pastes images into one, row by row; the columns have the width of the widest, each row that of its tallest."""
+    """Paste images row by row into one; columns are as wide as the widest image, rows as high as their highest."""
     columns = min(columns, len(images))
     width = max(image.shape[1] for image in images)
     rows = []
@@ -87,7 +81,7 @@ def paste_grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def contact_sheet(pictures: list[Path], path: Path, columns: int = 3, width: int = 360) -> None:
-    """Pastes up to a dozen pictures into one, for a quick look."""
+    """Paste thumbnails of up to a dozen pictures into one."""
     tiles = []
     for picture in pictures[:12]:
         image = read_image(picture)

@@ -1,4 +1,4 @@
-"""Classes of pixels painted over an image, with a legend of colour, name and share."""
+"""Segmentation overlays with a legend of colour, class name and share."""
 
 from collections.abc import Sequence
 
@@ -10,35 +10,31 @@ _OPACITY = 0.5
 
 
 def class_shares(ids: np.ndarray, names: Sequence[str]) -> list[dict]:
-    """The classes in an image, the largest first: ``label``, ``class`` and ``share`` of the pixels of each.
+    """List the classes of a segmentation, the largest first: ``label``, ``class`` and ``share`` of the pixels.
 
     Args:
-        ids: (H, W). Those without a name are ``'void'``.
+        ids: Class ids, (H, W); those without a name, such as the label of unlabelled pixels, are ``'void'``.
         names: Of the classes.
     """
     labels, counts = np.unique(ids, return_counts=True)
+    order = np.argsort(-counts, kind='stable')
     return [
-        {'label': int(labels[i]), 'class': name_class(labels[i], names), 'share': float(counts[i] / ids.size)}
-        for i in np.argsort(-counts, kind='stable')
+        {'label': label, 'class': names[label] if label < len(names) else 'void', 'share': count / ids.size}
+        for label, count in zip(labels[order].tolist(), counts[order].tolist(), strict=True)
     ]
-
-
-def name_class(label: int, names: Sequence[str]) -> str:
-    """The name of a class; ``'void'`` for the label of unlabelled pixels, which is that of no class."""
-    return names[label] if label < len(names) else 'void'
 
 
 def draw_classes(
     image: np.ndarray, ids: np.ndarray, names: Sequence[str], palette: Sequence[Sequence[int]], title: str = ''
 ) -> np.ndarray:
-    """Paints the classes of pixels over an image and explains them below it: colour, name and share of each.
+    """Blend the colours of the classes over an image and add a legend: colour, name and share of each.
 
     Args:
         image: (H, W, 3), RGB.
-        ids: (H, W). What is no class is not painted.
+        ids: Class ids, (H, W); those without a name are not painted.
         names: Of the classes.
         palette: Their colours, RGB.
-        title: Stands above the legend.
+        title: Lines above the legend.
     """
     painted, known = image.copy(), ids < len(names)
     colours = np.asarray(palette, np.float32)[ids[known]]

@@ -18,8 +18,6 @@ from convnext_backbone.apis.model_inputs import build_input_pipeline, build_prep
 from convnext_backbone.apis.segmentation import segment
 from convnext_backbone.config.load import load_config
 from convnext_backbone.utils.image_io import read_image
-from convnext_backbone.visualization.legend import Entry, add_bars, add_legend
-from convnext_backbone.visualization.overlays import draw_classes
 
 CONFIGS = REPOSITORY / 'configs'
 DETECTOR = CONFIGS / 'demo/cascade_convnext_atto_shapes.py'
@@ -152,45 +150,6 @@ def test_without_a_config_the_usage_is_shown(tmp_path, call_tool, capsys):
     with pytest.raises(SystemExit) as end:
         call_tool('train.py', cwd=tmp_path)
     assert end.value.code == 2 and 'CONFIG' in capsys.readouterr().err
-
-
-# ---- legends ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('width', [20, 300, 3000])
-def test_a_legend_is_never_cut_off(width):
-    """White remains around the text, whatever the width of the image and the length of the text."""
-    entries = [Entry('a name of a class that is rather long, as some are', (9, 8, 7)), Entry('short')] * 4
-    title = 'and a title that is longer still, so that it takes more than the width of most images'
-    picture = add_legend(np.zeros((10, width, 3), np.uint8), entries, title)
-    assert (picture[:10, :width] == 0).all() and picture.shape[1] >= width
-    legend = picture[10:]
-    for edge in (legend[:2], legend[-2:], legend[:, :2], legend[:, -2:]):
-        assert (edge == 255).all()
-    swatches, _ = cv2.connectedComponents((legend == (9, 8, 7)).all(axis=2).astype(np.uint8))
-    assert swatches - 1 == 4
-
-
-def test_bars_have_the_length_of_their_parts():
-    picture = add_bars(np.zeros((100, 200, 3), np.uint8), [('one', 0.75), ('two', 0.25)])
-    assert picture.shape[1] == 360
-    bars = [int((row == (185, 215, 245)).all(axis=1).sum()) for row in picture[180:]]
-    assert max(bars) == pytest.approx(270, abs=1) and bars[-6] == pytest.approx(90, abs=1)
-
-
-def test_the_overlay_has_the_colours_of_the_legend():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (40, 400, 3), dtype=np.uint8)
-    ids = np.full((40, 400), 255)
-    ids[:, :100], ids[:, 100:130] = 3, 1
-    picture = draw_classes(image, ids, CLASSES, PALETTE)
-    for columns, label in ((slice(0, 100), 3), (slice(100, 130), 1)):
-        expected = (image[:, columns].astype(float) + PALETTE[label]) / 2
-        assert np.abs(picture[:40, columns] - expected).max() <= 0.5
-    assert (picture[:40, 130:400] == image[:, 130:]).all()
-    legend = picture[40:]
-    shown = [(legend == colour).all(axis=2).sum() > 50 for colour in PALETTE]
-    assert shown == [False, True, False, True, False]
 
 
 # ---- segmentation ----------------------------------------------------------------------------------------------------
