@@ -1,9 +1,9 @@
-"""Sets up an environment for each version of torch and Python that is supported, tests in it, and prints a table.
+"""Sets up an environment for each supported version of torch and Python, runs tests in it, and prints a table.
 
     python3 tools/test_matrix.py [--only torch=2.6.0] [--full] [--compiled] [--out work_dirs/versions] [--dry-run]
 
-A row takes 5 to 10 minutes on 2 cores and 7 GB of disk, which it gives back. A row whose Python is not on the PATH is
-left out. Exit code 0: no test failed; 1: some did, or an environment could not be set up.
+A row takes 5 to 10 minutes on 2 cores and 7 GB of disk, which are freed after it. A row whose Python is not on the PATH
+is left out. Exit code 0: no test failed; 1: some did, or an environment could not be set up.
 """
 
 import argparse
@@ -21,16 +21,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
     dict(name=f'{stack}-torch{torch}-py{python}', stack=stack, torch=torch, python=python)
-    for stack, versions in dict(
-        openmmlab='2.6.0/3.10 2.10.0/3.12 2.11.0/3.12 2.13.0/3.11 2.14.1/3.13', onedl='2.14.1/3.11'
-    ).items()
-    for torch, python in (version.split('/') for version in versions.split())
+    for stack, torch, python in (
+        ('openmmlab', '2.6.0', '3.10'),
+        ('openmmlab', '2.10.0', '3.12'),
+        ('openmmlab', '2.11.0', '3.12'),
+        ('openmmlab', '2.13.0', '3.11'),
+        ('openmmlab', '2.14.1', '3.13'),
+        ('onedl', '2.14.1', '3.11'),
+    )
 ]
-# mmcv's own operators, built from source: torch 2.14 and later need another C++ than its sources are written in.
+# mmcv's own operators, built from source: its sources are not in the C++ of torch 2.14 and later.
 COMPILED = dict(name='compiled', torch='2.13.0', python='3.11', stack='openmmlab')
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'psutil']
 BUILD = ['--no-build-isolation', '--no-cache-dir', '--no-deps', 'mmcv==2.1.0']  # a cached wheel may be another torch's
-# The fast part: the backbone, the operators, sharding, and of each task a training that is killed and resumed.
+# The fast part: the backbone, the operators, FSDP, and of each task a training that is killed and resumed.
 FAST = [
     'tests/models/test_backbone.py',
     'tests/weights/test_checkpoint.py',
@@ -62,39 +66,26 @@ def find_python(version: str) -> str | None:
 
 
 def run(command: list[object], log: Path, what: str, **variables: str) -> None:
-    """Runs a command whose output goes to a log, telling every minute how far it is.
-
-    Raises:
-        RuntimeError: It failed, or took longer than anything should.
-    """
-    environment, minutes, end = {**os.environ, **variables}, 0, time.monotonic() + HOURS * 3600
+    """Run a command with its output in a log; raises RuntimeError where it fails or takes too long."""
+    print(f'    {what}', flush=True)
     with log.open('a') as sink:
-        streams = dict(stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
-        process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, start_new_session=True, **streams)
-        try:
-            while process.poll() is None and time.monotonic() < end:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(60)
-                    break
-                minutes += 1
-                print(f'    {what}: {minutes} min; {last_line(log)[:90]}', flush=True)
-        finally:
-            for number, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, None)):
-                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(process.pid, number)
-                    process.wait(patience)
+        streams = dict(stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env={**os.environ, **variables})
+        process = subprocess.Popen([*map(str, command)], cwd=ROOT, start_new_session=True, **streams)
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(HOURS * 3600)
+    finally:  # also what it started and left
+        for number, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, number)
+                process.wait(patience)
     if process.returncode:
-        raise RuntimeError(f'{what} failed: {last_line(log)}')
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
-    lines = log.read_text(errors='replace').split('\n')
-    return next((line.strip() for line in reversed(lines) if line.strip()), '')
+        lines = [line.strip() for line in log.read_text(errors='replace').splitlines()]
+        raise RuntimeError(f'{what} failed: {next(filter(None, reversed(lines)), "")}')
 
 
 def set_up(row: dict, venv: Path, log: Path) -> dict:
-    """Makes the environment of a row; returns the versions that are in it."""
+    """Make the environment of a row; returns the versions that are in it."""
     python = venv / 'bin/python'
     arguments = ['--stack', row['stack'], '--venv', venv, '--torch', row['torch']]
     run([find_python(row['python']), ROOT / 'tools/setup_env.py', *arguments], log, 'set-up')
@@ -106,7 +97,7 @@ def set_up(row: dict, venv: Path, log: Path) -> dict:
 
 
 def run_tests(row: dict, venv: Path, log: Path, full: bool) -> dict:
-    """Runs the tests of a row; returns how many had which outcome, and the names of those that failed."""
+    """Run the tests of a row; returns how many had which outcome, and the names of those that failed."""
     which = [] if full else FAST
     if row['name'] == 'compiled':
         which = ['tests/ops/test_ops.py', 'tests/ops/test_ops_models.py']
@@ -116,7 +107,7 @@ def run_tests(row: dict, venv: Path, log: Path, full: bool) -> dict:
     try:
         run([venv / 'bin/python', '-m', 'pytest', *options, *which], log, 'tests')
     except RuntimeError:
-        if not report.exists():  # it never came to the tests
+        if not report.exists():  # no test ran
             raise
     suite = ElementTree.parse(report).getroot().find('testsuite')
     bad = [case for case in suite.iter('testcase') if {'failure', 'error'} & {part.tag for part in case}]
@@ -127,7 +118,7 @@ def run_tests(row: dict, venv: Path, log: Path, full: bool) -> dict:
 
 
 def do_row(row: dict, folder: Path, full: bool, keep: bool) -> dict:
-    """Sets up, tests and removes the environment; returns what to report, an error included."""
+    """Set up, test and remove the environment; returns what to report, an error included."""
     venv, log = folder / row['name'], folder / f'{row["name"]}.log'
     result, start = dict(row, error=''), time.monotonic()
     log.unlink(missing_ok=True)
@@ -145,7 +136,7 @@ def do_row(row: dict, folder: Path, full: bool, keep: bool) -> dict:
 
 
 def table(results: list[dict], left_out: list[str]) -> str:
-    """All that is reported, in Markdown."""
+    """The report in Markdown."""
     rows = [COLUMNS, ['---'] * len(COLUMNS), *([str(result.get(name, '-')) for name in COLUMNS] for result in results)]
     notes = [f'{result["name"]}: failed {name}' for result in results for name in result.get('failures', [])]
     notes += [f'{result["name"]}: {result["error"]}' for result in results if result['error']]
@@ -153,16 +144,16 @@ def table(results: list[dict], left_out: list[str]) -> str:
 
 
 def parse_args() -> tuple[argparse.Namespace, list[dict]]:
-    """The command line, and the rows that it asks for."""
-    parser = argparse.ArgumentParser(description='Test with all versions that are supported.')
-    choice = 'rows with this value, of torch, python, stack or name; several must all hold'
+    """The parsed command line, and the rows that it asks for."""
+    parser = argparse.ArgumentParser(description='Test with all supported versions.')
+    choice = 'rows with this value of torch, python, stack or name; with several, rows with all of them'
     parser.add_argument('--only', nargs='+', default=[], metavar='KEY=VALUE', help=choice)
     parser.add_argument('--full', action='store_true', help='all tests but the slow ones, not the fast part alone')
-    parser.add_argument('--compiled', action='store_true', help="one row more: mmcv's operators, built from source")
+    parser.add_argument('--compiled', action='store_true', help="one more row: mmcv's operators, built from source")
     parser.add_argument('--folder', type=Path, default=ROOT / 'work_dirs/matrix', help='for environments and logs')
     parser.add_argument('--keep', action='store_true', help='keep the environments')
     parser.add_argument('--out', type=Path, help='where the table goes, as .json and .md')
-    parser.add_argument('--dry-run', action='store_true', help='tell what would be done')
+    parser.add_argument('--dry-run', action='store_true', help='only print what would be done')
     args = parser.parse_args()
     wanted = [one.partition('=')[::2] for one in args.only]
     rows = [*ROWS, *[COMPILED] * args.compiled]
@@ -173,8 +164,8 @@ def parse_args() -> tuple[argparse.Namespace, list[dict]]:
 
 
 def main() -> int:
-    """Does the rows; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what was begun is removed
+    """Run the rows; returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the environment is removed
     args, rows = parse_args()
     absent = [row for row in rows if not find_python(row['python'])]
     left_out = [f'{row["name"]} was left out: no python{row["python"]} runs here.' for row in absent]
