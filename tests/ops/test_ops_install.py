@@ -1,5 +1,6 @@
 """How the operators get into mmcv, in throw-away environments. Behavioural."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from convnext_backbone.ops import OperatorsError, __main__, install, uninstall
 from convnext_backbone.ops.status import status
 
 MMCV = Path(mmcv.__file__).parent
+# What pip calls mmcv without operators in this stack; OneDL's asks for its version by this name when it is imported.
+LITE = 'onedl-mmcv' if importlib.metadata.packages_distributions()['mmcv'] == ['onedl-mmcv'] else 'mmcv-lite'
 
 
 class Environment:
@@ -60,15 +63,16 @@ def copy_mmcv(folder: Path) -> None:
     shutil.copytree(MMCV, folder, ignore=shutil.ignore_patterns('_ext*', '__pycache__'))
 
 
-def mmcv_wheel(folder: Path, version: str) -> Path:
-    """mmcv-lite in some version, as pip installs it."""
+def mmcv_wheel(folder: Path, post: int) -> Path:
+    """The installed mmcv, as a later release of the same version that pip can install."""
     copy_mmcv(folder / 'mmcv')
-    info, files = f'mmcv_lite-{version}.dist-info', [path for path in folder.rglob('*') if path.is_file()]
-    wheel = folder / f'mmcv_lite-{version}-py3-none-any.whl'
+    version, files = f'{mmcv.__version__}.post{post}', [path for path in folder.rglob('*') if path.is_file()]
+    name = f'{LITE.replace("-", "_")}-{version}'
+    info, wheel = f'{name}.dist-info', folder / f'{name}-py3-none-any.whl'
     with zipfile.ZipFile(wheel, 'w') as archive:
         for path in files:
             archive.write(path, path.relative_to(folder))
-        archive.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\nName: mmcv-lite\nVersion: {version}\n')
+        archive.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\nName: {LITE}\nVersion: {version}\n')
         archive.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
         archive.writestr(f'{info}/RECORD', ''.join(f'{name},,\n' for name in archive.namelist()))
     return wheel
@@ -76,19 +80,21 @@ def mmcv_wheel(folder: Path, version: str) -> Path:
 
 def test_the_file_lets_mmdet_be_imported_first_and_survives_an_upgrade(tmp_path):
     environment = Environment(tmp_path / 'env')
-    environment.pip('install', '--no-index', '--no-deps', mmcv_wheel(tmp_path / 'old', '8'))
+    environment.pip('install', '--no-index', '--no-deps', mmcv_wheel(tmp_path / 'old', 1))
     assert environment.file_of_operators('mmcv.ops') == "ModuleNotFoundError: No module named 'mmcv._ext'"
     ours = environment.file_of_operators('convnext_backbone')
     assert ours == str(REPOSITORY / 'convnext_backbone/ops/stand_in.py') and not environment.file.exists()
     said = environment.ops('install')
     assert said == f'{environment.file} written: mmcv takes its operators from torchvision and convnext_backbone.'
-    environment.pip('install', '--no-index', '--no-deps', '--upgrade', mmcv_wheel(tmp_path / 'new', '9'))
-    assert (environment.site / 'mmcv_lite-9.dist-info').exists()
+    environment.pip('install', '--no-index', '--no-deps', '--upgrade', mmcv_wheel(tmp_path / 'new', 2))
+    assert [path.name for path in environment.site.glob('*mmcv*.post*')] == [
+        f'{LITE.replace("-", "_")}-{mmcv.__version__}.post2.dist-info'
+    ]
     assert environment.file_of_operators('mmdet.apis, mmseg.apis') == str(environment.file)
     found = json.loads(environment.ops('status', '--json'))
     assert (found['kind'], found['file']) == ('torchvision', str(environment.file))
     assert len(found['milliseconds']['cpu']) == 3 and min(found['milliseconds']['cpu'].values()) > 0
-    environment.pip('uninstall', '--yes', 'mmcv-lite')
+    environment.pip('uninstall', '--yes', LITE)
     assert environment.ops('uninstall') == f'{environment.file} removed.'
 
 
