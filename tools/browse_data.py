@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws what a model is fed in training: the first samples of a run, after augmentation.
+"""Draws model inputs: the first samples of a training run, after augmentation.
 
 tools/browse_data.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco --number 12
 """
@@ -20,13 +20,13 @@ from convnext_backbone.visualization.legend import contact_sheet
 
 @user_errors
 def main() -> None:
-    """Draws."""
-    parser = common_parser('Draw what a model is fed in training, after augmentation.')
+    """Draw."""
+    parser = common_parser('Draw the model inputs of a training run, after augmentation.')
     parser.add_argument('--split', choices=('train', 'val'), default='train', help='which data (default train)')
     parser.add_argument('--number', type=int, default=12, metavar='N', help='how many samples (default 12)')
     args = parser.parse_args()
     if args.number < 1:
-        raise UserError(f'--number {args.number} is out of range: it takes 1 and more.')
+        raise UserError(f'--number {args.number} is out of range: it is 1 or more.')
     cfg = prepare_config(args)
     check_data(cfg, splits=(args.split,))
     out_dir = Path(cfg.work_dir) / 'browse'

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Translates a checkpoint of any ConvNeXt into the names of another library, or says what is in it.
+"""Converts a checkpoint of any ConvNeXt to the weights format of another library, or reports what is in it.
 
 tools/convert_checkpoint.py work_dirs/mine/epoch_300.pth convnext.safetensors --to timm
 tools/convert_checkpoint.py hf://timm/convnext_tiny.in12k/model.safetensors convnext.pth --dry-run
@@ -15,27 +15,24 @@ from convnext_backbone.weights.convert import SUFFIXES, TARGETS, check_target, c
 
 
 def parse_args() -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(description='Translate a checkpoint into the names of another library.')
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description='Convert a checkpoint to the weights format of another library.')
     parser.add_argument('source', metavar='SRC', help='checkpoint file, http(s) address or hf://owner/repository/file')
-    parser.add_argument('target', metavar='DST', help=f'file to write; its ending chooses: {", ".join(SUFFIXES)}')
-    parser.add_argument(
-        '--to', choices=TARGETS, default='canonical', help='whose names to write (default: %(default)s)'
-    )
+    parser.add_argument('target', metavar='DST', help=f'file to write; its suffix chooses: {", ".join(SUFFIXES)}')
+    parser.add_argument('--to', choices=TARGETS, default='canonical', help='weights format (default: %(default)s)')
     parser.add_argument('--half', action='store_true', help='round to fp16')
-    parser.add_argument('--dry-run', action='store_true', help='only say what would be written')
+    parser.add_argument('--dry-run', action='store_true', help='only report what would be written')
     parser.add_argument('--json', action='store_true', help='print the report as json')
-    parser.add_argument('--ema', action='store_true', help='take the averaged weights of a file that holds both')
-    parser.add_argument('--prefix', help="what stands before the backbone's names, where a file holds several")
-    parser.add_argument(
-        '--trust', action='store_true', help='unpickle a torch file that could run code: only for files of your own'
-    )
+    parser.add_argument('--ema', action='store_true', help='take the EMA weights of a file that holds both')
+    parser.add_argument('--prefix', help='prefix of the names of the backbone, where a file holds several')
+    trust = 'unpickle a torch file that could run code: only for files of your own'
+    parser.add_argument('--trust', action='store_true', help=trust)
     return parser.parse_args()
 
 
 @user_errors
 def main() -> None:
-    """Converts."""
+    """Convert."""
     args = parse_args()
     check_target(args.target)
     tensors, conversion = convert_checkpoint(args.source, args.to, args.half, args.prefix, args.ema, args.trust)

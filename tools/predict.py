@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detects objects in photographs, or tells the class of each pixel or of the whole: pictures for people, and json.
+"""Predicts boxes and masks, segmentation maps or classes of images: pictures for people, and json.
 
 tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
 """
@@ -22,7 +22,7 @@ from convnext_backbone.utils.files import check_work_dir, write_atomically
 from convnext_backbone.utils.image_io import find_images
 from convnext_backbone.visualization.legend import contact_sheet
 
-# For each task: the model, a prediction and a picture for each image, their json, and what is printed of them.
+# By task: build the model, predict and draw each image, all predictions as json, and as printed text.
 TASKS = dict(
     detection=(build_detector, predict, coco_json, describe_detections),
     segmentation=(build_segmentor, segment, segments_json, describe_segments),
@@ -32,10 +32,10 @@ TASKS = dict(
 
 @user_errors
 def main() -> None:
-    """Predicts."""
-    parser = common_parser('Detect objects, or tell the class of each pixel or of the whole image.', checkpoint=True)
+    """Predict."""
+    parser = common_parser('Predict boxes and masks, segmentation maps or classes of images.', checkpoint=True)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='detections below it are left out (default 0.3)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a detection (default 0.3)')
     parser.add_argument('--json', action='store_true', help='print the json on stdout, all else on stderr')
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:

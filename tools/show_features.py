@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws what the stages of a backbone make of images.
+"""Draws the feature maps of the stages of a backbone.
 
 tools/show_features.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
 """
@@ -21,8 +21,8 @@ from convnext_backbone.visualization.legend import contact_sheet
 
 @user_errors
 def main() -> None:
-    """Draws."""
-    parser = common_parser('Draw what the stages of a backbone make of images.', checkpoint=True)
+    """Draw."""
+    parser = common_parser('Draw the feature maps of the stages of a backbone.', checkpoint=True)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
     args = parser.parse_args()
     cfg = prepare_config(args)

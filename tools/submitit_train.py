@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains on a slurm cluster by submitit: queues a job, which goes on by itself when its machines are taken away.
+"""Trains on a slurm cluster by submitit: queues a job, which requeues itself and resumes at a preemption.
 
 The paper's runs, pre-training on 4 x 8 GPUs and on 16 x 8:
     tools/submitit_train.py configs/pretrain_convnext_t_imagenet.py --nodes 4 --partition PARTITION
@@ -23,36 +23,36 @@ TRAIN = Path(__file__).resolve().with_name('train.py')
 
 
 class Training:
-    """What each process of the job does: train.py, with the flags that it was given."""
+    """A process of the job: train.py with the given flags."""
 
     def __init__(self, arguments: list[str]) -> None:
         self.arguments = arguments
 
     def __call__(self) -> None:
-        """Trains, until the end or until a preemption."""
+        """Train until the end or a preemption."""
         environment = submitit.helpers.TorchDistributedEnvironment()
         environment.export(set_cuda_visible_devices=False, overwrite=True)  # the engine chooses by LOCAL_RANK
         self._process = subprocess.Popen([sys.executable, '-u', TRAIN, *self.arguments, '--launcher', 'pytorch'])
         code = self._process.wait()
-        if code not in (0, 128 + signal.SIGTERM):  # the latter: it saved its state, and is queued anew
+        if code not in (0, 128 + signal.SIGTERM):  # the latter: it saved its state and is requeued
             raise RuntimeError(f'train.py ended with exit code {code}: its output is above.')
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """At a preemption, in the first process: the run saves its state, and the job is queued to go on from there."""
-        self._process.send_signal(signal.SIGTERM)  # which all processes of the run agree on
-        # Not Popen.wait, which the process was in when the signal came, and which has a lock.
+        """At a preemption, in the first process: save the state of the run, and requeue the job to resume from it."""
+        self._process.send_signal(signal.SIGTERM)  # all processes of the run agree on when to stop
+        # Not Popen.wait, which was interrupted by the signal and holds a lock.
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Training([*self.arguments, '--auto-resume']))
 
 
 @user_errors
 def main() -> None:
-    """Queues a job."""
+    """Queue a job."""
     parser = argparse.ArgumentParser(description='Queue a training on a slurm cluster.')
     parser.add_argument('--nodes', type=int, default=1, help='machines (default: %(default)s)')
     parser.add_argument('--gpus-per-node', type=int, default=8, help='a process for each (default: %(default)s)')
     parser.add_argument('--cpus-per-task', type=int, default=10, help='for each process (default: %(default)s)')
-    parser.add_argument('--hours', type=float, default=72, help='then it is queued anew (default: %(default)s)')
+    parser.add_argument('--hours', type=float, default=72, help='then it is requeued (default: %(default)s)')
     parser.add_argument('--partition', help="the cluster's")
     parser.add_argument('--logs', default='work_dirs/submitit', help='folder of the output (default: %(default)s)')
     parser.add_argument('--cluster', choices=('slurm', 'local'), default='slurm', help='(default: %(default)s)')

@@ -21,7 +21,7 @@ from convnext_backbone.utils.files import check_work_dir, write_atomically
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
-    """Scores by name, and the json file that they are in."""
+    """The scores by name, and the json file that holds them."""
     cfg = prepare_config(args)
     check_data(cfg, splits=('test',))
     check_work_dir(cfg.work_dir)
@@ -34,15 +34,14 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
 
 @user_errors
 def main() -> None:
-    """Evaluates."""
+    """Evaluate."""
     parser = common_parser('Evaluate a trained model.', checkpoint=True)
     parser.add_argument('--json', action='store_true', help='print the scores as json on stdout, all else on stderr')
-    parser.add_argument(
-        '--tta', action='store_true', help='average over the scales and flips of the config (tta_model, tta_pipeline)'
-    )
+    tta = 'test-time augmentation: average over the scales and flips of the config (tta_model, tta_pipeline)'
+    parser.add_argument('--tta', action='store_true', help=tta)
     add_launcher(parser)
     args = parser.parse_args()
-    # From the start: onedl's mmdet prints when it is imported.
+    # onedl's mmdet prints when it is imported.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         scores, path = evaluate(args)
     if args.json:
@@ -50,7 +49,7 @@ def main() -> None:
         return
     for name in sorted(scores):
         print(f'{name:<24}{scores[name]:8.4f}')
-    print(f'All of it as json: {path}')
+    print(f'All scores as json: {path}')
 
 
 if __name__ == '__main__':

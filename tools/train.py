@@ -2,13 +2,12 @@
 """Trains a detector, a segmentor or a classifier from a config.
 
 tools/train.py configs/cascade_convnext_t_coco.py --data-root /path/to/coco
-tools/train.py configs/cascade_convnext_t_coco.py --resume          # goes on from the last checkpoint
-tools/train.py --list                                               # what configs there are
+tools/train.py configs/cascade_convnext_t_coco.py --resume          # from the last checkpoint
+tools/train.py --list                                               # the configs of this repository
 """
 
 import argparse
 import contextlib
-import itertools
 import os
 import sys
 import time
@@ -29,39 +28,29 @@ from convnext_backbone.utils.files import check_work_dir, explain_disk_errors
 
 
 class ListAction(argparse.Action):
-    """Prints the configs of this repository, as paths that can be pasted where it was called, and ends the command."""
+    """Prints the configs of this repository as paths from the working directory, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
-        """Prints."""
+        """Print."""
         recipes = list_recipes(Path(__file__).resolve().parents[1] / 'configs')
-        rows = [
-            (recipe.task, min(os.path.relpath(recipe.path), str(recipe.path), key=len), recipe.purpose)
-            for recipe in recipes
-        ]
-        width = max(len(path) for _, path, _ in rows)
-        for task, group in itertools.groupby(rows, key=lambda row: row[0]):
-            print(task)
-            for _, path, purpose in group:
-                print(f'  {path:{width}}  {purpose}')
+        paths = [min(os.path.relpath(recipe.path), str(recipe.path), key=len) for recipe in recipes]
+        task = None
+        for recipe, path in zip(recipes, paths, strict=True):
+            if recipe.task != task:
+                task = recipe.task
+                print(task)
+            print(f'  {path:{max(map(len, paths))}}  {recipe.purpose}')
         parser.exit()
 
 
 def parse_args() -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = common_parser('Train a model from a config.')
-    parser.add_argument('--list', action=ListAction, nargs=0, help='print what configs there are, and exit')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='PATH',
-        help='go on from a checkpoint, by default from the last one of the work_dir',
-    )
-    parser.add_argument(
-        '--auto-resume',
-        action='store_true',
-        help='go on from the last checkpoint of the work_dir if there is one, for schedulers that repeat a command',
-    )
+    parser.add_argument('--list', action=ListAction, nargs=0, help='print the configs of this repository, and exit')
+    resume = 'resume from a checkpoint, by default from the last one of the work_dir'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH', help=resume)
+    auto_resume = 'resume if the work_dir has a checkpoint, else start, for schedulers that repeat a command'
+    parser.add_argument('--auto-resume', action='store_true', help=auto_resume)
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     add_launcher(parser)
@@ -70,9 +59,9 @@ def parse_args() -> argparse.Namespace:
 
 @user_errors
 def main() -> None:
-    """Trains."""
+    """Train."""
     args = parse_args()
-    # mmengine takes the time of day, and once a clock has jumped the times and the ETA in the log are nonsense.
+    # mmengine's hook reads the time of day: where the clock jumps, times and ETA in the log would be wrong.
     iter_timer_hook.time = SimpleNamespace(time=time.monotonic)
     cfg = prepare_config(args)
     check_data(cfg)
