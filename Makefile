@@ -39,7 +39,7 @@ test: setup  ## the tests
 test-all: setup  ## the tests, those that take minutes too
 	$(BIN)/python -m pytest -m ''
 
-faults: setup  ## the table of docs/faults.md: a hundred kills, ten thousand spoilt configs and annotation files, and the rest
+faults: setup  ## the table of docs/fault_tolerance.md: a hundred kills, ten thousand invalid configs and annotation files, and the rest
 	KILLS=100 $(BIN)/python -m pytest -q -s tests/engine/test_kills.py -k moments
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/config/test_fuzz.py tests/engine/test_places.py tests/engine/test_faults.py \
 	    tests/datasets/test_image_loading.py tests/weights/test_damage.py tests/engine/test_resume.py tests/engine/test_processes.py

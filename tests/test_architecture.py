@@ -1,9 +1,9 @@
 """The house: which wing may import which, where a line belongs, and how long a module may get. Exact.
 
-docs/architecture.md has the same table, with the picture that tools/analysis/draw_architecture.py draws of it.
+docs/architecture.md has the same table, and the picture that tools/analysis/draw_architecture.py draws of the imports.
 """
 
-import ast
+import runpy
 from graphlib import TopologicalSorter
 
 import pytest
@@ -27,30 +27,14 @@ WINGS = {
 LONGEST = 300  # lines of a module
 UTILS = 450  # lines of utils in all: it is for what several wings share
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
-
-
-def imported_wings(module: str) -> set[str]:
-    """The other wings that a module imports, at its top or in a function."""
-    path = PACKAGE / module
-    package = ('convnext_backbone', *path.relative_to(PACKAGE).parts[:-1])
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = '.'.join(package[: len(package) - node.level + 1]) + '.' if node.level else ''
-            names = [f'{base}{node.module or ""}'.rstrip('.') + f'.{alias.name}' for alias in node.names]
-        else:
-            continue
-        found |= {parts[1] for parts in (name.split('.') for name in names) if parts[0] == 'convnext_backbone'}
-    return found - {path.relative_to(PACKAGE).parts[0]}
+imported_wings = runpy.run_path(str(REPOSITORY / 'tools/analysis/draw_architecture.py'))['imported_wings']
 
 
 @pytest.mark.parametrize('module', [str(path) for path in MODULES if len(path.parts) > 1])
 def test_a_module_imports_only_what_its_wing_may(module):
     wing = module.split('/')[0]
     assert wing in WINGS, f'{module} is in no wing of {", ".join(WINGS)}: a new wing needs a reason, and a row here.'
-    forbidden = imported_wings(module) - set(WINGS[wing][1].split())
+    forbidden = imported_wings(PACKAGE / module) - set(WINGS[wing][1].split())
     assert not forbidden, (
         f'{module} imports {", ".join(sorted(forbidden))}, but {wing} ({WINGS[wing][0]}) may import '
         f'{WINGS[wing][1] or "nothing of ours"}: the line belongs in a wing that may import both, or what it needs in '
