@@ -1,1 +1,1 @@
-"""The networks, as the papers have them. They know nothing of files, configs or training."""
+"""The networks, as in the papers; independent of files, configs and training."""

@@ -1,4 +1,4 @@
-"""Architectures by name: blocks and channels of each stage, as in the papers' tables."""
+"""Named architectures: blocks and channels of each stage, as in the papers' tables."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,10 @@ ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'xl': 'xlarge'}
 
 
 def parse_arch(arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Sizes]) -> Sizes:
-    """The depths and the channels of an architecture, by one of the names in ``archs`` or written out.
+    """Depths and channels of an architecture given as one of the names in ``archs`` or as a dict of both.
 
     Raises:
-        ArgumentError: An unknown name (the text gives the nearest), or a dict that is not depths and channels for each
-            stage.
+        ArgumentError: The name is unknown, or the dict does not have one positive integer for each stage.
     """
     if isinstance(arch, str):
         aliases = {short: name for short, name in ALIASES.items() if name in archs}
@@ -46,10 +45,8 @@ def parse_arch(arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Size
     if not isinstance(arch, Mapping) or set(arch) != {'depths', 'channels'}:
         raise ArgumentError(f'arch={printable(repr(arch))} is neither a name nor dict(depths=..., channels=...).')
     stages = len(next(iter(archs.values()))[0])
-    for key in ('depths', 'channels'):
-        numbers = arch[key]
-        whole = isinstance(numbers, Sequence) and len(numbers) == stages
-        if not whole or not all(map(SIZE.fits, numbers)):
+    for key, numbers in arch.items():
+        if not isinstance(numbers, Sequence) or len(numbers) != stages or not all(map(SIZE.fits, numbers)):
             takes = 'four positive integers, one per stage' if stages == 4 else 'a list of one positive integer'
             raise ArgumentError(f'arch[{key!r}]={printable(repr(numbers))} is wrong: it takes {takes}.')
     return tuple(arch['depths']), tuple(arch['channels'])

@@ -1,4 +1,4 @@
-"""What the models of this package share as backbones: arguments, pretrained weights, the forward pass and freezing."""
+"""Base class of the backbones: arguments, forward pass, frozen stages and initialization."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -17,13 +17,13 @@ NORM_EPS = 1e-6
 
 
 class Backbone(BaseModule):
-    """A ConvNeXt of one or more stages; a model builds these, names them in :meth:`_parts` and calls :meth:`_complete`.
+    """Base of the ConvNeXt family; arguments and attributes are described by the subclasses.
 
-    Arguments and attributes are described by the models.
+    A subclass builds ``downsample_layers`` (the stem first) and ``stages``, then calls :meth:`_finish_init`.
     """
 
-    stage_strides: ClassVar[tuple[int, ...]]
-    pooled_norm = True  # whether a classifier normalises what it pooled
+    stage_strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
+    pooled_norm = True  # whether a classifier normalizes the pooled features
 
     def __init__(
         self,
@@ -47,52 +47,51 @@ class Backbone(BaseModule):
         integers(0, len(self.depths)).check('frozen_stages', frozen_stages)
         self.out_norm, self.frozen_stages, self.with_cp = out_norm, frozen_stages, with_cp
 
-    def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
-        """For each stage that is built, the stem or downsampling layer before it, and its blocks."""
-        raise NotImplementedError
-
-    def iter_blocks(self) -> Iterator[nn.Module]:
-        """The residual blocks, which FSDP gathers and releases one by one."""
-        for _, stage in self._parts():
-            yield from stage
-
-    def _complete(self) -> None:
-        """The end of every constructor: output norms, the paper's initialisation, frozen stages."""
+    def _finish_init(self) -> None:
+        """Add the output norms, initialize as in the paper and freeze."""
         if self.out_norm:
             for i in self.out_indices:
                 self.add_module(f'norm{i}', LayerNorm2d(self.channels[i], eps=NORM_EPS))
         self.apply(init_truncated_normal)
         self._freeze()
 
+    def _stage_modules(self) -> list[tuple[nn.Module, nn.Sequential]]:
+        """For each stage that is built: the stem or downsampling layer before it, and its blocks."""
+        return list(zip(self.downsample_layers, self.stages, strict=True))
+
+    def iter_blocks(self) -> Iterator[nn.Module]:
+        """Iterate over the residual blocks, the units that FSDP shards."""
+        for _, blocks in self._stage_modules():
+            yield from blocks
+
     def init_weights(self) -> None:
-        """Does what ``init_cfg`` says, a pretrained checkpoint last. Without one, the constructor's weights stay.
+        """Apply ``init_cfg``, a pretrained checkpoint last; without it the weights stay as constructed.
 
         Raises:
-            ArgumentError: An entry for a checkpoint has a key that it does not take.
+            ArgumentError: ``init_cfg`` is invalid.
             CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
         """
         init_from_config(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Computes the maps of the chosen stages.
+        """Compute the feature maps of the chosen stages.
 
         Args:
-            x: Images, (N, in_channels, H, W), H and W at least the stride of the last stage of the architecture; they
-                need not be multiples of it.
+            x: Images, (N, in_channels, H, W); H and W at least the largest stride, not necessarily a multiple of it.
 
         Returns:
-            One map (N, C_i, H // stride_i, W // stride_i) for each of ``out_indices``, in the layout of ``x``.
+            A map (N, C_i, H // stride_i, W // stride_i) for each of ``out_indices``, in the memory format of ``x``.
 
         Raises:
-            ArgumentError: Another number of channels, or an image side that is too short.
+            ArgumentError: The number of channels is wrong, or the images are too small.
         """
         self._check_input(x)
-        nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        # Linear layers and LayerNorm work on NHWC: like this nothing is permuted from here to the output.
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        # Linear layers and LayerNorm work on NHWC: in this format nothing is permuted on the way.
         x = x.contiguous(memory_format=torch.channels_last)
         maps = {}
-        for i, (before, blocks) in enumerate(self._parts()):
-            x = before(x)
+        for i, (downsample, blocks) in enumerate(self._stage_modules()):
+            x = downsample(x)
             for block in blocks:
                 if self.with_cp and x.requires_grad:
                     x = checkpoint(block, x, use_reentrant=False)
@@ -102,7 +101,7 @@ class Backbone(BaseModule):
                 out = getattr(self, f'norm{i}')(x) if self.out_norm else x
                 # The output keeps the input's memory format: custom detection ops (mmcv's RoIAlign) read any memory as
                 # NCHW and would silently compute on permuted values.
-                maps[i] = out if nhwc else out.contiguous()
+                maps[i] = out if channels_last else out.contiguous()
         return tuple(maps[i] for i in self.out_indices)
 
     def _check_input(self, x: Tensor) -> None:
@@ -124,36 +123,36 @@ class Backbone(BaseModule):
             )
 
     def train(self, mode: bool = True) -> 'Backbone':
-        """Sets the mode and freezes the frozen stages again; returns self."""
+        """Set the mode and freeze the frozen stages again."""
         super().train(mode)
         self._freeze()
         return self
 
     def _freeze(self) -> None:
-        for before, blocks in self._parts()[: self.frozen_stages]:
-            before.eval().requires_grad_(False)
+        for downsample, blocks in self._stage_modules()[: self.frozen_stages]:
+            downsample.eval().requires_grad_(False)
             blocks.eval().requires_grad_(False)
 
 
 def init_from_config(model: BaseModule) -> None:
-    """Apply the ``init_cfg`` of a backbone or a classifier, pretrained weights last; raises as its ``init_weights``."""
+    """Apply the ``init_cfg`` of a backbone or classifier, pretrained weights last; raises as its ``init_weights``."""
     given = model.init_cfg
     entries = [given] if isinstance(given, Mapping) else given or []
     if not isinstance(entries, Sequence) or not all(isinstance(one, Mapping) and 'type' in one for one in entries):
         raise ArgumentError(
             f'init_cfg={printable(repr(given))} is wrong: it takes a dict with a type, or a list of such dicts.'
         )
-    # Configs may name mmengine's class itself; by its name the registered, strict one is found.
+    # A config may name mmengine's own class; the name finds the strict one that is registered in its place.
     entries = [{**entry, 'type': 'Pretrained'} if entry['type'] is PretrainedInit else entry for entry in entries]
     initialize(model, sorted(entries, key=lambda entry: entry['type'] == 'Pretrained'))
     model._is_init = True
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """The rates of stochastic depth of each stage's blocks, which rise linearly from 0 to the given one.
+    """Stochastic depth rates of the blocks of each stage, rising linearly from 0 to ``rate``.
 
     Raises:
-        ArgumentError: The rate is no probability below 1.
+        ArgumentError: The rate is not in [0, 1).
     """
     PROPER_PART.check('drop_path_rate', rate)
     # On the CPU even where a model is built on the meta device, which holds no numbers.
@@ -161,10 +160,10 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
 
 
 def parse_out_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """The stages as numbers from 0, in the caller's order.
+    """Indices of stages, counted from 0, in the given order.
 
     Raises:
-        ArgumentError: An index out of range, one named twice, or none at all.
+        ArgumentError: An index is out of range or repeated, or there is none.
     """
     indices = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
     if not indices or not all(map(integers(-stages, stages - 1).fits, indices)):

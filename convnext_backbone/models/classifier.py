@@ -1,7 +1,7 @@
-"""ConvNeXt as a classifier (arXiv 2201.03545, section 3): what ImageNet pre-training and fine-tuning train.
+"""Image classifier for ImageNet pre-training and fine-tuning (arXiv 2201.03545, section 3).
 
-Its checkpoints need no conversion: the backbone stands below ``backbone.``, the norm after pooling and the head beside
-it by their official names, and :func:`.load_backbone` knows all of them.
+Norm and head have their official names, the backbone has the prefix ``backbone.``: its checkpoints load everywhere
+without conversion.
 """
 
 import torch
@@ -17,17 +17,16 @@ from .layers import init_truncated_normal
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Backbone -> mean over the last map -> LayerNorm -> linear head; a ResNet's features are not normalised.
+    """Backbone, global average pooling, LayerNorm (none before the last step of a ModernizedResNet), linear head.
 
     Args:
-        backbone: A config of a model of this package. With ``frozen_stages=4`` (isotropic: 1)
-            only norm and head learn: a linear probe.
+        backbone: Config of a backbone of this package; ``frozen_stages=4`` (isotropic: 1) makes a linear probe.
         num_classes: Outputs of the head.
-        head_init_scale: Factor on the head's random weights; 0.001 in fine-tuning (paper, table 6).
-        label_smoothing: Of the loss, and of the targets that mixing makes soft.
+        head_init_scale: Factor on the head's initial weights; 0.001 in fine-tuning (paper, table 6).
+        label_smoothing: Of the loss, and of the soft targets of mixup and CutMix.
         data_preprocessor: Arguments of :class:`ImagePreprocessor`.
-        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`.load_backbone`, for norm
-            and head too. A head of another number of classes stays behind, and the log says so.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` also loads norm and head by :func:`.load_backbone`; a head
+            with another number of classes is skipped and logged. Others as in mmengine.
     """
 
     def __init__(
@@ -54,34 +53,30 @@ class ImageClassifier(BaseModel):
             self.head.weight.mul_(head_init_scale)
 
     def init_weights(self) -> None:
-        """Does what the ``init_cfg`` of the backbone says, then what its own does.
-
-        Raises:
-            ArgumentError: An entry for a checkpoint has a key that it does not take.
-            CheckpointMismatch: A pretrained checkpoint does not fill every tensor of the backbone.
-        """
+        """Apply the ``init_cfg`` of the backbone, then its own; raises as :meth:`.Backbone.init_weights`."""
         self.backbone.init_weights()
         init_from_config(self)
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
-        """Pooled and normalised features, (N, C), of normalised images, (N, 3, H, W)."""
+        """Pooled and normalized features, (N, C), of preprocessed images, (N, 3, H, W)."""
         return self.norm(self.backbone(inputs)[-1].mean(dim=(2, 3)))
 
     def forward(
         self, inputs: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Computes what the mode asks for.
+        """Compute logits, the loss or predictions.
 
         Args:
-            inputs: Normalised images, (N, 3, H, W).
-            labels: Classes, (N,), or soft targets, (N, num_classes).
-            mode: ``'tensor'``: logits, (N, num_classes). ``'loss'``: the losses. ``'predict'``: for each image its
-                ``scores``, (num_classes,), which add up to 1, and its ``label`` if labels are given.
+            inputs: Preprocessed images, (N, 3, H, W).
+            labels: Classes, (N,), or soft targets, (N, num_classes); required for the loss.
+            mode: ``'tensor'``: logits, (N, num_classes). ``'loss'``: the losses. ``'predict'``: for each image a dict
+                of ``scores``, the (num_classes,) softmax, and ``label`` if labels are given.
         """
         logits = self.head(self.extract_feat(inputs))
         if mode == 'tensor':
             return logits
         if mode == 'loss':
+            assert labels is not None, 'the loss needs labels'
             smoothing = 0.0 if labels.is_floating_point() else self.label_smoothing  # soft targets are smooth already
             return dict(loss=F.cross_entropy(logits, labels, label_smoothing=smoothing))
         predictions = [dict(scores=scores) for scores in logits.float().softmax(dim=1)]

@@ -1,4 +1,4 @@
-"""ConvNeXt (arXiv 2201.03545) and ConvNeXt V2 (arXiv 2301.00808) as a multi-scale backbone for the MM libraries.
+"""ConvNeXt (arXiv 2201.03545) and ConvNeXt V2 (arXiv 2301.00808) as multi-scale backbones for the MM libraries.
 
 Written from the papers; parameter names are those of the official code (https://github.com/facebookresearch/ConvNeXt),
 so its checkpoints need no mapping. Weights have licences of their own: V1's are MIT, V2's CC BY-NC 4.0.
@@ -20,16 +20,16 @@ from .layers import DropPath, LayerNorm2d, PatchConv2d
 
 
 class ConvNeXtBlock(nn.Module):
-    """One residual block (V1: paper figure 4; V2: figure 5 of its paper).
+    """Residual block (V1: paper, figure 4; V2: its paper, figure 5).
 
     depthwise 7x7 -> LayerNorm -> C to 4C -> GELU -> [V2: GRN] -> 4C to C -> [V1: layer scale] -> stochastic depth.
 
     Args:
         channels: Channels of the input and the output.
-        drop_path_rate: Probability that a sample's branch is dropped in training.
-        layer_scale_init_value: Start value of layer scale; 0 leaves it out.
-        use_grn: ConvNeXt V2: global response normalisation in the place of layer scale.
-        fused: Computes the same by :class:`.FusedBlock`: in less memory and time.
+        drop_path_rate: Probability of dropping the residual branch of a sample in training.
+        layer_scale_init_value: Initial value of layer scale; 0 leaves it out.
+        use_grn: ConvNeXt V2: global response normalization instead of layer scale.
+        fused: Compute the same by :class:`.FusedBlock`, in less memory and time.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ConvNeXtBlock(nn.Module):
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W) to (N, C, H, W)."""
+        """Map (N, C, H, W) to (N, C, H, W)."""
         if self.fused and can_fuse(self):
             return run_fused(self, x)
         branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
@@ -65,61 +65,58 @@ class ConvNeXtBlock(nn.Module):
         branch = self.pwconv2(branch)
         if self.gamma is not None:
             branch = self.gamma * branch
-        # The shortcut comes first: the sum takes the layout of its first operand.
+        # The shortcut comes first: a sum takes the memory format of its first operand.
         return x + self.drop_path(branch.permute(0, 3, 1, 2))
 
 
 def make_blocks(
     channels: int, drop_path_rates: Sequence[float], layer_scale_init_value: float, use_grn: bool, fused: bool
 ) -> nn.Sequential:
-    """The blocks of a stage, one for each rate of stochastic depth."""
+    """The blocks of a stage, one for each stochastic depth rate."""
     return nn.Sequential(
         *(ConvNeXtBlock(channels, rate, layer_scale_init_value, use_grn, fused) for rate in drop_path_rates)
     )
 
 
 def make_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """What comes before the first stage: patchify, 4x4 pixels at a time (paper, section 2.2), and a norm."""
+    """The patchify stem: 4x4 convolution of stride 4 (paper, section 2.2) and LayerNorm."""
     return nn.Sequential(PatchConv2d(in_channels, channels, 4), LayerNorm2d(channels, eps=NORM_EPS))
 
 
-def make_downsampling(before: int, channels: int) -> nn.Sequential:
-    """What comes between two stages (paper, section 2.6)."""
-    return nn.Sequential(LayerNorm2d(before, eps=NORM_EPS), PatchConv2d(before, channels, 2))
+def make_downsampling(in_channels: int, channels: int) -> nn.Sequential:
+    """The separate downsampling layer between two stages (paper, section 2.6)."""
+    return nn.Sequential(LayerNorm2d(in_channels, eps=NORM_EPS), PatchConv2d(in_channels, channels, 2))
 
 
 @MODELS.register_module()
 class ConvNeXt(Backbone):
-    """ConvNeXt V1 or V2 that returns a map for each of the chosen stages, for FPN, UPerHead and their like.
+    """ConvNeXt V1 or V2, returning the feature maps of the chosen stages for FPN, UPerHead and the like.
 
     Args:
         arch: A name of :data:`ARCHS`, a short form (t, s, b, l, xl), or ``dict(depths=..., channels=...)`` with four
             numbers each.
         in_channels: Channels of the input images.
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first (paper, table 5).
-        layer_scale_init_value: Start value of layer scale; 0 leaves it out. V2 (``use_grn``) never has it.
+        layer_scale_init_value: Initial value of layer scale; 0 leaves it out. V2 (``use_grn``) never has it.
         use_grn: ConvNeXt V2 instead of V1.
-        out_indices: The stages to return, in this order; negative ones count from the end. Stages after the last one
-            needed are not built, so that every parameter gets a gradient under DDP.
-        out_norm: A LayerNorm ``norm{i}`` on each returned map, as for dense prediction in the official code.
-        frozen_stages: Freezes the stem and the first k stages; 0 freezes nothing.
-        with_cp: Recomputes each block in the backward pass instead of keeping its activations.
-        init_cfg: mmengine's; ``dict(type='Pretrained', checkpoint=...)`` goes through :func:`.load_backbone`, which
-            raises unless every backbone tensor was filled.
-        fused: Computes each block in one piece, which takes a fraction of the memory and less time; False takes the
-            layers one by one, as they are read in :meth:`ConvNeXtBlock.forward`. Blocks that are compiled, traced or
-            taken apart by hooks or by torch.func go layer by layer in any case.
+        out_indices: The stages to return, in this order; negative ones count from the end. Later stages than the last
+            one returned are not built, so that every parameter gets a gradient under DDP.
+        out_norm: Apply a LayerNorm ``norm{i}`` to each returned map, as the official code does for dense prediction.
+        frozen_stages: Freeze the stem and the first k stages; 0 freezes nothing.
+        with_cp: Recompute each block in the backward pass instead of keeping its activations.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads by :func:`.load_backbone`, which raises unless every
+            backbone tensor is filled. Others as in mmengine.
+        fused: Compute each block as one autograd function, in a fraction of the memory and less time. Blocks that are
+            compiled, traced, hooked or transformed by torch.func run layer by layer in any case.
 
     Attributes:
-        out_channels (tuple[int, ...]): Channels of each returned map: what a neck takes as ``in_channels``.
+        out_channels (tuple[int, ...]): Channels of each returned map: the ``in_channels`` of a neck.
         strides (tuple[int, ...]): Stride of each returned map.
-        depths, channels (tuple[int, ...]): Of the four stages of the architecture.
+        depths, channels (tuple[int, ...]): Blocks and channels of all four stages.
 
     Raises:
-        ArgumentError: An argument is out of range; the text names it, its value and what is allowed.
+        ArgumentError: An argument is out of range.
     """
-
-    stage_strides = (4, 8, 16, 32)
 
     def __init__(
         self,
@@ -141,10 +138,8 @@ class ConvNeXt(Backbone):
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
-            before, channels = (in_channels, *self.channels)[i : i + 2]
-            self.downsample_layers.append(make_downsampling(before, channels) if i else make_stem(before, channels))
+            channels = self.channels[i]
+            downsample = make_downsampling(self.channels[i - 1], channels) if i else make_stem(in_channels, channels)
+            self.downsample_layers.append(downsample)
             self.stages.append(make_blocks(channels, rates[i], layer_scale_init_value, use_grn, fused))
-        self._complete()
-
-    def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
-        return list(zip(self.downsample_layers, self.stages, strict=True))
+        self._finish_init()

@@ -1,10 +1,11 @@
-"""The gradient of a depthwise convolution's weights on the CPU, several times as fast as torch's.
+"""Backward pass of a depthwise convolution, on the CPU several times as fast as torch's.
 
 oneDNN has a depthwise kernel for weights of at most three columns. For wider ones it multiplies blocks of channels with
-each other and keeps the diagonal. So the columns of a wide kernel are taken three at a time, as the weights of a narrow
-convolution of the map shifted sideways.
+each other and keeps the diagonal. So here the columns of a wide kernel are computed three at a time, as the weights of
+a narrow convolution of the shifted map.
 """
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -13,81 +14,82 @@ from torch.ops import aten
 BAND = 800_000  # elements of a band of the map: it is read once for each shift, so it should stay in the cache
 
 
-def depthwise_weight_grad(x: Tensor, dy: Tensor, kernel_size: int) -> Tensor:
-    """The gradient of the weights of a depthwise convolution of stride 1 whose output is as large as its input.
+def depthwise_backward(x: Tensor, dy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the input and the weight of a depthwise convolution that keeps the size of the map.
 
     Args:
         x: The input, (N, H, W, C).
-        dy: The gradient of the output, of the same shape.
-        kernel_size: Of both sides; odd.
-
-    Returns:
-        (C, 1, kernel_size, kernel_size).
+        dy: The gradient of the output, (N, H, W, C).
+        weight: (C, 1, k, k), k odd.
     """
-    channels, halo = x.shape[-1], kernel_size // 2
-    total = x.new_zeros(channels, 1, kernel_size, kernel_size)
-    for part, dpart in _bands(x, dy, halo):
-        for first, columns in _groups(kernel_size):
+    fast, kernel_size = x.device.type == 'cpu', weight.shape[-1]
+    halo = kernel_size // 2
+    dx, dweight = _convolution_backward(x, dy, weight, [halo, halo], [True, not fast])
+    return dx.permute(0, 2, 3, 1), depthwise_weight_grad(x, dy, kernel_size) if fast else dweight
+
+
+def depthwise_weight_grad(x: Tensor, dy: Tensor, kernel_size: int) -> Tensor:
+    """Gradient of the weight alone, (C, 1, kernel_size, kernel_size); arguments as of :func:`depthwise_backward`."""
+    halo, threes = kernel_size // 2, kernel_size // 3
+    # The first column and the number of columns of each shift; the number is odd, as centred convolutions need.
+    groups = [*((3 * i, 3) for i in range(threes)), *((i, 1) for i in range(3 * threes, kernel_size))]
+    total = x.new_zeros(x.shape[-1], 1, kernel_size, kernel_size)
+    for band, dband in _bands(x, dy, halo):
+        for first, columns in groups:
             narrow = total[..., first : first + columns]
-            narrow += aten.convolution_backward(
-                dpart.permute(0, 3, 1, 2),
-                _shift(part, first + columns // 2 - halo).permute(0, 3, 1, 2),
-                narrow.contiguous(),
-                bias_sizes=None,
-                stride=[1, 1],
-                padding=[0, columns // 2],
-                dilation=[1, 1],
-                transposed=False,
-                output_padding=[0, 0],
-                groups=channels,
-                output_mask=[False, True, False],
-            )[1]
+            shifted = _shift(band, first + columns // 2 - halo)
+            narrow += _convolution_backward(shifted, dband, narrow.contiguous(), [0, columns // 2], [False, True])[1]
     return total
 
 
-def _groups(kernel_size: int) -> Iterator[tuple[int, int]]:
-    """The kernel's columns by threes, then one by one: first column and number, odd as a centred convolution needs."""
-    threes = kernel_size // 3
-    yield from ((3 * i, 3) for i in range(threes))
-    yield from ((i, 1) for i in range(3 * threes, kernel_size))
+def _convolution_backward(
+    x: Tensor, dy: Tensor, weight: Tensor, padding: list[int], mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of input and weight by torch's kernel, those that ``mask`` asks for."""
+    return aten.convolution_backward(
+        dy.permute(0, 3, 1, 2),
+        x.permute(0, 3, 1, 2),
+        weight,
+        bias_sizes=None,
+        stride=[1, 1],
+        padding=padding,
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=len(weight),
+        output_mask=[*mask, False],
+    )[:2]
 
 
 def _bands(x: Tensor, dy: Tensor, halo: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cuts the maps into a few samples, or a few rows of one.
+    """Cut the maps into bands of a few samples, or of a few rows of one sample.
 
-    A row gets ``halo`` zeros before it and one after it, so that a shift by up to ``halo`` columns is one of the whole
-    memory: what it moves over the end of a row are zeros of the next one.
+    A row is padded with ``halo`` zeros before it and one after it, so that a shift by up to ``halo`` columns is one of
+    the whole memory: what moves past the end of a row are zeros of the next one.
 
     Yields:
-        A band of x with ``halo`` more rows on both sides, which are zero beyond the map, and the band of dy.
+        A band of x with ``halo`` more rows above and below, zero beyond the map, and the band of dy.
     """
     samples, height, width, channels = x.shape
-    row = (width + halo + 1) * channels
-    rows = max(1, min(height, BAND // row))
-    together = max(1, BAND // (row * (rows + 2 * halo))) if rows == height else 1
+    padded = width + halo + 1
+    rows = max(1, min(height, BAND // (padded * channels)))
+    together = max(1, BAND // (padded * channels * (rows + 2 * halo))) if rows == height else 1
     for n in range(0, samples, together):
         for top in range(0, height, rows):
-            band = dy[n : n + together, top : top + rows]
-            shape = (len(band), band.shape[1], width + halo + 1, channels)
-            dpart = x.new_zeros(shape)
-            dpart[:, :, halo:-1] = band
-            part = _padded(shape, halo, x)
+            part = dy[n : n + together, top : top + rows]
+            dband = x.new_zeros(len(part), part.shape[1], padded, channels)
+            dband[:, :, halo:-1] = part
+            # With a margin of memory before and after it to shift into.
+            shape = (len(part), part.shape[1] + 2 * halo, padded, channels)
+            margin = halo * channels
+            memory = x.new_zeros(math.prod(shape) + 2 * margin)
+            band = memory[margin : len(memory) - margin].view(shape)
             above, below = max(0, top - halo), min(height, top + rows + halo)
             first = above - top + halo
-            part[:, first : first + below - above, halo:-1] = x[n : n + together, above:below]
-            yield part, dpart
+            band[:, first : first + below - above, halo:-1] = x[n : n + together, above:below]
+            yield band, dband
 
 
-def _padded(shape: tuple[int, ...], halo: int, like: Tensor) -> Tensor:
-    """Zeros for a band and its halo, with memory to shift into before and after them."""
-    samples, rows, width, channels = shape
-    shape = (samples, rows + 2 * halo, width, channels)
-    margin = halo * channels
-    memory = like.new_zeros(samples * (rows + 2 * halo) * width * channels + 2 * margin)
-    return memory[margin : memory.numel() - margin].view(shape)
-
-
-def _shift(part: Tensor, columns: int) -> Tensor:
-    """``part`` with every element from so many columns further right."""
-    offset = part.storage_offset() + columns * part.shape[-1]
-    return part.as_strided(part.shape, part.stride(), offset)
+def _shift(band: Tensor, columns: int) -> Tensor:
+    """``band`` with every element replaced by the one ``columns`` further right."""
+    return band.as_strided(band.shape, band.stride(), band.storage_offset() + columns * band.shape[-1])

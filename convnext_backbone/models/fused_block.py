@@ -1,8 +1,8 @@
-"""A ConvNeXt block as one function of autograd: the numbers of the plain block in a sixth of its memory, and faster.
+"""A ConvNeXt block as one autograd function: the numbers of the plain block in a sixth of its memory, and faster.
 
 For its backward pass the plain block keeps twelve values a position and channel, eight of them in the two hidden maps
 of four times the width. This one keeps two: the input and the output of the depthwise convolution. Both passes walk
-over the map in tiles of rows, whose hidden values stay in the cache; the backward pass computes them again.
+over the map in tiles of rows, whose hidden values stay in the cache; the backward pass recomputes them.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.ops import aten
 
-from .depthwise_grad import depthwise_weight_grad
+from .depthwise_grad import depthwise_backward
 from .grn import GRN, grn_, grn_backward_
 from .onednn_linear import linear
 from .precision import map_dtype, without_autocast, working_dtype
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Weights(NamedTuple):
-    """What a block learns, or its gradients; ``scale`` is layer scale times the factor of stochastic depth."""
+    """Weights of a block or their gradients; ``scale`` is layer scale over the keep rate of stochastic depth."""
 
     conv: Tensor  # (C, 1, 7, 7)
     conv_bias: Tensor  # (C,)
@@ -35,17 +34,22 @@ class Weights(NamedTuple):
     project: Tensor  # (C, 4C)
     project_bias: Tensor  # (C,)
     scale: Tensor  # (C,)
-    grn: Tensor | None  # (4C,)
-    grn_bias: Tensor | None  # (4C,)
+    grn_gamma: Tensor | None  # (4C,)
+    grn_beta: Tensor | None  # (4C,)
+
+    @property
+    def grn(self) -> tuple[Tensor, Tensor] | None:
+        """Gamma and beta of GRN, which V1 lacks."""
+        return None if self.grn_gamma is None or self.grn_beta is None else (self.grn_gamma, self.grn_beta)
 
     def to(self, dtype: torch.dtype) -> 'Weights':
-        """In another data type."""
-        return Weights(*(None if weight is None else weight.to(dtype) for weight in self))
+        """Convert to a data type."""
+        return Weights._make(None if weight is None else weight.to(dtype) for weight in self)
 
 
 def can_fuse(block: 'ConvNeXtBlock') -> bool:
-    """Whether a block's layers are as they were built, and nothing looks into the block or takes it apart."""
-    # What tells whether torch.func is at work is private, so looked for: without it, it may be.
+    """Whether the layers of a block are unchanged, unhooked and not traced or transformed."""
+    # What tells whether torch.func is at work is private: where torch lacks it, it may be.
     transformed = getattr(torch._C, '_are_functorch_transforms_active', None)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed is None or transformed():
         return False
@@ -67,11 +71,11 @@ def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
         kept = None if kept.all() else kept.nonzero().flatten().to(x.device, non_blocking=True)
     layers = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
     grn = (None, None) if block.grn is None else (block.grn.gamma, block.grn.beta)
-    weights = Weights(*(w for layer in layers for w in (layer.weight, layer.bias)), scale, *grn)
-    rows = x.permute(0, 2, 3, 1).contiguous()
-    learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (rows, *weights))
+    weights = [*(w for layer in layers for w in (layer.weight, layer.bias)), scale, *grn]
+    nhwc = x.permute(0, 2, 3, 1).contiguous()
+    learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (nhwc, *weights))
     dtype = map_dtype(block.pwconv1.weight)
-    return FusedBlock.apply(rows, kept, dtype, block.norm.eps, learns, *weights).permute(0, 3, 1, 2)
+    return FusedBlock.apply(nhwc, kept, dtype, block.norm.eps, learns, *weights).permute(0, 3, 1, 2)
 
 
 class FusedBlock(torch.autograd.Function):
@@ -79,7 +83,7 @@ class FusedBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Tensor,
         kept: Tensor | None,
         dtype: torch.dtype,
@@ -87,21 +91,21 @@ class FusedBlock(torch.autograd.Function):
         learns: bool,
         *weights: Tensor | None,
     ) -> Tensor:
-        """Computes the block.
+        """Compute the block.
 
         Args:
-            ctx: Autograd's.
+            ctx: Autograd's context.
             x: The map, (N, H, W, C), contiguous.
-            kept: The samples whose branch is computed; ``None`` for all.
-            dtype: What the maps are rounded to: that of autocast, or the weights'.
+            kept: Indices of the samples whose branch is computed; None for all.
+            dtype: Data type of the intermediate maps: that of autocast, or the weights'.
             eps: Of the LayerNorm.
             learns: Whether there may be a backward pass.
-            weights: :class:`Weights`, in their order.
+            weights: The fields of :class:`Weights`.
 
         Returns:
             (N, H, W, C), in the wider data type of ``x`` and the weights.
         """
-        w = Weights(*weights)
+        w = Weights._make(weights)
         out_dtype = torch.promote_types(x.dtype, w.project.dtype)
         with without_autocast(x.device):
             w = w.to(working_dtype(dtype, x.device))
@@ -112,7 +116,7 @@ class FusedBlock(torch.autograd.Function):
                 ctx.save_for_backward(inputs, mapped, kept, *weights)
                 ctx.eps = eps
             del inputs
-            # With no backward pass a tile of the output may lie where its input was: a map less, and no fresh pages.
+            # With no backward pass a tile of the output may overwrite its input: one map less, and no new pages.
             in_place = not learns and mapped.dtype == out_dtype
             out = mapped if in_place else torch.empty_like(shortcut, dtype=out_dtype)
             _tail(mapped, shortcut, w, eps, out)
@@ -120,21 +124,24 @@ class FusedBlock(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x and of the weights.
+        """Gradients of the map and the weights.
 
         Raises:
-            RuntimeError: They are to be differentiated again.
+            RuntimeError: A second derivative is asked for.
         """
         if torch.is_grad_enabled():  # torch's once_differentiable overlooks a constant dout
             raise RuntimeError('A fused block has no second derivative (create_graph=True): build it with fused=False.')
         inputs, mapped, kept, *weights = ctx.saved_tensors
         with without_autocast(dout.device):
-            original = Weights(*weights)
+            original = Weights._make(weights)
             w = original.to(working_dtype(mapped.dtype, mapped.device))
             dout = dout.contiguous()
             dbranch = dout if kept is None else dout[kept]
             dmapped, d = _tail_backward(mapped, dbranch, w, original, ctx.eps)
-            dinputs = _depthwise_backward(inputs, dmapped, w, d)
+            dmapped = dmapped.to(w.conv.dtype)
+            dinputs, dconv = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
+            d.conv.add_(dconv)
+            d.conv_bias.add_(dmapped.sum((0, 1, 2)))
             if kept is None:
                 dx = dinputs.add_(dout) if dinputs.dtype == dout.dtype else dout + dinputs
             else:
@@ -142,101 +149,73 @@ class FusedBlock(torch.autograd.Function):
         return dx, None, None, None, None, *d
 
 
+def _depthwise(x: Tensor, w: Weights) -> Tensor:
+    """Depthwise convolution of (N, H, W, C), computed in the data type of the weights."""
+    x = x.to(w.conv.dtype).permute(0, 3, 1, 2)
+    out = F.conv2d(x, w.conv, w.conv_bias, padding=w.conv.shape[-1] // 2, groups=x.shape[1])
+    return out.permute(0, 2, 3, 1).contiguous()  # a copy only on some devices
+
+
 def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor) -> None:
-    """What follows the depthwise convolution, from LayerNorm to the sum."""
+    """Compute what follows the depthwise convolution, from LayerNorm to the sum."""
     for tile, hidden in _tiles(mapped, w, buffers=1):
-        normalised = F.layer_norm(_rows(mapped, tile).to(w.norm.dtype), w.norm.shape, w.norm, w.norm_bias, eps)
-        hidden = linear(normalised, w.expand, w.expand_bias, hidden, gelu=True)
+        normed = F.layer_norm(_rows(mapped, tile).to(w.norm.dtype), w.norm.shape, w.norm, w.norm_bias, eps)
+        hidden = linear(normed, w.expand, w.expand_bias, hidden, gelu=True)
         if w.grn is not None:
-            grn_(_by_sample(hidden, mapped), w.grn, w.grn_bias)
+            grn_(_by_sample(hidden, mapped), *w.grn)
         branch = linear(hidden, w.project, w.project_bias)
         torch.addcmul(_rows(shortcut, tile), branch, w.scale, out=_rows(out, tile))
 
 
 def _tail_backward(mapped: Tensor, dout: Tensor, w: Weights, original: Weights, eps: float) -> tuple[Tensor, Weights]:
-    """The gradients of the depthwise output, and of the weights from LayerNorm to the scale."""
-    d = Weights(*(None if weight is None else torch.zeros_like(weight) for weight in original))
+    """Gradients of the depthwise output, and of the weights from LayerNorm to the scale."""
+    d = Weights._make(None if weight is None else torch.zeros_like(weight) for weight in original)
     dmapped = torch.empty_like(mapped)
-    # Layer scale as rows of the projection: what it lets through of the gradient costs no pass over the map.
+    # Layer scale as rows of the projection: applying it to the gradient costs no pass over the map.
     scaled = (w.scale[:, None] * w.project).mT
     for tile, hidden, activated, dhidden in _tiles(mapped, w, buffers=3):
         rows, drows = _rows(mapped, tile).to(w.norm.dtype), _rows(dout, tile).to(w.norm.dtype)
-        normalised, *statistics = torch.native_layer_norm(rows, w.norm.shape, w.norm, w.norm_bias, eps)
-        hidden = linear(normalised, w.expand, w.expand_bias, hidden)
+        normed, *statistics = torch.native_layer_norm(rows, w.norm.shape, w.norm, w.norm_bias, eps)
+        hidden = linear(normed, w.expand, w.expand_bias, hidden)
         aten.gelu.out(hidden, out=activated)
         if w.grn is None:
             _add_product(d.project, drows.mT, activated)
             dhidden = linear(drows, scaled, None, dhidden)
         else:
-            response = grn_(_by_sample(dhidden.copy_(activated), mapped), w.grn, w.grn_bias)
+            norms = grn_(_by_sample(dhidden.copy_(activated), mapped), *w.grn)
             _add_product(d.project, drows.mT, dhidden)
             dhidden = linear(drows, scaled, None, dhidden)
-            dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), response, w.grn)
-            for total, part in zip((d.grn, d.grn_bias), dgrn, strict=True):
+            dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), norms, w.grn[0])
+            for total, part in zip(d.grn or (), dgrn, strict=True):
                 total += part
         aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
-        _add_product(d.expand, dhidden.mT, normalised)
+        _add_product(d.expand, dhidden.mT, normed)
+        dnormed = linear(dhidden, w.expand.mT, None)
         drows_in, dnorm, dnorm_bias = aten.native_layer_norm_backward(
-            linear(dhidden, w.expand.mT, None),
-            rows,
-            w.norm.shape,
-            *statistics,
-            w.norm,
-            w.norm_bias,
-            [True, True, True],
+            dnormed, rows, w.norm.shape, *statistics, w.norm, w.norm_bias, [True, True, True]
         )
         _rows(dmapped, tile).copy_(drows_in)
         d.norm.add_(dnorm)
         d.norm_bias.add_(dnorm_bias)
         d.expand_bias.add_(dhidden.sum(0))
         d.project_bias.add_(drows.sum(0))
-    # So far the last two lack the scale: they tell its gradient, and then get it.
+    # The gradients of the projection still lack the scale: they give the gradient of the scale, then get it.
     d.scale.add_((d.project * original.project).sum(1) + d.project_bias * original.project_bias)
     d.project.mul_(original.scale[:, None])
     d.project_bias.mul_(original.scale)
     return dmapped, d
 
 
-def _depthwise(x: Tensor, w: Weights) -> Tensor:
-    """The depthwise convolution of (N, H, W, C), computed in the data type of the weights."""
-    x = x.to(w.conv.dtype).permute(0, 3, 1, 2)
-    out = F.conv2d(x, w.conv, w.conv_bias, padding=w.conv.shape[-1] // 2, groups=x.shape[1])
-    return out.permute(0, 2, 3, 1).contiguous()  # it is already, but on some devices
-
-
-def _depthwise_backward(x: Tensor, dy: Tensor, w: Weights, d: Weights) -> Tensor:
-    """The gradient of the convolution's input; those of its weights are added to ``d``."""
-    x, dy = x.to(w.conv.dtype), dy.to(w.conv.dtype)
-    fast = x.device.type == 'cpu'
-    halo = w.conv.shape[-1] // 2
-    dx, dconv, _ = aten.convolution_backward(
-        dy.permute(0, 3, 1, 2),
-        x.permute(0, 3, 1, 2),
-        w.conv,
-        bias_sizes=None,
-        stride=[1, 1],
-        padding=[halo, halo],
-        dilation=[1, 1],
-        transposed=False,
-        output_padding=[0, 0],
-        groups=len(w.conv),
-        output_mask=[True, not fast, False],
-    )
-    d.conv.add_(depthwise_weight_grad(x, dy, w.conv.shape[-1]) if fast else dconv)
-    d.conv_bias.add_(dy.sum((0, 1, 2)))
-    return dx.permute(0, 2, 3, 1)
-
-
 def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:
-    """Cuts the rows of a map (N, H, W, C) into tiles of one size, but for a shorter last one.
+    """Cut the rows of a map (N, H, W, C) into tiles of equal size, apart from a shorter last one.
 
-    GRN takes its statistics over a whole sample: with it a tile has whole samples.
+    With GRN, whose statistics are those of a sample, a tile has only complete samples.
 
     Yields:
-        A slice, the rows of the tile, and the buffers, (rows, 4C), which the next tile uses again.
+        A slice, the rows of the tile, and buffers of (rows, 4C), which the next tile reuses.
     """
     samples, height, width, _ = mapped.shape
-    unit, count = (height * width, samples) if w.grn is not None else (1, samples * height * width)
+    unit, count = (1, samples * height * width) if w.grn is None else (height * width, samples)
     most = max(1, tile_rows(mapped.device) // unit)
     tiles = max(1, -(-count // most))
     size = max(1, -(-count // tiles)) * unit
@@ -247,24 +226,24 @@ def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:
 
 
 def tile_rows(device: torch.device) -> int:
-    """How many rows a tile has."""
+    """Maximum number of rows of a tile."""
     # With fewer, the weights are read too often; with more, the hidden maps leave the cache (measured on 2 CPU cores,
-    # 96 to 768 channels). A GPU is not filled by less.
+    # 96 to 768 channels). Fewer do not fill a GPU.
     return 2048 if device.type == 'cpu' else 65536
 
 
 def _rows(x: Tensor, tile: slice) -> Tensor:
-    """The rows of a tile of (N, H, W, C), seen as (N H W, C)."""
+    """The rows of a tile of (N, H, W, C), viewed as (N H W, C)."""
     return x.view(-1, x.shape[-1])[tile]
 
 
 def _by_sample(tile: Tensor, mapped: Tensor) -> Tensor:
-    """A tile of whole samples of (N, H, W, C), seen as (samples, H W, columns)."""
+    """A tile of complete samples of (N, H, W, C), viewed as (samples, H W, columns)."""
     return tile.view(-1, mapped.shape[1] * mapped.shape[2], tile.shape[1])
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds a matrix product to a sum over tiles, which may be in wider precision."""
+    """Add a matrix product to a sum over tiles, which may be in wider precision."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

@@ -1,4 +1,4 @@
-"""The isotropic ConvNeXt (arXiv 2201.03545, section 3.3): one stage at one resolution, as a vision transformer has.
+"""The isotropic ConvNeXt (arXiv 2201.03545, section 3.3): one stage at one resolution, as in a vision transformer.
 
 Parameter names are those of the official code (https://github.com/facebookresearch/ConvNeXt), so its checkpoints need
 no mapping; their licence is MIT.
@@ -17,29 +17,22 @@ from .layers import PatchConv2d
 
 @MODELS.register_module()
 class ConvNeXtIsotropic(Backbone):
-    """Isotropic ConvNeXt that returns its only map, of stride 16.
+    """Isotropic ConvNeXt, returning its only feature map, of stride 16.
 
     Args:
         arch: A name of :data:`ISOTROPIC`, a short form (s, b, l), or ``dict(depths=..., channels=...)`` with one number
             each.
-        in_channels: Channels of the input images.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
-        layer_scale_init_value: Start value of layer scale; 0 leaves it out. The official recipe has 1e-6 for
-            the large one, none for the others.
+        in_channels, drop_path_rate, with_cp, init_cfg, fused: As in :class:`.ConvNeXt`.
+        layer_scale_init_value: 1e-6 for the large model in the official recipe, none for the others.
         use_grn: The blocks of ConvNeXt V2, which have no layer scale.
-        out_norm: A LayerNorm ``norm0`` on the map, as for dense prediction.
+        out_norm: Apply a LayerNorm ``norm0`` to the map, as for dense prediction.
         frozen_stages: 1 freezes the stem and the blocks, 0 nothing.
-        with_cp: Recomputes each block in the backward pass instead of keeping its activations.
-        init_cfg: As of :class:`.ConvNeXt`.
-        fused: As of :class:`.ConvNeXt`.
 
     Attributes:
-        out_channels (tuple[int, ...]): Channels of the map: what a neck takes as ``in_channels``.
-        strides (tuple[int, ...]): Its stride.
-        depths, channels (tuple[int, ...]): Of the only stage.
+        out_channels, strides, depths, channels (tuple[int, ...]): Of the only stage.
 
     Raises:
-        ArgumentError: An argument is out of range; the text names it, its value and what is allowed.
+        ArgumentError: An argument is out of range.
     """
 
     stage_strides = (16,)
@@ -61,7 +54,7 @@ class ConvNeXtIsotropic(Backbone):
         rates = drop_path_rates(drop_path_rate, self.depths)
         self.stem = PatchConv2d(in_channels, self.channels[0], 16)  # the official one has no norm
         self.blocks = make_blocks(self.channels[0], rates[0], layer_scale_init_value, use_grn, fused)
-        self._complete()
+        self._finish_init()
 
-    def _parts(self) -> list[tuple[nn.Module, nn.Sequential]]:
+    def _stage_modules(self) -> list[tuple[nn.Module, nn.Sequential]]:
         return [(self.stem, self.blocks)]

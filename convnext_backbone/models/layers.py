@@ -1,4 +1,4 @@
-"""The small parts that the models of this package share."""
+"""Layers shared by the models: LayerNorm on maps, patch convolution, stochastic depth; the paper's initialization."""
 
 import torch
 import torch.nn.functional as F
@@ -8,36 +8,38 @@ from .precision import map_dtype, without_autocast, working_dtype
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of an (N, C, H, W) map; the output lies in memory as NHWC (channels-last).
+    """LayerNorm over the channels of an (N, C, H, W) map; the output is channels-last.
 
-    The statistics are accumulated in fp32 by torch's kernel whatever the dtype, so fp16 and bf16 maps stay finite.
+    torch's kernel accumulates the statistics in fp32 whatever the data type, so fp16 and bf16 maps stay finite.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises (N, C, H, W)."""
+        """Normalize (N, C, H, W)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PatchConv2d(nn.Conv2d):
-    """A convolution whose stride is its kernel: a linear layer on patches that do not overlap.
+    """Convolution whose stride is its kernel size, as a linear layer on patches.
 
-    As a matrix product its backward pass takes a third of the time that oneDNN's convolution does on the CPU.
+    As a matrix product its backward pass takes a third of the time of oneDNN's convolution on the CPU.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        patch_size: Sides of a patch, in positions.
+        patch_size: Height and width of a patch.
     """
+
+    bias: Tensor  # which a Conv2d may lack
 
     def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
         super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W) to (N, out_channels, H // patch_size, W // patch_size), channels-last."""
-        (side, _), (samples, _, height, width) = self.kernel_size, x.shape
+        """Map (N, C, H, W) to (N, out_channels, H // patch_size, W // patch_size), channels-last."""
+        side, (samples, _, height, width) = self.kernel_size[0], x.shape
         rows, columns = height // side, width // side
-        whole = x.permute(0, 2, 3, 1)[:, : rows * side, : columns * side]
-        patches = whole.reshape(samples, rows, side, columns, -1).transpose(2, 3).flatten(3)
+        cropped = x.permute(0, 2, 3, 1)[:, : rows * side, : columns * side]
+        patches = cropped.reshape(samples, rows, side, columns, -1).transpose(2, 3).flatten(3)
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         dtype = map_dtype(weight)
         work = working_dtype(dtype, x.device)
@@ -48,7 +50,7 @@ class PatchConv2d(nn.Conv2d):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): drops the branch of whole samples in training, scales the others up.
+    """Stochastic depth (arXiv 1603.09382): in training drops the branch of whole samples and scales up the others.
 
     Args:
         rate: Probability of a drop, in [0, 1).
@@ -59,7 +61,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drops samples of (N, ...) in training; the identity otherwise."""
+        """Drop samples of (N, ...) in training; the identity otherwise."""
         kept = self.draw(len(x))
         if kept is None:
             return x
@@ -67,18 +69,18 @@ class DropPath(nn.Module):
         return x * (mask / (1 - self.rate))
 
     def draw(self, samples: int) -> Tensor | None:
-        """Which samples keep their branch: booleans on the host, so that no device is waited for; None if all do."""
+        """Draw which samples keep their branch, on the host to avoid a device synchronization; None if all do."""
         if not self.training or self.rate == 0:
             return None
         return torch.rand(samples, device='cpu') >= self.rate
 
     def extra_repr(self) -> str:
-        """What stands in the brackets when the module is printed."""
+        """The rate, for printing the module."""
         return f'rate={self.rate:.3f}'
 
 
 def init_truncated_normal(module: nn.Module) -> None:
-    """The paper's initialisation: truncated normal of std 0.02 for convolutions and linear layers, biases zero."""
+    """The paper's initialization: truncated normal of std 0.02 for convolutions and linear layers, biases zero."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

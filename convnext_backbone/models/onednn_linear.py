@@ -1,4 +1,4 @@
-"""A linear layer, with GELU inside where the CPU gains by it."""
+"""Linear layer with fused GELU, by oneDNN where that is faster."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ ONEDNN_DTYPES = torch.float32, torch.bfloat16
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """``x @ weight.mT + bias``, then GELU if asked for.
+    """``x @ weight.mT + bias``, then GELU if asked for, written to ``out`` where possible.
 
-    With AVX-512 oneDNN's product is up to a fifth faster than MKL's on AMD's CPUs, and has GELU inside; it takes no
-    ``out``. Without, it is slower.
+    With AVX-512 oneDNN's product is up to a fifth faster than MKL's on AMD's CPUs and fuses GELU, but takes no ``out``;
+    without AVX-512 it is slower.
     """
     if x.device.type == 'cpu' and x.dtype in ONEDNN_DTYPES and torch.backends.cpu.get_cpu_capability() == 'AVX512':
-        pointwise = getattr(torch.ops.mkldnn, '_linear_pointwise', None)  # private, so looked for
+        pointwise = getattr(torch.ops.mkldnn, '_linear_pointwise', None)  # private: may be gone in another torch
         if pointwise is not None:
             return pointwise(x, weight.contiguous(), bias, 'gelu' if gelu else 'none', [], 'none')
     out = torch.mm(x, weight.mT, out=out) if bias is None else torch.addmm(bias, x, weight.mT, out=out)
@@ -26,5 +26,5 @@ if hasattr(torch.ops.mkldnn, '_linear_pointwise'):
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _count_linear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-        """So that torch's counter of operations counts it as it counts other products."""
+        """For torch's FLOP counter, which does not know the operator."""
         return 2 * x.numel() * weight[0]
