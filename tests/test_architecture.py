@@ -1,4 +1,4 @@
-"""The house: which wing may import which, where a line belongs, and how long a module may get. Exact.
+"""Architecture: which wing may import which, where a line belongs, and how long a module may be. Exact.
 
 docs/architecture.md has the same table, and the picture that tools/analysis/draw_architecture.py draws of the imports.
 """
@@ -20,9 +20,9 @@ WINGS = {
     'visualization': ('arrays -> pictures', 'utils'),
     'weights': ('weights files -> the tensors of a model', 'models utils'),
     'config': ('file and flags -> the config that runs', 'datasets utils'),
-    'engine': ('what runs a training', 'datasets evaluation weights models utils'),
+    'engine': ('training runs: runner, hooks, resume', 'datasets evaluation weights models utils'),
     'analysis': ('what a model costs', 'config models utils'),
-    'apis': ('a trained model for people', 'config engine weights visualization datasets models utils'),
+    'apis': ('what people do with a trained model', 'config engine weights visualization datasets models utils'),
 }
 LONGEST = 300  # lines of a module
 UTILS = 450  # lines of utils in all: it is for what several wings share
@@ -42,20 +42,20 @@ def test_a_module_imports_only_what_its_wing_may(module):
     )
 
 
-def test_no_module_stands_outside_a_wing():
+def test_no_module_is_outside_a_wing():
     outside = [str(path) for path in MODULES if len(path.parts) == 1 and path.name != '__init__.py']
     wings = '\n'.join(f'  {wing}: {knows}' for wing, (knows, _) in WINGS.items())
     assert not outside, f'{", ".join(outside)} belong in the wing that knows their subject:\n{wings}'
     assert {path.parts[0] for path in MODULES if len(path.parts) > 1} == set(WINGS)
 
 
-def test_the_table_has_no_circle():
+def test_the_table_has_no_cycle():
     order = list(TopologicalSorter({wing: allowed.split() for wing, (_, allowed) in WINGS.items()}).static_order())
     assert set(order) == set(WINGS)
 
 
 @pytest.mark.parametrize('module', [str(path) for path in MODULES])
-def test_a_module_fits_in_the_head(module):
+def test_a_module_is_short(module):
     lines = len((PACKAGE / module).read_text(encoding='utf-8').splitlines())
     assert lines <= LONGEST, f'{module} has {lines} lines, more than {LONGEST}: divide it by what its parts know.'
 

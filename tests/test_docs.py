@@ -262,7 +262,7 @@ def test_the_versions_that_were_tested_begin_where_the_package_does():
     rows = re.findall(r'^\| (2\.\d+)\.\d+\S* \| \S+ \| \S+ \| (3\.\d+) \|', PAGES['docs/versions.md'], re.M)
     torches, pythons = (sorted({tuple(map(int, row[i].split('.'))) for row in rows}) for i in (0, 1))
     ends = [f'{major}.{minor}' for versions in (torches, pythons) for major, minor in (versions[0], versions[-1])]
-    assert 'torch {} to {} and Python {} to {} '.format(*ends) in README
+    assert 'torch {} to {} and Python {} to {} '.format(*ends) in ' '.join(README.split())
     metadata = importlib.metadata.metadata('convnext-backbone')
     assert f'torch>={ends[0]}' in metadata.get_all('Requires-Dist') and metadata['Requires-Python'] == f'>={ends[2]}'
 
