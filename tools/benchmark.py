@@ -16,9 +16,9 @@ import sys
 from benchmarks.compile import COMPILE
 from benchmarks.data import DATA
 from benchmarks.load import LOAD
-from benchmarks.models import BACKBONE, DETECTOR
+from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
-from benchmarks.report import draw_models, print_result
+from benchmarks.report import print_result
 
 from convnext_backbone.utils.cli import user_errors
 

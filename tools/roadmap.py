@@ -17,9 +17,8 @@ from pathlib import Path
 
 from benchmarks.measuring import Shape, conditions, device, in_own_process, parse_shape
 from benchmarks.models import MODES, make_images, measure_peaks, run_backbone, time_models
-from benchmarks.report import print_table
+from benchmarks.report import Bars, draw_bars, print_result
 from roadmaps.blocks import print_side_by_side
-from roadmaps.pictures import draw_roadmap
 from roadmaps.training import print_small, train_small
 from torch import nn
 
@@ -57,21 +56,19 @@ def collect(args: argparse.Namespace) -> dict:
     return dict(regime=args.regime, shape=shape, **conditions(args.repeat), rows=rows)
 
 
-def print_steps(result: dict) -> None:
-    """Print a line for each step."""
-    print(f'{result["regime"]}; GFLOPs at 224x224; top-1 on ImageNet-1K as published')
-    lines = [['step', 'what changes', 'params', 'GFLOPs', 'paper', 'top-1']]
-    for row in result['rows']:
-        numbers = row['multiply_adds'] / 1e9, row['published']['gflops'], row['published']['top1']
-        costs = [f'{row["parameters"] / 1e6:.2f}M', *(f'{number:.2f}' for number in numbers)]
-        lines.append([row['step'], row['change'], *costs])
-    if 'measured' in result['rows'][0]:
-        shape = 'x'.join(map(str, result['shape']))
-        print(f'images/s and MiB an image here, {shape}; {result["device"]}, torch {result["torch"]}')
-        measured = [row['measured'] for row in result['rows']]
-        figures = [[f'{each["infer"]:.1f}', f'{each["train"]:.1f}', f'{each["mib"]:.0f}'] for each in measured]
-        lines = [line + more for line, more in zip(lines, [['infer/s', 'train/s', 'MiB'], *figures], strict=True)]
-    print_table(lines, left=2)
+def draw_steps(result: dict, path: Path) -> None:
+    """Draw a row of bars for each step, as in the paper's figure 2."""
+    rows, steps = result['rows'], [row['step'] for row in result['rows']]
+    if result['regime'] == 'small':
+        std = [row['std'] for row in rows]
+        panels = [Bars('top-1 of the small runs, %', steps, [row['mean'] for row in rows], errors=std)]
+    else:
+        top1 = [row['published']['top1'] for row in rows]
+        panels = [Bars('published top-1, %', steps, top1, start=min(top1) - 1)]  # from 0 on all would look the same
+        panels.append(Bars('GFLOPs', steps, [row['multiply_adds'] / 1e9 for row in rows], '%.2f'))
+        if 'measured' in rows[0]:
+            panels.append(Bars('images/s in training, here', steps, [row['measured']['train'] for row in rows]))
+    draw_bars([panels], ['tab:gray', *['tab:blue'] * (len(steps) - 2), 'tab:orange'], '', path)
 
 
 def parse_args() -> argparse.Namespace:
@@ -104,9 +101,9 @@ def main() -> None:
     if args.json:
         print(json.dumps(result, indent=2))
     else:
-        (print_small if args.train_small else print_steps)(result)
+        (print_small if args.train_small else print_result)(result)
     if args.out:
-        draw_roadmap(result, args.out)
+        draw_steps(result, args.out)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from convnext_backbone.utils.errors import UserError
 
 from .contenders import OURS, build, choose_contenders
 from .measuring import Shape, conditions, device, in_own_process, parse_shape, peak_of, time_in_turns
-from .report import Benchmark
+from .report import Bars, Benchmark, draw_bars
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 MODES = ('train', 'infer')
@@ -162,6 +162,18 @@ def _measure_detectors(args: argparse.Namespace) -> dict:
     makers: Makers = {name: partial(build_detector, name, args.config) for name in names}
     result = _compare(args, makers, make_batch, run_detector)
     return dict(model=f'{Path(args.config).stem}, drop path {drop_path}', **result)
+
+
+def draw_models(result: dict, path: Path) -> None:
+    """Draw time and memory, a row for each case."""
+    names = [row['contender'] for row in result['results'][0]['rows']]
+    grid = []
+    for case in result['results']:
+        seconds, peaks = ([row[key] for row in case['rows']] for key in ('seconds', 'peak_mib'))
+        title = '{images}x{height}x{width}, {mode}, {dtype}: seconds'.format(**case)
+        grid.append([Bars(title, names, seconds, '%.2f'), Bars('peak memory, MiB', names, peaks, '%.0f')])
+    colors = ['tab:orange' if name.startswith(OURS) else 'tab:blue' for name in names]
+    draw_bars(grid, colors, f'{result["model"]}; {result["device"]}', path)
 
 
 CONFIG: dict = dict(default='configs/cascade_convnext_t_coco.py')

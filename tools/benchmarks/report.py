@@ -1,4 +1,4 @@
-"""Benchmark results as tables and as a picture."""
+"""Results as tables and as pictures."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-
-from .contenders import OURS
 
 
 class Benchmark(NamedTuple):
@@ -18,12 +16,13 @@ class Benchmark(NamedTuple):
     measure: Callable[[Namespace], dict]
 
 
-def print_table(lines: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print aligned columns, the first `left` of them to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+def print_table(lines: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns below a head, text to the left and numbers to the right."""
+    columns = [*zip(*lines, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    sides = ['<' if any(cell[:1].isalpha() for cell in column[1:]) else '>' for column in columns]
     for line in lines:
-        cells = (f'{text:{"<" if i < left else ">"}{widths[i]}}' for i, text in enumerate(line))
-        print('  '.join(cells).rstrip())
+        print('  '.join(f'{cell:{side}{w}}' for cell, side, w in zip(line, sides, widths, strict=True)).rstrip())
 
 
 def _cells(row: dict) -> dict[str, str]:
@@ -34,7 +33,9 @@ def _cells(row: dict) -> dict[str, str]:
             cells |= {f'{key}, {name}': text for key, text in _cells(value).items()}
         elif isinstance(value, float):
             cells[name] = f'{value:.3f}' if value < 100 else f'{value:.0f}'
-        elif not isinstance(value, list | None):
+        elif isinstance(value, int) and value >= 1e6:
+            cells[name] = f'{value / 1e6:.2f}M' if value < 1e9 else f'{value / 1e9:.2f}G'
+        elif isinstance(value, str | int | tuple):
             cells[name] = str(value)
     return cells
 
@@ -52,21 +53,28 @@ def print_result(result: dict) -> None:
             print(f'{count:6} x {reason} ({row["operators"]} operators)')
 
 
-def draw_models(result: dict, path: Path) -> None:
-    """Draw bars of time and memory for each case."""
-    cases = result['results']
-    figure = Figure(figsize=(10, 1.0 + 2.4 * len(cases)), layout='constrained')
-    panels = ('seconds', 'seconds', '%.2f'), ('peak_mib', 'peak memory, MiB', '%.0f')
-    for case, axes in zip(cases, figure.subplots(len(cases), 2, squeeze=False), strict=True):
-        names = [row['contender'] for row in case['rows']]
-        colors = ['tab:orange' if name.startswith(OURS) else 'tab:blue' for name in names]
-        for axis, (key, label, form) in zip(axes, panels, strict=True):
-            bars = axis.barh(names, [row[key] for row in case['rows']], color=colors)
-            axis.bar_label(bars, fmt=form, padding=3)
-            axis.margins(x=0.15)
-            axis.invert_yaxis()
-            axis.set_xlabel(label)
-        axes[0].set_title('{images}x{height}x{width}, {mode}, {dtype}'.format(**case))
-        axes[1].set_yticklabels([])
-    figure.suptitle(f'{result["model"]}; {result["device"]}')
+class Bars(NamedTuple):
+    """A panel of horizontal bars."""
+
+    title: str
+    names: list[str]
+    values: list[float]
+    form: str = '%.1f'
+    start: float = 0  # of the axis
+    errors: list[float] | None = None
+
+
+def draw_bars(grid: list[list[Bars]], colors: list[str], title: str, path: Path) -> None:
+    """Draw rows of panels; a color for each name."""
+    size = 3 + 2.7 * len(grid[0]), 1 + sum(0.4 * len(row[0].names) + 0.3 for row in grid)
+    figure = Figure(figsize=size, layout='constrained')
+    for axes, row in zip(figure.subplots(len(grid), len(grid[0]), sharey='row', squeeze=False), grid, strict=True):
+        for axis, bars in zip(axes, row, strict=True):
+            drawn = axis.barh(bars.names, bars.values, xerr=bars.errors, color=colors)
+            axis.bar_label(drawn, fmt=bars.form, padding=3, fontsize='small')
+            axis.set_xlim(bars.start, max(bars.values) + 0.2 * (max(bars.values) - bars.start))
+            axis.set_title(bars.title, fontsize='medium')
+            axis.spines[['top', 'right']].set_visible(False)
+        axes[0].invert_yaxis()  # of the whole row, which shares it
+    figure.suptitle(title)
     figure.savefig(path, dpi=120)
