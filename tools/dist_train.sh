@@ -3,10 +3,10 @@
 #
 #   tools/dist_train.sh CONFIG GPUS [flags of train.py]
 #   NNODES=4 NODE_RANK=0 MASTER_ADDR=first-machine tools/dist_train.sh CONFIG 8
-#   NNODES=2:4 MASTER_ADDR=first-machine tools/dist_train.sh CONFIG 8    # elastic: on two to four, as they come and go
+#   NNODES=2:4 MASTER_ADDR=first-machine tools/dist_train.sh CONFIG 8    # elastic: on two to four machines
 #
-# RESTARTS=3 starts all processes again when one has died, up to so many times, from the last checkpoint. The elastic form
-# goes on from what it finds in the work_dir (--auto-resume), as all start again when a machine joins.
+# RESTARTS=3 restarts all processes from the last checkpoint when one has died, up to three times. An elastic run resumes
+# from what is in the work_dir (--auto-resume), because all processes restart when a machine joins.
 set -euo pipefail
 
 if [[ $# -lt 2 ]]; then
@@ -15,15 +15,15 @@ if [[ $# -lt 2 ]]; then
 fi
 config=$1 gpus=$2
 shift 2
-meeting=(--standalone)  # at a port that is free
+rendezvous=(--standalone)  # at a port that is free
 resume=()
 if [[ ${NNODES:-1} == *:* ]]; then
     resume=(--auto-resume)  # torchrun counts no restart when a machine joins
-    meeting=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-id convnext --rdzv-endpoint "$MASTER_ADDR:${PORT:-29500}")
+    rendezvous=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-id convnext --rdzv-endpoint "$MASTER_ADDR:${PORT:-29500}")
 elif [[ ${NNODES:-1} -gt 1 ]]; then
-    meeting=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "${PORT:-29500}")
+    rendezvous=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "${PORT:-29500}")
 fi
-# By default torchrun (2.13) lets processes that it starts again meet where those before met, and read their addresses.
+# By default torchrun (2.13) reuses the rendezvous of a failed attempt, where restarted processes read old addresses.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-exec python -m torch.distributed.run "${meeting[@]}" --nproc-per-node "$gpus" --max-restarts "${RESTARTS:-0}" \
+exec python -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$gpus" --max-restarts "${RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$config" "${resume[@]}" --launcher pytorch "$@"

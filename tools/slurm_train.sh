@@ -3,8 +3,8 @@
 #
 #   GPUS=32 tools/slurm_train.sh PARTITION JOB_NAME CONFIG [flags of train.py]
 #
-# GPUS (8) in all, GPUS_PER_NODE (8), CPUS_PER_TASK (5); SRUN_ARGS goes to srun as it is. A machine that is taken away sends
-# SIGTERM: the run saves its state and ends, and the same command with --resume goes on.
+# GPUS (8) in all, GPUS_PER_NODE (8), CPUS_PER_TASK (5); SRUN_ARGS is passed to srun. At a preemption (SIGTERM) the run saves
+# its state and ends; the same command with --resume continues it.
 set -euo pipefail
 
 if [[ $# -lt 3 ]]; then
