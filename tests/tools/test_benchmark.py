@@ -1,4 +1,4 @@
-"""tools/benchmark.py as a user types it; what it found is not tested, that it measured is."""
+"""tools/benchmark.py, run as a user runs it: that it measures, not what."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def measure(what: str, *arguments: object, cwd, how=run_tool) -> dict:
     return json.loads(result.stdout)
 
 
-def test_a_backbone_is_measured_beside_its_peers(tmp_path, call_tool):
+def test_a_backbone_is_compared_with_its_peers(tmp_path, call_tool):
     arguments = ['--arch', 'atto', '--shapes', '2x64x96', '--peers', 'ours-plain', '--mode', 'train']
     report = measure('backbone', *arguments, '--out', 'picture.png', cwd=tmp_path, how=call_tool)
     (case,) = report['results']
@@ -30,14 +30,14 @@ def test_a_backbone_is_measured_beside_its_peers(tmp_path, call_tool):
     ours = case['rows'][0]
     for row in case['rows']:
         assert row['fastest'] <= row['seconds'] and 0 < row['share_of_matrix_rate'] < 1
-        # Of one round, so the ratios are those of the figures beside them.
+        # Of one round, so the ratios are those of the figures in the same row.
         assert row['speedup'] == pytest.approx(row['seconds'] / ours['seconds'])
         assert row['memory'] == pytest.approx(ours['peak_mib'] / row['peak_mib'])
     assert Image.open(tmp_path / 'picture.png').size[0] > 500
 
 
 @pytest.mark.slow
-def test_a_detectors_training_step_is_measured_beside_its_peers(tmp_path):
+def test_a_detectors_training_step_is_compared_with_its_peers(tmp_path):
     config = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'
     report = measure('detector', '--config', config, '--shapes', '1x64x64', '--peers', 'timm', cwd=tmp_path)
     assert report['model'].startswith('cascade_convnext_atto_coco8')
@@ -55,7 +55,7 @@ def test_compiled_peers_are_measured_at_every_shape(tmp_path):
 
 
 @pytest.mark.parametrize('contender', CONTENDERS)
-def test_contenders_give_the_maps_of_four_stages(contender):
+def test_contenders_return_the_maps_of_four_stages(contender):
     arch = 'tiny' if 'atto' in LACKS.get(contender, ()) else 'atto'
     if not contender.startswith('ours') and not has(contender, arch):
         pytest.skip(f'{contender} is not installed')

@@ -1,7 +1,6 @@
-"""`tools/make_shapes.py`, run as a user types it: what it writes, that it repeats itself, and what it leaves alone.
+"""`tools/make_shapes.py`: its files, reproducibility, and the files of others that it leaves alone.
 
-Exact: the layout, the counts, bytes of repeated runs, and polygons against masks, pixel by pixel. Behavioural: that the
-shapes stand out from the ground.
+Exact: layout, counts, bytes of repeated runs, and polygons against masks, pixel by pixel.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def assert_polygons_fill_to_the_masks(folder: Path, split: str) -> None:
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A set of 12 and 6 pictures, and the summary that the tool printed."""
+    """A set of 12 and 6 pictures, and the printed summary."""
     cwd = tmp_path_factory.mktemp('drawn')
     run = make_shapes(cwd, 'data/shapes', '--train', '12', '--val', '6', '--json')
     assert run.returncode == 0, run.stderr
@@ -178,7 +177,7 @@ class TestAnnotations:
 
 
 def test_crowded_shapes_have_no_holes_that_polygons_cannot_tell(tmp_path: Path) -> None:
-    """With this seed, a small shape would lie wholly inside a larger one if nothing prevented it."""
+    """With this seed a small shape would be inside a larger one if nothing prevented it."""
     run = make_shapes(tmp_path, 'out', *SMALL, '--seed', '3', '--max-objects', '20')
     assert run.returncode == 0, run.stderr
     assert_polygons_fill_to_the_masks(tmp_path / 'out', 'train')
@@ -216,7 +215,7 @@ class TestRepetition:
         assert {path: path.stat().st_mtime_ns for path in [small, *small.rglob('*')]} == before
 
 
-class TestOtherPeoplesFiles:
+class TestFilesOfOthers:
     @pytest.mark.parametrize('flags', [(), ('--overwrite',)], ids=['plain', 'overwrite'])
     def test_foreign_folder_is_refused_and_kept(self, tmp_path: Path, flags: tuple[str, ...]) -> None:
         photo = tmp_path / 'photos/train2017/000000000001.jpg'

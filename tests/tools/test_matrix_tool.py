@@ -1,4 +1,4 @@
-"""The tool that tests with all versions: what it plans, leaves out and reports. Exact, and nothing is installed."""
+"""tools/test_matrix.py: the rows that it plans, leaves out and reports; nothing is installed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from test_matrix import FAST  # noqa: E402
 
 @pytest.fixture
 def environment(tmp_path) -> dict:
-    """A PATH with a Python 3.11 whose set-ups fail, and a 3.13 of pyenv's that does not run."""
+    """A PATH with a Python 3.11 whose set-ups fail, and a 3.13 as of pyenv that does not run."""
     folder = tmp_path / 'bin'
     folder.mkdir()
     for name, script in (
@@ -64,6 +64,6 @@ def test_it_goes_on_after_a_row_that_fails(environment, tmp_path):
 
 
 @pytest.mark.parametrize('place', FAST)
-def test_what_the_fast_part_names_is_there(place):
+def test_the_tests_of_the_fast_part_exist(place):
     file, _, name = place.partition('::')
     assert f'def {name or "test_"}' in Path(REPOSITORY, file).read_text()

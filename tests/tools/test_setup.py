@@ -1,4 +1,4 @@
-"""Set-up, and the check of an environment. Behavioural: run as a user would, in environments that are made here."""
+"""Set-up and check of an environment, run as a user would, in environments that are made here."""
 
 import argparse
 import ast
@@ -28,15 +28,15 @@ NO_NETWORK |= dict(PIP_NO_CACHE_DIR='1', PIP_EXTRA_INDEX_URL='', PIP_FIND_LINKS=
 
 
 def set_up(*arguments: object, cwd: Path, **variables: str) -> subprocess.Popen:
-    """Starts the set-up as make does, without a network."""
+    """Start the set-up as make does, without a network."""
     command = [sys.executable, REPOSITORY / 'tools/setup_env.py', *arguments]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    streams['preexec_fn'] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # which the background ignores
+    streams['preexec_fn'] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background
     return subprocess.Popen([*map(str, command)], cwd=cwd, env=os.environ | NO_NETWORK | variables, **streams)
 
 
 def finished(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """What a set-up printed, once it has ended."""
+    """The result of a set-up, once it has ended."""
     output = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
@@ -49,7 +49,7 @@ def wait_for(condition) -> None:
 
 
 def pretend_installed(venv: Path, distribution: str, version: str = '1.0', record: str = '', **modules: str) -> Path:
-    """Puts what pip goes by into an environment, and modules."""
+    """Record a package in an environment as pip does, and write its modules."""
     folder = venv / SITE_PACKAGES / f'{distribution.replace("-", "_")}-{version}.dist-info'
     folder.mkdir(parents=True)
     (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n')
@@ -63,14 +63,14 @@ def pretend_installed(venv: Path, distribution: str, version: str = '1.0', recor
 
 @pytest.fixture
 def bare(tmp_path) -> Path:
-    """An environment in which nothing but Python is."""
+    """An environment with nothing but Python."""
     venv = tmp_path / 'bare'
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', venv], check=True)
     return venv
 
 
 def fake_pip(folder: Path, does: str) -> Path:
-    """An environment that works, in which pip does something else than installing."""
+    """A working environment whose pip runs a shell command."""
     python = folder / 'env/bin/python'
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\ncase "$*" in *--version*) exit 0;; esac\n{does}\n')
@@ -121,7 +121,7 @@ class TestRefusals:
         sentence = refusal(finished(set_up('--stack', asked, '--venv', 'env', cwd=tmp_path)))
         assert f'env holds {there} of the other stack, and {asked} would overwrite its files: name another' in sentence
 
-    def test_folder_of_somebody_else(self, tmp_path):
+    def test_foreign_folder(self, tmp_path):
         (tmp_path / 'photos').mkdir()
         (tmp_path / 'photos/holiday.jpg').write_text('mine')
         sentence = refusal(finished(set_up('--venv', 'photos', cwd=tmp_path)))
@@ -152,23 +152,23 @@ class TestRefusals:
             ('ERROR: it rains', 'pip failed. What pip said is above, and all of it in'),
         ],
     )
-    def test_what_pip_says(self, tmp_path, said, sentence):
+    def test_failures_of_pip(self, tmp_path, said, sentence):
         result = finished(set_up('--venv', fake_pip(tmp_path, f'echo "{said}"; exit 1'), cwd=tmp_path))
         assert refusal(result).startswith(f'error: {sentence}') and said in result.stderr
         assert said in (tmp_path / 'env/setup.log').read_text()
 
 
 class TestInterruptions:
-    """The same command goes on from wherever it was stopped, and what it started does not outlive it."""
+    """The same command continues from wherever it was stopped, and pip does not outlive it."""
 
     @pytest.fixture
     def sleeper(self, tmp_path) -> tuple[Path, Path]:
-        """An environment whose pip never ends, and the file that this pip writes its number to."""
+        """An environment whose pip never ends, and the file with the id of its process."""
         pid = tmp_path / 'pid'
         return fake_pip(tmp_path, f'echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 60'), pid
 
     @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-    def test_being_stopped_ends_pip(self, tmp_path, sleeper, number):
+    def test_a_signal_ends_pip(self, tmp_path, sleeper, number):
         venv, pid = sleeper
         process = set_up('--venv', venv, cwd=tmp_path)
         wait_for(pid.exists)
@@ -194,7 +194,7 @@ class TestInterruptions:
         second.terminate()
         assert finished(second).returncode == 130
 
-    def test_half_made_environment_is_made_again_and_no_network_is_said(self, tmp_path):
+    def test_half_made_environment_is_made_again_and_a_missing_network_is_named(self, tmp_path):
         venv = tmp_path / 'env'
         (venv / 'bin').mkdir(parents=True)
         (venv / 'bin/python').symlink_to('gone')
@@ -217,7 +217,7 @@ class TestInterruptions:
 
 
 class TestRunningAgain:
-    """With nothing to do it says so in one line, at once; with anything changed it does not."""
+    """With nothing to do it says so in one line, at once; any change leads to another set-up."""
 
     @pytest.fixture
     def ready(self, bare):
@@ -264,7 +264,7 @@ class TestRunningAgain:
 
 
 class TestGpu:
-    """A GPU that torch does not see is named, with the remedy, however often set-up runs."""
+    """A GPU that torch cannot use is named, with the remedy, each time that set-up runs."""
 
     def torch(self, folder: Path, version: str, cuda: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -303,7 +303,7 @@ class TestGpu:
 
 
 class TestCheckEnv:
-    """The table names every package, says what is wrong, and no broken package can stop it."""
+    """The table has every package with its status, and no broken package can stop it."""
 
     def check(self, venv: Path) -> tuple[int, dict]:
         command = [venv / 'bin/python', REPOSITORY / 'tools/check_env.py', '--json']
@@ -331,7 +331,7 @@ class TestCheckEnv:
         assert rows['mmcv.ops']['remedy'].endswith(' mmcv-lite')
         assert rows['timm']['status'] == 'other' and rows['timm']['remedy'].endswith(
             ' timm'
-        )  # it does without, but for images
+        )  # needed for classification alone
 
     def test_broken_packages_and_both_stacks(self, bare):
         pretend_installed(bare, 'numpy', '0.1', numpy='raise SystemExit(3)')
@@ -374,7 +374,7 @@ class TestCheckEnv:
 
 
 class TestVersions:
-    """The versions that are written down in several places agree."""
+    """The versions that are written in several places agree."""
 
     @pytest.fixture
     def arguments(self, monkeypatch):
@@ -415,7 +415,7 @@ def test_importing_without_an_engine_says_what_to_install(bare):
 
 
 class TestMake:
-    """The Makefile passes on what it is given."""
+    """The Makefile passes its arguments on."""
 
     def make(self, *arguments: str) -> str:
         command = ['make', '--no-print-directory', '-C', str(REPOSITORY), *arguments]
@@ -431,7 +431,7 @@ class TestMake:
         assert f"some-python tools/setup_env.py --stack '{stack}' --venv '{venv}' --torch '2.10.0'" in planned
         assert f'{venv}/bin/python -m pytest' in planned
 
-    def test_clean_spares_what_is_the_users(self):
+    def test_clean_spares_files_of_the_user(self):
         planned = self.make('--dry-run', 'clean')
         removed = {word for line in planned.splitlines() if line.startswith('rm ') for word in line.split()[2:]}
         assert {'.venv', '.venv-onedl', 'work_dirs/demo', 'data/shapes'} <= removed

@@ -1,4 +1,4 @@
-"""The tools, run as a user types them, from another working directory; real training on drawn data."""
+"""The tools, run as a user runs them, from another working directory; real training on drawn data."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 
 DEMO = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 ITERATIONS = 6  # 2 epochs of 6 images in batches of 2
-# Everything random that a recipe has: stochastic depth, flips, worker processes. A checkpoint every second iteration
-# falls into the middle of an epoch.
+# With all randomness of a recipe: stochastic depth, flips, worker processes. A checkpoint every second iteration is in
+# the middle of an epoch.
 SMALL = [
     'train_dataloader.batch_size=2',
     'train_dataloader.num_workers=2',
@@ -48,7 +48,7 @@ def train(shapes, work_dir, *arguments, options=(), cwd, how=run_tool):
 
 @pytest.fixture(scope='module')
 def run(shapes, run_once):
-    """One undisturbed run: its work_dir and what it printed."""
+    """An uninterrupted run: its work_dir and its output."""
     return run_once('detection', partial(train, shapes, 'out'))
 
 
@@ -61,7 +61,7 @@ def test_train_shows_progress_scores_and_curves(run):
 
 
 def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path, call_tool):
-    """Exact: SIGKILL in the middle of an epoch, then --resume, gives the undisturbed run's weights to the last bit."""
+    """Exact: after SIGKILL in the middle of an epoch and --resume, the weights are those of the uninterrupted run."""
     command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', shapes, '--work-dir', 'out']
     command += ['--cfg-options', *SMALL, 'randomness.seed=3']
     process = subprocess.Popen(
@@ -89,7 +89,7 @@ def test_damaged_checkpoints_are_passed_over(run, shapes, tmp_path, call_tool):
     shutil.copytree(run[0], tmp_path / 'out')
     flipped, cut = tmp_path / 'out/iter_6.pth', tmp_path / 'out/iter_4.pth'
     content = bytearray(flipped.read_bytes())
-    content[len(content) // 2] ^= 1  # of a tensor: torch reads it as if nothing were wrong
+    content[len(content) // 2] ^= 1  # of a tensor: torch reads it without an error
     flipped.write_bytes(content)
     os.truncate(cut, 10_000)
     sentence = refusal(train(shapes, 'out', f'--resume={flipped}', cwd=tmp_path, how=call_tool))
@@ -102,9 +102,7 @@ def test_damaged_checkpoints_are_passed_over(run, shapes, tmp_path, call_tool):
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
 
 
-def test_a_resume_with_batches_of_another_size_goes_on_at_the_same_image_or_says_why_not(
-    run, shapes, tmp_path, call_tool
-):
+def test_a_resume_with_another_batch_size_continues_at_the_same_image_or_is_refused(run, shapes, tmp_path, call_tool):
     """After two batches of two images, of six in an epoch."""
 
     def resume(size: int) -> subprocess.CompletedProcess:
@@ -121,7 +119,7 @@ def test_a_resume_with_batches_of_another_size_goes_on_at_the_same_image_or_says
 
 @pytest.mark.parametrize(('restarts', 'arguments'), [('1', []), ('0', ['--auto-resume'])])
 def test_a_run_that_is_started_again_goes_on(restarts, arguments, run, shapes, tmp_path, call_tool, monkeypatch):
-    """By torchrun after a failure, or by what gives the same command each time."""
+    """By torchrun after a failure, or by a scheduler that repeats the command."""
     shutil.copytree(run[0], tmp_path / 'out')
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', restarts)
     result = train(shapes, 'out', *arguments, cwd=tmp_path, how=call_tool)
@@ -133,7 +131,7 @@ def test_auto_resume_starts_where_there_is_nothing(shapes, tmp_path, call_tool):
     assert result.returncode == 0 and (tmp_path / 'out/iter_2.pth').is_file()
 
 
-def test_another_seed_gives_other_weights(run, shapes, tmp_path, call_tool):
+def test_another_seed_leads_to_other_weights(run, shapes, tmp_path, call_tool):
     """So that the test above can fail."""
     options = ['randomness.seed=4', 'train_cfg.max_epochs=1']
     result = train(shapes, 'out', options=options, cwd=tmp_path, how=call_tool)
@@ -149,7 +147,7 @@ def test_no_run_is_overwritten(run, shapes, call_tool):
     assert before == {path: path.stat().st_mtime_ns for path in run[0].glob('*.pth')}
 
 
-def test_test_gives_the_scores_of_the_run(run, shapes, tmp_path):
+def test_the_test_tool_repeats_the_scores_of_the_run(run, shapes, tmp_path):
     result = run_tool(
         'test.py', DEMO, run[0] / 'iter_6.pth', '--data-root', shapes, '--work-dir', 'out', '--json', cwd=tmp_path
     )
@@ -182,7 +180,7 @@ def test_predict_writes_pictures_and_coco_json(run, shapes, tmp_path):
 
 
 def test_nan_loss_stops_after_saving_the_last_good_state(shapes, tmp_path):
-    """The learning rate ruins the weights at the first iteration; what is saved is finite and resumes."""
+    """The learning rate makes the weights infinite at the first iteration; the saved checkpoint is finite."""
     result = train(shapes, 'out', options=['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None'], cwd=tmp_path)
     sentence = refusal(result)
     assert 'iteration 2' in sentence and 'loss' in sentence and 'last_good_iter_1.pth' in sentence
@@ -191,8 +189,8 @@ def test_nan_loss_stops_after_saving_the_last_good_state(shapes, tmp_path):
     assert (tmp_path / 'out/last_checkpoint').read_text().endswith('last_good_iter_1.pth')
 
 
-def spoil(shapes: Path, copy: Path, what: str) -> Path:
-    """A copy of the drawn data in which one thing is wrong."""
+def copy_with_defect(shapes: Path, copy: Path, what: str) -> Path:
+    """A copy of the drawn data with one defect."""
     (copy / 'annotations').mkdir(parents=True)
     for part in ('train2017', 'val2017'):
         (copy / part).symlink_to(shapes / part)
@@ -227,7 +225,7 @@ def spoil(shapes: Path, copy: Path, what: str) -> Path:
     ],
 )
 def test_bad_data_is_named(what, named, shapes, tmp_path, call_tool):
-    data = spoil(shapes, tmp_path / 'data', what)
+    data = copy_with_defect(shapes, tmp_path / 'data', what)
     how = run_tool if 'image' in what else call_tool  # images are read in processes of their own
     sentence = refusal(train(data, 'out', cwd=tmp_path, how=how))
     assert all(word in sentence for word in named)
@@ -303,7 +301,7 @@ def test_the_benchmark_of_loading_has_a_row_for_each_contender(tmp_path, call_to
 
 @pytest.mark.parametrize('case', ['other size', 'other dialect', 'weights alone'])
 def test_a_detector_that_would_lack_weights_never_starts_to_train(case, run, shapes, tmp_path, call_tool):
-    """Through the doors that the engine would pass with a list of warnings, or a KeyError."""
+    """Where the engine alone would only warn, or raise a KeyError."""
     whole = weights(run[0] / f'iter_{ITERATIONS}.pth')
     if case == 'other dialect':
         whole = {name.replace('dwconv', 'depthwise_conv'): tensor for name, tensor in whole.items()}
