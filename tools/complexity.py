@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Counts the parameters, multiply-adds and training memory of a model, without memory for its weights.
+"""Count the parameters, multiply-adds and training memory of a model, without allocating it.
 
 tools/complexity.py configs/cascade_convnext_xl_22k_coco.py
 tools/complexity.py configs/cascade_convnext_t_coco.py --shape 608 1024 --json
 tools/complexity.py --zoo               # every model, beside the papers' numbers
-tools/complexity.py --zoo --markdown    # the README's table
+tools/complexity.py --zoo --markdown    # the table of docs/zoo.md
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from convnext_backbone.analysis.complexity import AUXILIARY_HEAD, Complexity, count_complexity
-from convnext_backbone.analysis.zoo import MARKDOWN_HEAD, ZOO, Entry, count_published, markdown_row
+from convnext_backbone.analysis.zoo import MARKDOWN_HEAD, Entry, count_published, markdown_row, read_zoo
 from convnext_backbone.config.load import load_config
 from convnext_backbone.utils.cli import user_errors
 from convnext_backbone.utils.errors import UserError
@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
 
 def parse_args() -> argparse.Namespace:
-    """Parses the command line.
+    """Parse the command line.
 
     Raises:
         UserError: The arguments do not go together.
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='settings over the config')
     parser.add_argument('--zoo', action='store_true', help="count all models, beside the papers' numbers")
-    parser.add_argument('--markdown', action='store_true', help="with --zoo: print the README's table")
+    parser.add_argument('--markdown', action='store_true', help='with --zoo: print the table of docs/zoo.md')
     parser.add_argument('--json', action='store_true', help='print json on stdout, all else on stderr')
     args = parser.parse_args()
     if args.zoo == bool(args.config):
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def report(cost: Complexity) -> str:
-    """A table of the parts."""
+    """Format the costs of all parts as a table."""
     height, width = cost.shape
     lines = [
         f'one image of {width}x{height} pixels (width x height)',
@@ -74,26 +74,38 @@ def as_json(cost: Complexity) -> dict:
     return dict(shape=cost.shape, **cost.total._asdict(), parts=parts, training_memory=cost.memory._asdict())
 
 
+def zoo_as_json() -> list[dict]:
+    """All models beside the papers' numbers, for a program."""
+    entries = [count_published(model, CONFIGS) for model in read_zoo(CONFIGS)]
+    keys = ('name', 'parameters', 'gflops', 'v2_arch')
+    return [
+        dict(name=model.name, **as_json(cost), published={key: getattr(model, key) for key in keys})
+        for model, cost in entries
+    ]
+
+
 def print_zoo() -> None:
-    """Prints all models beside the papers' numbers, each as soon as it is counted."""
+    """Print all models beside the papers' numbers, each as soon as it is counted."""
     print(f'{"":<38}{"parameters / M":>18}{"GFLOPs":>20}')
     print(f'{"model":<38}{"ours":>9}{"paper":>9}{"ours":>10}{"paper":>10}{"difference":>13}')
-    for published in ZOO:
-        print(zoo_row(count_published(published, CONFIGS)), flush=True)
+    for model in read_zoo(CONFIGS):
+        print(zoo_row(count_published(model, CONFIGS)), flush=True)
 
 
 def print_markdown() -> None:
-    """Prints the README's table: the models that have a config."""
+    """Print the table of docs/zoo.md: the models that have a config."""
     print(MARKDOWN_HEAD)
-    for published in ZOO:
-        if published.v2_arch is None:
-            print(markdown_row(count_published(published, CONFIGS), CONFIGS), flush=True)
+    for model in read_zoo(CONFIGS):
+        if model.config:
+            print(markdown_row(count_published(model, CONFIGS)), flush=True)
 
 
 def zoo_row(entry: Entry) -> str:
-    """Our numbers and the paper's."""
+    """Format our numbers of a model and the paper's."""
     published, total = entry.published, entry.cost.total
-    parameters, gflops = ('-' if number is None else f'{number:g}' for number in published[1:3])
+    parameters, gflops = (
+        '-' if number is None else f'{number:g}' for number in (published.parameters, published.gflops)
+    )
     difference = '-' if entry.difference is None else f'{entry.difference:+.2f} %'
     return (
         f'{published.name:<38}{total.parameters / 1e6:>9.2f}{parameters:>9}{total.multiply_adds / 1e9:>10.2f}'
@@ -103,18 +115,14 @@ def zoo_row(entry: Entry) -> str:
 
 @user_errors
 def main() -> None:
-    """Counts."""
+    """Count one config, or the zoo."""
     args = parse_args()
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         if not args.zoo:
             cost = count_complexity(load_config(args.config, cfg_options=args.cfg_options), args.shape)
             result = dict(config=args.config, **as_json(cost))
         elif args.json:
-            entries = [count_published(published, CONFIGS) for published in ZOO]
-            result = [
-                dict(name=entry.published.name, **as_json(entry.cost), published=entry.published._asdict())
-                for entry in entries
-            ]
+            result = zoo_as_json()
         elif args.markdown:
             print_markdown()
         else:

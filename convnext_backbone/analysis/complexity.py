@@ -1,11 +1,12 @@
-"""What a model costs: parameters, multiply-adds and training memory, counted without memory for weights or maps.
+"""What a model costs: parameters, multiply-adds and training memory, counted on the meta device, without allocation.
 
 Multiply-adds are those of convolutions, linear layers and matrix products, each counted once: what the papers call
 FLOPs. Biases, norms, activations, resizing and RoIAlign count nothing.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -17,12 +18,12 @@ from ..models.classifier import ImageClassifier
 from ..models.layers import DropPath
 from ..utils.errors import UserError, printable, shorten
 
-# (width, height): COCO's photographs are resized until they fit into the first; papers count at the second.
+# (width, height): COCO's images are resized until they fit into the first; papers count at the second.
 COCO_BOUND, COCO_PUBLISHED = (1333, 800), (1280, 800)
-HEADS = ('rpn_head', 'bbox_head', 'decode_head')  # what takes the maps of the backbone or of the neck
-# What takes regions out of the maps, and where in the model's test_cfg it stands how many there are at most.
+HEADS = ('rpn_head', 'bbox_head', 'decode_head')  # on the maps of the neck, or of the backbone
+# On regions of the maps, at most as many as this part of the model's test_cfg says.
 REGION_HEADS = {'roi_head.bbox_head': 'rpn', 'roi_head.mask_head': 'rcnn'}
-AUXILIARY_HEAD = 'auxiliary_head'  # of a segmentor, run in training alone
+AUXILIARY_HEAD = 'auxiliary_head'  # of a segmentor, in training only
 
 
 class Cost(NamedTuple):
@@ -33,10 +34,10 @@ class Cost(NamedTuple):
 
 
 class TrainingMemory(NamedTuple):
-    """What a training with AdamW in fp32 holds: ``model`` bytes, and ``image`` bytes for each image of ``shape``.
+    """Memory of training with AdamW in fp32: ``model`` bytes, and ``image`` bytes for each image of ``shape``.
 
-    The model's are its weights and buffers, and the gradients and both moments of those that learn; an image's is what
-    autograd keeps of it for the backward pass. Targets, losses and what operators need for the moment come on top.
+    ``model`` is weights and buffers, and gradients and both moments of what is trained; ``image`` is the activation
+    memory: what autograd keeps for the backward pass. Targets, losses and operators' workspaces come on top.
     """
 
     shape: tuple[int, int]
@@ -45,7 +46,7 @@ class TrainingMemory(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """What a model costs for an image of ``shape``, (height, width), in all and by part, and to train."""
+    """What a model costs for an image of ``shape`` (height, width), in all and by part, and what training it takes."""
 
     shape: tuple[int, int]
     total: Cost
@@ -54,11 +55,11 @@ class Complexity(NamedTuple):
 
 
 def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complexity:
-    """Counts the model of a config as it works on one image in inference.
+    """Count the model of a config: inference on one image, and the memory of training.
 
     Detectors are counted as in the official results: each box head on as many regions as ``test_cfg`` lets the RPN
     propose (1000), each mask head on as many as it lets be detected (100). Segmentors take the whole image at once;
-    the multiply-adds of an auxiliary head, which only training runs, are 0.
+    an auxiliary head, which only training runs, has no multiply-adds.
 
     Args:
         cfg: Of a classifier, a segmentor, or a detector of one or two stages.
@@ -75,11 +76,11 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     if min(height, width) < 1:
         raise UserError(f'--shape {height} {width} is out of range: height and width are at least 1 pixel.')
     with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry, torch.device('meta'):
-        model = registry.build(cfg.model).eval()
+        model = registry.build(copy.deepcopy(cfg.model)).eval()  # detectors write into their config
         try:
             counted = count_multiply_adds(model, (height, width))
             memory = count_memory(model.train(), in_training)
-        except (NotImplementedError, RuntimeError, TypeError) as error:  # what it does needs values, or is amiss
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # it needs values, or its parts do not fit
             raise UserError(
                 f'The {cfg.model.type} cannot be counted on an image of {height}x{width}: {printable(str(error))}.'
             ) from error
@@ -90,12 +91,12 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width of the images that a config tests on; 800 and 1280, as in papers, where it fits COCO's.
+    """Return height and width of the images that a config tests on; for COCO's those of the papers, 800 and 1280.
 
     Raises:
         UserError: The config does not say.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     if 'transform' in dataset:
         return (dataset.transform.input_size,) * 2
     for step in dataset.get('pipeline') or []:
@@ -106,18 +107,18 @@ def input_shape(cfg: Config) -> tuple[int, int]:
 
 
 def training_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width of what a config trains on: a segmentor's crops, or images as it tests on them."""
+    """Return height and width of what a config trains on: a segmentor's crops, or images as it tests on them."""
     return tuple((cfg.model.get('data_preprocessor') or {}).get('size') or input_shape(cfg))
 
 
 def count_parameters(module: nn.Module) -> int:
-    """The numbers that a module learns or holds frozen, without buffers."""
+    """Count the parameters of a module, the frozen ones too."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def submodules_with_parameters(model: nn.Module) -> dict[str, nn.Module]:
-    """The parts of a model that have parameters, those of a detector's ``roi_head`` one by one."""
-    parts = {}
+    """Return the parts of a model that have parameters, those of a detector's ``roi_head`` one by one."""
+    parts: dict[str, nn.Module] = {}
     for name, part in model.named_children():
         inner = part.named_children() if name == 'roi_head' else ()
         parts |= {f'{name}.{inner_name}': inner_part for inner_name, inner_part in inner} or {name: part}
@@ -125,10 +126,10 @@ def submodules_with_parameters(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, int]:
-    """The multiply-adds of each part of a model in eval mode; see :func:`run_parts`."""
+    """Count the multiply-adds of each part of a model in eval mode; see :func:`run_parts`."""
     counted = dict.fromkeys(submodules_with_parameters(model), 0)
 
-    def run(name: str, part: nn.Module, inputs: object) -> object:
+    def run(name: str, part: nn.Module, inputs: Any) -> Any:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             outputs = part(inputs)
         counted[name] += counter.get_total_flops() // 2  # it counts a multiply-add as two
@@ -139,7 +140,7 @@ def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, i
 
 
 def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
-    """The training memory of a model in train mode, without what stochastic depth saves; see :func:`run_parts`."""
+    """Count the training memory of a model in train mode, as if stochastic depth dropped nothing."""
     for module in model.modules():
         if isinstance(module, DropPath):
             module.rate = 0
@@ -150,7 +151,7 @@ def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # the storage too: as long as it lives, its address is no other's
+        kept[storage._cdata] = storage  # the storage too: as long as it lives, its address is not used again
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -160,20 +161,20 @@ def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
 
 
 def batch_size(model: nn.Module) -> int:
-    """How many images :func:`run_parts` runs: batch norms on maps of 1x1 need two to train."""
+    """Return how many images :func:`run_parts` runs: batch norms on maps of 1x1 need two to train."""
     return 2 if model.training else 1
 
 
-def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.Module, object], object]) -> None:
-    """Runs the parts of a model one after the other, as inference does on an image or training on :func:`batch_size`.
+def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.Module, Any], Any]) -> None:
+    """Run the parts of a model one after the other, as inference or training does, on :func:`batch_size` images.
 
     Args:
-        model: Its mode decides on how many regions the heads of a detector work, and whether auxiliary heads do.
+        model: Its mode decides on how many regions the heads of a detector run, and whether auxiliary heads do.
         shape: Height and width of the images in pixels; they are made on torch's default device.
         run: Called with the name of a part, the part and its inputs; returns its outputs.
 
     Raises:
-        UserError: The model has no backbone, or parts of which it is not known here how they run.
+        UserError: The model has no backbone, or parts that cannot be run here.
     """
     parts = submodules_with_parameters(model)
     is_classifier = isinstance(model, ImageClassifier)
@@ -185,13 +186,13 @@ def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.M
             f'The {type(model).__name__} cannot be counted: {reason}; classifiers, segmentors, and detectors of one or '
             f'two stages can.'
         )
-    images = torch.empty(batch_size(model), getattr(model.backbone, 'in_channels', 3), *shape)
-    maps = run('backbone', model.backbone, images)
+    images = torch.empty(batch_size(model), getattr(parts['backbone'], 'in_channels', 3), *shape)
+    maps = run('backbone', parts['backbone'], images)
     if is_classifier:
-        features = maps[-1].mean(dim=(2, 3))
-        run('head', model.head, run('norm', model.norm, features) if 'norm' in parts else features)
-    if 'neck' in parts:
-        maps = run('neck', model.neck, maps)
+        maps = maps[-1].mean(dim=(2, 3))
+    for name in ('norm', 'head') if is_classifier else ('neck',):
+        if name in parts:
+            maps = run(name, parts[name], maps)
     for name in (*HEADS, AUXILIARY_HEAD) if model.training else HEADS:
         if name in parts:
             run(name, parts[name], maps)
@@ -201,15 +202,17 @@ def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.M
                 run(name, head, regions)
 
 
-def make_regions(model: nn.Module, name: str) -> list[Tensor]:
-    """What RoIAlign cuts out of the maps for each stage of those heads of a detector, (regions, C, H, W) each."""
-    extractors = stages(model.get_submodule(name.removesuffix('_head') + '_roi_extractor'))
+def make_regions(model: Any, name: str) -> list[Tensor]:
+    """Make what RoIAlign returns for each stage of the region heads of a detector, (regions, C, H, W) each."""
+    extractors: list[Any] = stages(model.get_submodule(name.removesuffix('_head') + '_roi_extractor'))
     counts = [model.test_cfg[REGION_HEADS[name]].max_per_img] * len(extractors)
-    if model.training:  # of the sampled regions mask heads see those that hold an object
-        recipe = (model.train_cfg or {}).get('rcnn')
-        if not recipe:
+    if model.training:  # mask heads are trained on those of the sampled regions that hold an object
+        settings = (model.train_cfg or {}).get('rcnn')
+        if not settings:
             raise UserError('The model has no train_cfg.rcnn, which says on how many regions its heads are trained.')
-        samplers = [stage.sampler for stage in (recipe if isinstance(recipe, list) else [recipe] * len(extractors))]
+        samplers = [
+            stage.sampler for stage in (settings if isinstance(settings, list) else [settings] * len(extractors))
+        ]
         counts = [int(s.num * (s.pos_fraction if name.endswith('mask_head') else 1)) for s in samplers]
     return [
         torch.empty(batch_size(model) * count, one.out_channels, *one.roi_layers[0].output_size)
@@ -218,5 +221,5 @@ def make_regions(model: nn.Module, name: str) -> list[Tensor]:
 
 
 def stages(part: nn.Module) -> list[nn.Module]:
-    """The stages of a cascade, or the only one."""
+    """Return the stages of a cascade, or the only one."""
     return list(part) if isinstance(part, nn.ModuleList) else [part]

@@ -1,20 +1,23 @@
 """Which task a config is for, and which configs there are."""
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
 from ..utils.errors import UserError
+from .check import as_list
+from .metafile import METAFILE, read_metafile
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmengine': 'classification'}  # by default_scope
 
 
 def task_of(cfg: Config) -> str:
-    """The task of a config, a value of ``TASKS``.
+    """Return the task of a config, a value of ``TASKS``.
 
     Raises:
         UserError: It is for none of them.
@@ -26,7 +29,7 @@ def task_of(cfg: Config) -> str:
 
 
 class Recipe(NamedTuple):
-    """A config: its path, its task (a value of ``TASKS``) and its purpose, a line."""
+    """A config: its path, its task (a value of ``TASKS``), and in a line its purpose and score."""
 
     path: Path
     task: str
@@ -34,43 +37,48 @@ class Recipe(NamedTuple):
 
 
 def list_recipes(folder: Path) -> list[Recipe]:
-    """All configs below a folder but those that others only inherit from, by task and by path.
+    """List the configs below a folder, without those that others only inherit from, by task and by path.
 
-    They are read, not run: that would take a minute, as each of their bases in an MM library is looked up anew.
+    Configs are read, not run: that would take a minute, as each of their bases in an MM library is looked up again.
     """
+    models = [model for metafile in folder.rglob(METAFILE) for model in read_metafile(metafile)]
+    scores = {
+        folder.parent / model.config: 'Ours, no published score.' if model.ours else f'Published: {model.score}.'
+        for model in models
+        if model.config and (model.ours or model.scores)
+    }
     paths = [path for path in folder.rglob('*.py') if '_base_' not in path.parts]
-    recipes = [Recipe(path, TASKS[find_scope(path)], read_purpose(path)) for path in paths]
+    recipes = [
+        Recipe(path, TASKS[find_scope(path)], f'{_read_purpose(path)} {scores.get(path, "")}'.rstrip())
+        for path in paths
+    ]
     tasks = [*TASKS.values()]
     return sorted(recipes, key=lambda recipe: (tasks.index(recipe.task), recipe.path))
 
 
-def read_purpose(path: Path) -> str:
-    """What a config is for and what score to expect: so much of its opening comment."""
-    comment = re.match(r'(?:# .*\n)*', path.read_text())[0]
-    first, *others = re.split(r'(?<=\.) (?=[A-Z])', ' '.join(line[2:] for line in comment.splitlines()))
-    score = [sentence for sentence in others if re.match(r'(Published|Ours)\b', sentence)]
-    return ' '.join([first.split(': ')[0].rstrip('.') + '.', *score])
+def _read_purpose(path: Path) -> str:
+    """Return the first sentence of a config's opening comment, up to a colon."""
+    lines = itertools.takewhile(lambda line: line.startswith('# '), path.read_text(encoding='utf-8').splitlines())
+    comment = ' '.join(line[2:] for line in lines)
+    return re.split(r'\. (?=[A-Z])|: ', comment)[0].rstrip('.') + '.'
 
 
-def find_scope(path: Path) -> str | None:
-    """The ``default_scope`` of a config: its own, or that of the first of its bases that has one."""
-    settings = dict(_literals(path))
+def find_scope(path: Path) -> str:
+    """Return the ``default_scope`` of a config: its own, or that of the first of its bases that has one."""
+    return next(_scopes(path))
+
+
+def _scopes(path: Path) -> Iterator[str]:
+    settings: dict[str, Any] = {}
+    for statement in ast.parse(path.read_text(encoding='utf-8')).body:
+        if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
+            if target.id in ('_base_', 'default_scope'):
+                settings[target.id] = ast.literal_eval(statement.value)
     if 'default_scope' in settings:
-        return settings['default_scope']
-    bases = settings.get('_base_', [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        library, inherited, _ = base.partition('::')
-        # Of the bases in the libraries, those of the runtime alone set it.
-        scope = library if inherited and 'runtime' in base else None if inherited else find_scope(path.parent / base)
-        if scope is not None:
-            return scope
-    return None
-
-
-def _literals(path: Path) -> Iterator[tuple[str, str | list[str]]]:
-    """What a config says of its bases and its scope."""
-    for statement in ast.parse(path.read_text()).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            name = statement.targets[0].id
-            if name in ('_base_', 'default_scope'):
-                yield name, ast.literal_eval(statement.value)
+        yield settings['default_scope']
+    for base in as_list(settings.get('_base_', [])):
+        library, inherited, name = base.partition('::')
+        if not inherited:
+            yield from _scopes(path.parent / base)
+        elif 'runtime' in name:  # of the bases in a library, those of the runtime alone set it
+            yield library

@@ -1,5 +1,7 @@
-"""Exact: the numbers of the configs are the paper's, the models have its sizes, the registry finds the backbone."""
+"""Exact: the configs have the paper's numbers and build, metafiles agree with them, the registry finds the backbone."""
 
+import copy
+import re
 import subprocess
 import sys
 
@@ -9,12 +11,16 @@ from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from convnext_backbone.config.check import check_settings
 from convnext_backbone.config.load import load_config
 from convnext_backbone.config.machine import adapt_to_machine
+from convnext_backbone.config.metafile import read_metafile
 
 CONFIGS = sorted(
     path.relative_to(REPOSITORY) for path in REPOSITORY.glob('configs/**/*.py') if '_base_' not in path.parts
 )
+METAFILES = sorted(REPOSITORY.glob('configs/**/metafile.yml'))
+MODELS_OF_PAPERS = {model.config: model for path in METAFILES for model in read_metafile(path) if model.config}
 
 
 @pytest.fixture(scope='module')
@@ -88,9 +94,13 @@ def test_without_a_gpu_fp16_and_syncbn_fall_back_with_one_warning_each(capsys):
 def test_every_config_builds_its_model(config):
     cfg = Config.fromfile(REPOSITORY / config)
     assert cfg.custom_imports.imports == ['convnext_backbone']
+    check_settings(cfg)
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # a detector writes into its config
+    if str(config) in MODELS_OF_PAPERS:
+        init_cfg = cfg.model.get('init_cfg') or cfg.model.backbone.get('init_cfg') or {}
+        assert MODELS_OF_PAPERS[str(config)].weights == init_cfg.get('checkpoint')
     reader = cfg.model.get('neck') or cfg.model.get('decode_head')
     if reader:
         assert list(model.backbone.out_channels) == reader.in_channels
@@ -102,6 +112,26 @@ def test_every_config_builds_its_model(config):
 def test_every_config_opens_with_its_purpose_and_its_command(config):
     head = (REPOSITORY / config).read_text().split('_base_')[0]
     assert head.startswith('# ') and f'tools/train.py {config}' in head
+
+
+def test_metafiles_are_of_the_configs_of_the_papers():
+    assert [path.parent.name for path in METAFILES] == ['configs', 'roadmap']
+    folders = ('configs/*.py', 'configs/roadmap/r50/*.py', 'configs/roadmap/r200/*.py')
+    expected = [str(path.relative_to(REPOSITORY)) for folder in folders for path in REPOSITORY.glob(folder)]
+    assert sorted(MODELS_OF_PAPERS) == sorted(expected)
+
+
+@pytest.mark.parametrize('config', MODELS_OF_PAPERS)
+def test_a_config_opens_with_the_score_of_its_metafile(config):
+    model = MODELS_OF_PAPERS[config]
+    score = f'Published: {model.score}.' if model.score else 'Ours, no published score.' if model.ours else None
+    first = (REPOSITORY / config).read_text().splitlines()[0]
+    assert first.endswith(f' {score}') if score else not re.search('Published|Ours', first)
+
+
+def test_scores_keep_the_digits_of_the_paper():
+    assert MODELS_OF_PAPERS['configs/roadmap/r50/width.py'].scores == {'Top 1 Accuracy': '80.50'}
+    assert MODELS_OF_PAPERS['configs/upernet_convnext_t_ade20k.py'].score == '46.0 mIoU, 46.7 with --tta'
 
 
 LOOK_UP = """
