@@ -1,1 +1,1 @@
-"""A trained model for people: build it, feed it, draw and write what it finds."""
+"""Trained models in use: build them from config and checkpoint, run them on images, draw and write the results."""

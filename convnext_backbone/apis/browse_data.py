@@ -1,10 +1,11 @@
-"""Pictures of what a model is fed in training: the images after augmentation, with what they are said to show."""
+"""Pictures of the data a model is trained on: images after augmentation, with their annotations."""
 
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -27,11 +28,10 @@ from .model_inputs import build_preprocessor, dataset_with_pipeline, denormalize
 
 
 def browse(cfg: Config, split: str, number: int) -> Iterator[np.ndarray]:
-    """Draws the first samples that a run feeds its model.
+    """Draw the first samples of a run, as its model gets them.
 
-    Those of training are the samples of a run in one process with the config's ``randomness.seed``, or 0: the same
-    images in the same order, augmented in the same way, mixed with the same others. (Out of shards they come in the
-    order of a run without worker processes.)
+    Those of training equal the samples of a run in one process with the config's ``randomness.seed``, or 0, in order,
+    augmentation and mixing; those of shards equal the samples of a run without workers.
 
     Args:
         cfg: The config of the run.
@@ -39,29 +39,30 @@ def browse(cfg: Config, split: str, number: int) -> Iterator[np.ndarray]:
         number: The most samples.
 
     Yields:
-        A picture for each sample, (H, W, 3): boxes, masks and classes of objects; classes of pixels with a legend; or
-        the parts of classes in an image.
+        A picture of each sample, (H, W, 3): boxes, masks and classes of objects; a segmentation overlay; or a bar
+        chart of the class labels.
 
     Raises:
         UserError: The config has no such data, or is for another task.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    draw = dict(detection=_draw_objects, segmentation=_draw_pixels, classification=_draw_labels)[task_of(cfg)]
+    draw = dict(detection=_draw_objects, segmentation=_draw_masks, classification=_draw_labels)[task_of(cfg)]
     preprocessor = build_preprocessor(cfg)
     seed = (cfg.get('randomness') or {}).get('seed') or 0
     loader = build_loader(cfg, split, seed)
+    dataset: Any = loader.dataset
     pictures = (
         picture
         for batch in feed(loader, preprocessor, seed, training=split == 'train')
-        for picture in draw(denormalize(batch['inputs'], preprocessor), batch, loader.dataset.metainfo, cfg)
+        for picture in draw(denormalize(batch['inputs'], preprocessor), batch, dataset.metainfo, cfg)
     )
     yield from itertools.islice(pictures, number)
 
 
 def build_loader(cfg: Config, split: str, seed: int) -> DataLoader:
-    """The data loader of a run, without worker processes.
+    """Build the data loader of a run, without workers.
 
-    For validation the annotations are read before the image is resized, not after, and so fit what the model is fed.
+    For validation the annotations are loaded before the image is resized instead of after, to fit the model input.
 
     Raises:
         UserError: The config has no such data.
@@ -81,8 +82,8 @@ def build_loader(cfg: Config, split: str, seed: int) -> DataLoader:
 
 
 def feed(loader: DataLoader, preprocessor: BaseDataPreprocessor, seed: int, training: bool) -> Iterator[dict]:
-    """The batches of a loader as a run of that seed feeds them to its model, beside what else the loader gives."""
-    run = SimpleNamespace(train_dataloader=loader, seed=seed, epoch=0, iter=0)
+    """Preprocess the batches of a loader as a run with that seed does; other keys of the batches are kept."""
+    run: Any = SimpleNamespace(train_dataloader=loader, seed=seed, epoch=0, iter=0)
     seeds = IterationSeedHook()
     if training:
         seeds.before_train_epoch(run)
@@ -108,7 +109,7 @@ def _draw_objects(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> I
         yield add_legend(visualizer.get_image(), entries, _describe(image, sample))
 
 
-def _draw_pixels(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> Iterator[np.ndarray]:
+def _draw_masks(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> Iterator[np.ndarray]:
     for image, sample in zip(images, batch['data_samples'], strict=True):
         ids = sample.gt_sem_seg.data[0].cpu().numpy()
         yield draw_classes(image, ids, meta['classes'], meta['palette'], _describe(image, sample))
@@ -127,17 +128,16 @@ def _draw_labels(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> It
 
 
 def label_parts(label: Tensor, names: Sequence[str], smoothing: float = 0.0) -> list[tuple[str, float]]:
-    """The classes that a sample is said to show and the parts of them, which add up to 1, the largest first.
+    """List the classes of a label with their shares, which sum to 1, the largest first.
 
     Args:
-        label: A class, (), or soft targets, (num_classes,).
+        label: A class id, (), or soft targets, (num_classes,).
         names: Of the classes.
-        smoothing: Of the soft targets: what it gives to every class is put together as that of all classes.
+        smoothing: Label smoothing of the soft targets; listed as one share of all classes.
     """
     if label.ndim == 0:
-        return [(describe_class(names[label]) if label >= 0 else 'unreadable', 1.0)]
-    everywhere = smoothing / len(label)
-    own = (label - everywhere).clamp(min=0)
+        return [(describe_class(names[int(label)]) if label >= 0 else 'unreadable', 1.0)]
+    own = (label - smoothing / len(label)).clamp(min=0)
     shown = [i for i in own.argsort(descending=True).tolist() if own[i] > 1e-4]
     parts = [(describe_class(names[i]), float(own[i])) for i in shown]
     return parts + ([('spread over all classes', smoothing)] if smoothing else [])

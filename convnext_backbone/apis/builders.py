@@ -1,12 +1,11 @@
-"""Trained models from a config and a checkpoint: detectors, segmentors, classifiers, and backbones alone."""
+"""Builders of trained detectors, segmentors, classifiers and backbones from a config and a checkpoint."""
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
-from torch import nn
 
 from ..datasets.class_names import imagenet_classes
 from ..datasets.timm_dataset import build_transform
@@ -17,18 +16,44 @@ from ..weights.load import fill_backbone, load_backbone, load_model
 from ..weights.safe_load import read_state
 
 
-def build_model(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds the detector or segmentor of a config and fills it, whole, from a checkpoint.
+def build_detector(cfg: Config, checkpoint: str) -> BaseModel:
+    """Build the detector of a config with the weights of a checkpoint, loaded strictly.
 
     Returns:
-        The model, with ``dataset_meta``, whose ``classes`` and maybe ``palette`` are the checkpoint's or else those of
-        the test data, and with ``cfg``.
+        The model, with ``dataset_meta``: the ``classes`` and the ``palette`` of the checkpoint or else of the test
+        data; without a palette, colours are random.
 
     Raises:
         CheckpointError: The file cannot be read.
-        CheckpointMismatch: The file does not fill the model.
-        UserError: Nothing names the classes.
+        CheckpointMismatch: The file does not fit the model.
+        UserError: Neither file names the classes.
     """
+    model = _build_model(cfg, checkpoint)
+    model.dataset_meta.setdefault('palette', 'random')
+    return model
+
+
+def build_segmentor(cfg: Config, checkpoint: str) -> BaseModel:
+    """Build the segmentor of a config with the weights of a checkpoint, loaded strictly.
+
+    Returns:
+        The model, with ``dataset_meta`` as of :func:`build_detector`.
+
+    Raises:
+        UserError: As of :func:`build_detector`, or a class has no name or no colour.
+    """
+    model = _build_model(cfg, checkpoint)
+    for what in ('classes', 'palette'):
+        number = len(model.dataset_meta.get(what) or ())
+        if number < model.num_classes:
+            raise UserError(
+                f'The model predicts {model.num_classes} classes, but its data set has {number} {what}: set '
+                f'test_dataloader.dataset.metainfo=dict(classes=(...), palette=[...]), one for each class.'
+            )
+    return model
+
+
+def _build_model(cfg: Config, checkpoint: str) -> BaseModel:
     state = read_state(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -46,44 +71,11 @@ def build_model(cfg: Config, checkpoint: str) -> nn.Module:
     return model.to(get_device()).eval()
 
 
-def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds a detector as of :func:`build_model`; where nothing names the colours of the classes, they are random."""
-    model = build_model(cfg, checkpoint)
-    model.dataset_meta.setdefault('palette', 'random')
-    return model
-
-
-def build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
-    """What draws boxes and masks, of the classes and the palette in ``dataset_meta``."""
-    # mmdet's own opacity of masks, 0.8, hides what lies under them.
-    visualizer = VISUALIZERS.build({'alpha': 0.4, **cfg.visualizer, 'vis_backends': None, 'save_dir': None})
-    visualizer.dataset_meta = dataset_meta
-    return visualizer
-
-
-def build_segmentor(cfg: Config, checkpoint: str) -> nn.Module:
-    """Builds the segmentor of a config and fills it, whole, from a checkpoint.
-
-    Raises:
-        UserError: As of :func:`.build_model`, or there are fewer names of classes, or colours, than classes.
-    """
-    model = build_model(cfg, checkpoint)
-    for what in ('classes', 'palette'):
-        number = len(model.dataset_meta.get(what) or ())
-        if number < model.num_classes:
-            raise UserError(
-                f'The model tells {model.num_classes} classes apart, but its data set has {number} {what}: set '
-                f'test_dataloader.dataset.metainfo=dict(classes=(...), palette=[...]), one for each class.'
-            )
-    return model
-
-
 def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
-    """Builds the classifier of a config and fills it, head and all, from a checkpoint of any dialect.
+    """Build the classifier of a config with the weights of a checkpoint of any supported format, loaded strictly.
 
-    Raises:
-        CheckpointError: The file cannot be read.
-        CheckpointMismatch: The file does not fill the model.
+    Returns:
+        The model, with ``class_names`` and the test ``transform``.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
@@ -96,16 +88,11 @@ def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
 
 
 def build_stages(cfg: Config, checkpoint: str) -> Backbone:
-    """Builds the backbone of a config, to return the map of every stage without an output norm.
+    """Build the backbone of a config such that it returns the feature map of every stage, without output norms.
 
     Args:
-        cfg: Of a detector, a segmentor or a classifier.
+        cfg: Config of a detector, a segmentor or a classifier.
         checkpoint: As of :func:`.load_backbone`: of that model, or of any other with such a backbone.
-
-    Raises:
-        UserError: The model has no backbone of this package.
-        CheckpointError: The file cannot be read.
-        CheckpointMismatch: The file does not fill the backbone.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     settings = {**cfg.model.get('backbone', {}), 'out_norm': False, 'init_cfg': None}
@@ -121,3 +108,11 @@ def build_stages(cfg: Config, checkpoint: str) -> Backbone:
     backbone = MODELS.build(settings)
     load_backbone(backbone, checkpoint)
     return backbone.to(get_device()).eval()
+
+
+def build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
+    """Build the config's visualizer of boxes and masks, for the classes and the palette in ``dataset_meta``."""
+    # mmdet's own opacity of masks, 0.8, hides what lies under them.
+    visualizer = VISUALIZERS.build({'alpha': 0.4, **cfg.visualizer, 'vis_backends': None, 'save_dir': None})
+    visualizer.dataset_meta = dataset_meta
+    return visualizer

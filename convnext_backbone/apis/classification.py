@@ -1,7 +1,7 @@
-"""Classes of photographs for people and for programs: pictures with captions, and json."""
+"""Classification of image files: pictures with the predicted classes, and json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +14,28 @@ from ..utils.image_io import name_pictures, read_image, write_picture
 from ..visualization.legend import add_bars
 
 
-def top_classes(scores: Tensor, names: tuple[str, ...], k: int = 5) -> list[dict]:
-    """The likeliest classes of an image, best first: ``label``, ``class``, ``description`` and ``score`` of each.
+def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Iterator[dict]:
+    """Classify images and write each with its three best classes into a folder.
 
     Args:
-        scores: (num_classes,).
-        names: Of the classes.
-        k: How many.
+        model: As of :func:`.build_classifier`.
+        images: The image files.
+        out_dir: Where to write.
+
+    Yields:
+        For each image ``image`` and ``picture`` (paths) and ``classes`` as of :func:`top_classes`.
     """
+    for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
+        image = read_image(path)
+        with torch.no_grad():
+            (prediction,) = model.test_step(dict(inputs=model.transform(Image.fromarray(image))[None]))
+        classes = top_classes(prediction['scores'].cpu(), model.class_names)
+        write_picture(add_bars(image, [(found['description'], found['score']) for found in classes[:3]]), picture)
+        yield dict(image=path, picture=picture, classes=classes)
+
+
+def top_classes(scores: Tensor, names: Sequence[str], k: int = 5) -> list[dict]:
+    """List the k best classes of an image's scores: ``label``, ``class``, ``description`` and ``score`` of each."""
     best = torch.topk(scores, min(k, len(scores)))
     return [
         {'label': label, 'class': names[label], 'description': describe_class(names[label]), 'score': score}
@@ -29,37 +43,13 @@ def top_classes(scores: Tensor, names: tuple[str, ...], k: int = 5) -> list[dict
     ]
 
 
-def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Iterator[dict]:
-    """Classifies images and writes each with the names of its likeliest classes into a folder.
-
-    Args:
-        model: As of :func:`build_classifier`.
-        images: The image files.
-        out_dir: Where the pictures go.
-
-    Yields:
-        For each image ``image`` and ``picture`` (paths) and ``classes`` as of :func:`top_classes`.
-
-    Raises:
-        UserError: An image cannot be decoded.
-    """
-    for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
-        image = read_image(path)
-        with torch.no_grad():
-            (prediction,) = model.test_step(dict(inputs=model.transform(Image.fromarray(image))[None]))
-        classes = top_classes(prediction['scores'].cpu(), model.class_names)
-        parts = [(found['description'], found['score']) for found in classes[:3]]
-        write_picture(add_bars(image, parts), picture)
-        yield dict(image=path, picture=picture, classes=classes)
-
-
 def classes_json(predictions: list[dict]) -> str:
-    """The likeliest classes of each image."""
+    """Convert predictions to json: the best classes of each image."""
     return json.dumps([dict(image=str(one['image']), classes=one['classes']) for one in predictions], indent=1)
 
 
 def describe_classes(predictions: list[dict]) -> str:
-    """The likeliest classes of each image, a line for each."""
+    """List the best classes of each image, one line per image."""
     return '\n'.join(
         f'{one["image"]}: ' + ', '.join(f'{found["description"]} {found["score"]:.2f}' for found in one['classes'])
         for one in predictions

@@ -1,31 +1,29 @@
-"""Whole models from checkpoints; detections for people and for programs: pictures with boxes and masks, COCO json."""
+"""Object detection on image files: pictures with boxes and masks, and COCO json."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import nn
+from mmengine.model import BaseModel
 
 from ..utils.image_io import name_pictures, read_image, swap_colours, write_picture
 from .builders import build_visualizer
 
 
-def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: float = 0.3) -> Iterator[dict]:
-    """Detects objects in images and draws them, one picture each, into a folder.
+def predict(model: BaseModel, images: list[Path], out_dir: Path, score_thr: float = 0.3) -> Iterator[dict]:
+    """Detect objects in images and write a picture of each into a folder.
 
     Args:
-        model: As of :func:`build_detector`.
+        model: As of :func:`.build_detector`.
         images: The image files.
-        out_dir: Where the pictures go.
-        score_thr: Detections below it are neither drawn nor returned.
+        out_dir: Where to write.
+        score_thr: Detections below it are left out.
 
     Yields:
         For each image ``image`` and ``picture`` (paths), ``height``, ``width``, the ``detections`` as of
         :func:`coco_detections`, and the model's ``classes``.
-
-    Raises:
-        UserError: An image cannot be decoded.
     """
     from mmdet.apis import inference_detector
 
@@ -45,14 +43,8 @@ def predict(model: nn.Module, images: list[Path], out_dir: Path, score_thr: floa
         )
 
 
-def coco_detections(instances: object, score_thr: float) -> list[dict]:
-    """Detections of one image, best first, in COCO's terms.
-
-    Args:
-        instances: mmdet's predicted instances, as numpy arrays: ``bboxes`` (n, 4), ``scores``, ``labels``, maybe
-            ``masks`` (n, H, W).
-        score_thr: Those below are left out.
-    """
+def coco_detections(instances: Any, score_thr: float) -> list[dict]:
+    """Convert mmdet's predicted instances of an image, as numpy arrays, to COCO annotations, best first."""
     from pycocotools import mask as coco_mask
 
     detections = []
@@ -60,7 +52,7 @@ def coco_detections(instances: object, score_thr: float) -> list[dict]:
         if instances.scores[i] < score_thr:
             break
         left, top, right, bottom = (float(side) for side in instances.bboxes[i])
-        detection = dict(
+        detection: dict[str, Any] = dict(
             category_id=int(instances.labels[i]) + 1,
             bbox=[left, top, right - left, bottom - top],
             score=float(instances.scores[i]),
@@ -74,8 +66,9 @@ def coco_detections(instances: object, score_thr: float) -> list[dict]:
 
 
 def coco_json(predictions: list[dict]) -> str:
-    """A COCO file of predictions: images, categories (ids from 1, in the model's order), annotations with scores."""
-    images, annotations = [], []
+    """Convert predictions to COCO json: images, categories (ids from 1, in the model's order), scored annotations."""
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, prediction in enumerate(predictions, start=1):
         size = dict(height=prediction['height'], width=prediction['width'])
         images.append(dict(id=image_id, file_name=str(prediction['image']), **size))
@@ -86,5 +79,5 @@ def coco_json(predictions: list[dict]) -> str:
 
 
 def describe_detections(predictions: list[dict]) -> str:
-    """How many there are."""
+    """Count the detections."""
     return f'{sum(len(p["detections"]) for p in predictions)} detections in {len(predictions)} images'

@@ -1,4 +1,4 @@
-"""Classes of pixels for people and for programs: overlays with a legend, pngs of class ids, and json."""
+"""Semantic segmentation of image files: overlays with a legend, pngs of class ids, and json."""
 
 import json
 from collections.abc import Iterator
@@ -8,29 +8,25 @@ import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose
-from torch import nn
+from mmengine.model import BaseModel
 
 from ..utils.image_io import name_pictures, read_image, swap_colours, write_picture
 from ..visualization.overlays import class_shares, draw_classes
 from .model_inputs import build_test_pipeline
 
-_MAX_PIXELS = 2**21  # of a map of scores: with 150 classes it takes 1.2 GiB
+_MAX_PIXELS = 2**21  # of a score map: with 150 classes it takes 1.2 GiB
 
 
-def segment(model: nn.Module, images: list[Path], out_dir: Path) -> Iterator[dict]:
-    """Tells the class of each pixel of images; writes an overlay of each, and its ids below ``class_ids``, to a folder.
+def segment(model: BaseModel, images: list[Path], out_dir: Path) -> Iterator[dict]:
+    """Segment images and write an overlay of each into a folder, and its class ids as a png below ``class_ids``.
 
     Args:
-        model: As of :func:`build_segmentor`.
+        model: As of :func:`.build_segmentor`.
         images: The image files.
-        out_dir: Where the pictures go.
+        out_dir: Where to write.
 
     Yields:
-        For each image ``image``, ``picture`` and ``class_ids`` (paths; the latter a png of one number for each pixel)
-        and ``classes`` as of :func:`class_shares`.
-
-    Raises:
-        UserError: An image cannot be decoded.
+        For each image ``image``, ``picture`` and ``class_ids`` (paths) and ``classes`` as of :func:`.class_shares`.
     """
     pipeline = build_test_pipeline(model.cfg)
     names, palette = model.dataset_meta['classes'], model.dataset_meta['palette']
@@ -43,17 +39,11 @@ def segment(model: nn.Module, images: list[Path], out_dir: Path) -> Iterator[dic
         yield dict(image=path, picture=picture, class_ids=png, classes=class_shares(ids, names))
 
 
-def predict_ids(model: nn.Module, pipeline: Compose, image: np.ndarray) -> np.ndarray:
-    """The class of each pixel of an image.
+def predict_ids(model: BaseModel, pipeline: Compose, image: np.ndarray) -> np.ndarray:
+    """Predict the class id of each pixel of an RGB image, (H, W), as uint8 or, with more than 256 classes, uint16.
 
-    Args:
-        model: As of :func:`build_segmentor`.
-        pipeline: As of :func:`.build_test_pipeline`.
-        image: (H, W, 3), RGB.
-
-    Returns:
-        (H, W), of bytes if these suffice. The scores of a photograph of more than 2 megapixels are compared at that
-        size, and the result is enlarged: those of all classes of all of its pixels would not fit into memory.
+    Above 2 megapixels the scores are computed at that size and the ids are enlarged: scores of every class at every
+    pixel of a large photo would not fit into memory.
     """
     height, width = image.shape[:2]
     sample = pipeline(dict(img=swap_colours(image)))
@@ -66,7 +56,7 @@ def predict_ids(model: nn.Module, pipeline: Compose, image: np.ndarray) -> np.nd
 
 
 def segments_json(predictions: list[dict]) -> str:
-    """The classes of each image, with their shares."""
+    """Convert predictions to json: the classes of each image with their shares."""
     return json.dumps(
         [dict(image=str(one['image']), class_ids=str(one['class_ids']), classes=one['classes']) for one in predictions],
         indent=1,
@@ -74,7 +64,7 @@ def segments_json(predictions: list[dict]) -> str:
 
 
 def describe_segments(predictions: list[dict]) -> str:
-    """The largest classes of each image, a line for each."""
+    """List the five largest classes of each image, one line per image."""
     return '\n'.join(
         f'{one["image"]}: '
         + ', '.join(f'{found["class"]} {100 * found["share"]:.0f} %' for found in one['classes'][:5])

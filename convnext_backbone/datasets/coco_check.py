@@ -4,10 +4,9 @@ A problem is what mmdet fails on or silently misreads. What it skips is none: bo
 polygons of fewer than three points, annotations of other classes or of images that the file does not list.
 """
 
-import itertools
 import os.path
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +42,10 @@ def find_coco_problem(dataset: Mapping, classes: Sequence[str] | None = None, fa
         return f'The annotation file {path} {_schema_problem(error)}.'
     steps = [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
     masks = any(step.get('with_mask') for step in steps)
-    problems = [_duplicate_ids(coco), _class_problems(coco, classes), _segmentation_problems(coco, masks)]
-    if failed and not any(step.get('backend_args') for step in steps):  # otherwise images may be on another storage
-        problems.append(_missing_images(coco, root / ((dataset.get('data_prefix') or {}).get('img') or '')))
-    first = next(itertools.chain(*problems), None)
-    return first and f'The annotation file {path} {first}.'
+    problem = _duplicate_id(coco) or _class_problem(coco, classes) or _segmentation_problem(coco, masks)
+    if not problem and failed and not any(step.get('backend_args') for step in steps):  # else images may be elsewhere
+        problem = _missing_image(coco, root / ((dataset.get('data_prefix') or {}).get('img') or ''))
+    return problem and f'The annotation file {path} {problem}.'
 
 
 def _schema_problem(invalid: 'ValidationError') -> str:
@@ -64,44 +62,48 @@ def _schema_problem(invalid: 'ValidationError') -> str:
     return f'has {_shown(error["input"])} in {name} ({error["msg"]})'
 
 
-def _duplicate_ids(coco: 'CocoFile') -> Iterator[str]:
+def _duplicate_id(coco: 'CocoFile') -> str | None:
     for kind in ('images', 'annotations', 'categories'):
-        counts = Counter(entry.id for entry in getattr(coco, kind))
-        yield from (f'has {number} {kind} with id={_shown(one)}' for one, number in counts.items() if number > 1)
+        for one, number in Counter(entry.id for entry in getattr(coco, kind)).items():
+            if number > 1:
+                return f'has {number} {kind} with id={_shown(one)}'
+    return None
 
 
-def _class_problems(coco: 'CocoFile', classes: Sequence[str] | None) -> Iterator[str]:
+def _class_problem(coco: 'CocoFile', classes: Sequence[str] | None) -> str | None:
     names = [category.name for category in coco.categories]
-    if classes is not None and [name for name in names if name in classes] != list(classes):
-        # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
-        yield (
-            f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: name those of '
-            f'the file, in its order, in metainfo.classes of the data set'
-        )
+    # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
+    if classes is None or [name for name in names if name in classes] == list(classes):
+        return None
+    return (
+        f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: name those of the '
+        f'file, in its order, in metainfo.classes of the data set'
+    )
 
 
-def _missing_images(coco: 'CocoFile', folder: Path) -> Iterator[str]:
+def _segmentation_problem(coco: 'CocoFile', masks: bool) -> str | None:
+    images = {image.id: image for image in coco.images}
+    for number, annotation in enumerate(coco.annotations):
+        image, outline = images.get(annotation.image_id), annotation.segmentation
+        if image is None or _is_skipped(annotation, image):
+            continue
+        if not outline:
+            problem = 'but the config asks for masks' if masks else None
+        else:
+            problem = None if isinstance(outline, list) else _rle_problem(outline, image)
+        if problem:
+            return f'has annotations[{number}] with segmentation={_shown(outline)}, {problem}'
+    return None
+
+
+def _missing_image(coco: 'CocoFile', folder: Path) -> str | None:
     for number, image in enumerate(coco.images):
         if not os.path.isfile(folder / image.file_name):
-            yield (
+            return (
                 f'has images[{number}] with file_name={_shown(image.file_name)}, which is missing in {folder}: fix '
                 f'data_root and data_prefix, or put it there'
             )
-
-
-def _segmentation_problems(coco: 'CocoFile', masks: bool) -> Iterator[str]:
-    images = {image.id: image for image in coco.images}
-    for number, annotation in enumerate(coco.annotations):
-        image = images.get(annotation.image_id)
-        if image is None or _is_skipped(annotation, image):
-            continue
-        outline, problem = annotation.segmentation, None
-        if not outline:
-            problem = 'but the config asks for masks' if masks else None
-        elif not isinstance(outline, list):
-            problem = _rle_problem(outline, image)
-        if problem:
-            yield f'has annotations[{number}] with segmentation={_shown(outline)}, {problem}'
+    return None
 
 
 def _is_skipped(annotation: 'Annotation', image: 'Image') -> bool:

@@ -58,7 +58,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
             self._mixup = Mixup(mixup_alpha, cutmix_alpha, label_smoothing=label_smoothing, num_classes=num_classes)
 
     def forward(self, data: Mapping, training: bool = False) -> dict:
-        """Preprocess a batch.
+        """Normalize a batch and, in training, augment it.
 
         Args:
             data: ``inputs``, images from 0 to 255, (N, C, H, W), and optionally ``labels``, (N,).
@@ -66,9 +66,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
         Returns:
             ``inputs``, normalized; ``labels`` unchanged, or (N, num_classes) after mixing.
-
-        Raises:
-            ArgumentError: Mixing in pairs got an odd number of images.
         """
         batch = dict(self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data}))
         images = batch['inputs'].to(torch.float32, copy=True)

@@ -28,9 +28,6 @@ def build_transform(is_training: bool, **settings: Any) -> Callable:
         is_training: Whether to augment.
         **settings: Of ``timm.data.create_transform``: ``input_size``, ``auto_augment``, ``interpolation``,
             ``crop_pct``, ``crop_mode``, ``scale``, ``hflip``, ...
-
-    Raises:
-        ArgumentError: timm has no such setting.
     """
     from timm.data import create_transform
 
@@ -45,11 +42,7 @@ def build_transform(is_training: bool, **settings: Any) -> Callable:
 
 
 def fix_posterize(transform: Callable) -> Callable:
-    """Let timm's RandAugment keep 0 bits of a colour, as at its full strength; Pillow 13 refuses that.
-
-    Args:
-        transform: Result of ``timm.data.create_transform``; changed in place and returned.
-    """
+    """Let RandAugment in a transform of timm keep 0 bits of a colour, as at full strength, which Pillow 13 refuses."""
     for step in getattr(transform, 'transforms', []):
         for operation in getattr(step, 'ops', []):
             if operation.name.startswith('Posterize'):
@@ -94,9 +87,6 @@ class TimmDataset(Dataset):
         is_training: Whether to augment, and to replace unreadable images by the next one.
         reader: ``''`` or ``'hfds'``.
         class_map: A file of class names, the first for label 0; by default the sorted names of the folders.
-
-    Raises:
-        UserError: The folder is missing or has no images.
     """
 
     def __init__(

@@ -13,13 +13,7 @@ _MOST_NAMED = 40  # more class names do not fit the axes
 
 
 def write_class_report(confusion: Tensor, names: Sequence[str], folder: Path) -> None:
-    """Write ``per_class.json``, the accuracy of each class, and ``confusion.png`` into an existing folder.
-
-    Args:
-        confusion: As of :class:`.AccuracyMetric`.
-        names: Of the classes.
-        folder: Where to write.
-    """
+    """Write ``per_class.json``, the accuracy of each class, and ``confusion.png`` into an existing folder."""
     rows = []
     for label, (name, row) in enumerate(zip(names, confusion.tolist(), strict=True)):
         images = sum(row)

@@ -12,9 +12,7 @@ _OPACITY = 0.5
 def class_shares(ids: np.ndarray, names: Sequence[str]) -> list[dict]:
     """List the classes of a segmentation, the largest first: ``label``, ``class`` and ``share`` of the pixels.
 
-    Args:
-        ids: Class ids, (H, W); those without a name, such as the label of unlabelled pixels, are ``'void'``.
-        names: Of the classes.
+    Ids without a name, such as that of unlabelled pixels, are ``'void'``.
     """
     labels, counts = np.unique(ids, return_counts=True)
     order = np.argsort(-counts, kind='stable')
@@ -33,7 +31,7 @@ def draw_classes(
         image: (H, W, 3), RGB.
         ids: Class ids, (H, W); those without a name are not painted.
         names: Of the classes.
-        palette: Their colours, RGB.
+        palette: RGB colours of the classes.
         title: Lines above the legend.
     """
     painted, known = image.copy(), ids < len(names)

@@ -1,4 +1,4 @@
-"""The list of configs, and pictures of predictions, of data and of features. Exact, but for what is drawn by mmdet."""
+"""The list of configs, and pictures of predictions, data and feature maps. Exact, except for what mmdet draws."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def write_config(path: Path, **settings: object) -> Path:
 
 @pytest.fixture(scope='module')
 def folder(shapes, tmp_path_factory) -> Path:
-    """Configs without bases, whose look-up takes seconds, of the three tasks, and a checkpoint for each."""
+    """A config and a checkpoint of each task; without base configs, which take seconds to find."""
     folder = tmp_path_factory.mktemp('pictures')
     load = [dict(type='LoadImageFromFile')]
     resize = [dict(type='Resize', scale=(160, 120), keep_ratio=True)]
@@ -116,7 +116,7 @@ def photo(shapes) -> Path:
 # ---- the list --------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_names_every_config_once_in_its_task(tmp_path, call_tool, capsys):
+def test_the_list_has_every_config_once_under_its_task(tmp_path, call_tool, capsys):
     with pytest.raises(SystemExit) as end:
         call_tool('train.py', '--list', cwd=tmp_path)
     assert end.value.code == 0
@@ -136,8 +136,8 @@ def test_the_list_names_every_config_once_in_its_task(tmp_path, call_tool, capsy
         assert found[config] == scope
 
 
-def test_the_tasks_in_the_list_are_those_of_the_engine(tmp_path):
-    """By one config of each kind: to read all of them takes a minute."""
+def test_the_listed_task_is_the_default_scope(tmp_path):
+    """For one config of each kind: reading all of them takes a minute."""
     from convnext_backbone.config.recipes import find_scope
 
     kinds = {path.name.split('_')[0]: path for path in CONFIGS.glob('*.py')}
@@ -155,7 +155,7 @@ def test_without_a_config_the_usage_is_shown(tmp_path, call_tool, capsys):
 # ---- segmentation ----------------------------------------------------------------------------------------------------
 
 
-def test_predictions_of_a_segmentor_are_its_own(folder, shapes, photo, tmp_path, call_tool):
+def test_segmentation_equals_that_of_mmseg(folder, shapes, photo, tmp_path, call_tool):
     from mmseg.apis import inference_model
 
     images = [photo, sorted((shapes / 'val2017').glob('*.jpg'))[1]]
@@ -185,7 +185,7 @@ def test_predictions_of_a_segmentor_are_its_own(folder, shapes, photo, tmp_path,
     assert len(present) > 1
 
 
-def test_a_large_photograph_is_compared_small_and_enlarged(folder, photo, tmp_path, monkeypatch):
+def test_a_large_image_is_scored_small_and_enlarged(folder, photo, tmp_path, monkeypatch):
     model = build_segmentor(Config.fromfile(folder / 'segmentor.py'), str(folder / 'segmentor.pth'))
     monkeypatch.setattr('convnext_backbone.apis.segmentation._MAX_PIXELS', 48 * 64)
     seen = []
@@ -196,7 +196,7 @@ def test_a_large_photograph_is_compared_small_and_enlarged(folder, photo, tmp_pa
     assert cv2.imread(str(one['picture'])).shape[0] > 96
 
 
-def test_what_a_segmentor_lacks_is_named(folder, photo, tmp_path, call_tool):
+def test_an_unusable_segmentor_is_refused(folder, photo, tmp_path, call_tool):
     fewer = ['--cfg-options', "test_dataloader.dataset.metainfo.classes=('a','b')"]
     fewer += ['test_dataloader.dataset.metainfo.palette=[[0,0,0],[9,9,9]]']
     other = ['--cfg-options', 'model.backbone.arch=femto', 'model.decode_head.in_channels=[48,96,192,384]']
@@ -227,8 +227,8 @@ PLAIN += ['train_dataloader.dataset.pipeline.2.scale=(128,96)', 'val_dataloader.
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_objects_are_drawn_where_they_are(split, folder, shapes, tmp_path, call_tool):
-    """Without augmentation a picture is the photograph outside of its objects, and another inside."""
+def test_objects_are_drawn_at_their_boxes(split, folder, shapes, tmp_path, call_tool):
+    """Without augmentation a picture equals the image outside of its objects, and differs inside."""
     pictures = browse(
         call_tool, folder / 'detector.py', '--number', '3', '--cfg-options', *PLAIN, cwd=tmp_path, split=split
     )
@@ -248,8 +248,8 @@ def test_objects_are_drawn_where_they_are(split, folder, shapes, tmp_path, call_
         assert picture.shape[0] > 96  # a legend
 
 
-def test_what_a_detector_is_fed_is_the_photograph(folder, shapes):
-    """To the last bit, where nothing is resized or flipped."""
+def test_denormalized_inputs_of_a_detector_equal_the_image(folder, shapes):
+    """To the last bit, without resizing and flipping."""
     cfg = load_config(folder / 'detector.py')
     cfg.merge_from_dict(
         {
@@ -266,7 +266,7 @@ def test_what_a_detector_is_fed_is_the_photograph(folder, shapes):
 
 
 @pytest.mark.parametrize('name', ['detector', 'segmentor', 'classifier'])
-def test_one_seed_gives_the_same_pictures(name, folder, tmp_path, call_tool):
+def test_the_seed_determines_the_pictures(name, folder, tmp_path, call_tool):
     runs = []
     for cwd, seed in (('one', 5), ('two', 5), ('three', 6)):
         (tmp_path / cwd).mkdir()
@@ -278,7 +278,7 @@ def test_one_seed_gives_the_same_pictures(name, folder, tmp_path, call_tool):
     assert not all(a.shape == b.shape and (a == b).all() for a, b in zip(one, three, strict=True))
 
 
-def test_what_is_drawn_is_what_a_run_feeds_its_model(folder, tmp_path, call_tool, monkeypatch):
+def test_the_drawn_samples_are_those_of_a_run(folder, tmp_path, call_tool, monkeypatch):
     """To the last bit: cropped, mixed and erased images, and their labels."""
     fed = []
     forward = ImagePreprocessor.forward
@@ -312,21 +312,21 @@ def test_what_is_drawn_is_what_a_run_feeds_its_model(folder, tmp_path, call_tool
     assert max(len(label_parts(label, CLASSES, 0.1)) for batch in batches for label in batch['labels']) == 3
 
 
-def test_the_parts_of_labels():
+def test_labels_have_their_shares():
     assert label_parts(torch.tensor(3), CLASSES) == [('star', 1.0)]
     assert label_parts(torch.tensor(-1), CLASSES) == [('unreadable', 1.0)]
     soft = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0])
     assert label_parts(soft, CLASSES) == [('star', 0.75), ('square', 0.25)]
 
 
-def test_mixed_images_are_drawn_with_their_parts(folder, tmp_path, call_tool):
+def test_mixed_images_are_drawn_with_their_shares(folder, tmp_path, call_tool):
     pictures = browse(call_tool, folder / 'classifier.py', '--number', '6', '--cfg-options', *MIXED, cwd=tmp_path)
     lines = {(picture.shape[0] - 360 - 6) / 22 for picture in pictures}
     assert len(pictures) == 6 and lines <= {2, 3} and 3 in lines
 
 
-def test_the_classes_of_pixels_fit_what_is_fed(folder, shapes, tmp_path, call_tool):
-    """In validation too, where masks are read at the size of the photograph."""
+def test_masks_fit_the_model_input(folder, shapes, tmp_path, call_tool):
+    """Also in validation, where masks are loaded at the size of the original image."""
     pictures = browse(call_tool, folder / 'segmentor.py', cwd=tmp_path, split='val')
     photos = sorted((shapes / 'ade/images/validation').glob('*.jpg'))
     assert len(pictures) == len(photos) == 4
@@ -340,7 +340,7 @@ def test_the_classes_of_pixels_fit_what_is_fed(folder, shapes, tmp_path, call_to
             assert np.abs(picture[:120, :160][mask == label] - expected).max() <= 0.5
 
 
-def test_what_cannot_be_browsed_is_named(folder, tmp_path, call_tool):
+def test_invalid_requests_are_named(folder, tmp_path, call_tool):
     for arguments, named in (
         (['--data-root', 'nowhere'], ['train data', 'nowhere', '--data-root']),
         (['--number', '0'], ['--number 0']),
@@ -351,12 +351,12 @@ def test_what_cannot_be_browsed_is_named(folder, tmp_path, call_tool):
         assert all(word in sentence for word in named), sentence
 
 
-# ---- features --------------------------------------------------------------------------------------------------------
+# ---- feature maps ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('name', 'stages'), [('detector', 4), ('segmentor', 4), ('classifier', 4), ('isotropic', 1)])
-def test_the_features_of_an_image_are_drawn(name, stages, folder, photo, tmp_path, call_tool):
-    """A panel for the image, and two for each stage, none of a single colour."""
+def test_feature_maps_are_drawn(name, stages, folder, photo, tmp_path, call_tool):
+    """One panel for the image and two for each stage, none of a single colour."""
     arguments = [folder / f'{name}.py', folder / f'{name}.pth', photo, photo, '--work-dir', 'out']
     result = call_tool('show_features.py', *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -369,8 +369,8 @@ def test_the_features_of_an_image_are_drawn(name, stages, folder, photo, tmp_pat
     assert [panel[10:100, 10:200].std() > 5 for panel in panels] == columns * [True] + [False] + stages * [True]
 
 
-def test_the_maps_are_those_of_the_model(folder, photo):
-    """Exact: with the model's own output norms the stages give what its neck is given."""
+def test_feature_maps_equal_those_of_the_model(folder, photo):
+    """With the model's own output norms the stages return the inputs of its neck. Exact."""
     cfg = Config.fromfile(folder / 'detector.py')
     stages = build_stages(cfg, str(folder / 'detector.pth'))
     detector = MODELS.build(cfg.model).eval()
@@ -381,7 +381,7 @@ def test_the_maps_are_those_of_the_model(folder, photo):
             torch.testing.assert_close(getattr(detector.backbone, f'norm{i}')(own), expected)
 
 
-def test_what_has_no_stages_to_show_is_named(folder, photo, tmp_path, call_tool):
+def test_backbones_without_stages_are_named(folder, photo, tmp_path, call_tool):
     torch.save(dict(other=torch.zeros(3)), tmp_path / 'other.pth')
     for checkpoint, options, named in (
         (folder / 'segmentor.pth', ['--cfg-options', 'model.backbone.type=ResNet'], ["'ResNet'", 'ConvNeXt']),

@@ -1,4 +1,4 @@
-"""Real photographs of COCO and ImageNet, from the folder that CONVNEXT_REAL_DATA names; the trainings are marked slow.
+"""Real images of COCO, ImageNet and CamVid, in the folder CONVNEXT_REAL_DATA; trainings to a score are marked slow.
 
 CONVNEXT_REAL_DATA=<folder> python -m pytest -m slow tests/apis/test_real_data.py
 """
@@ -23,7 +23,7 @@ COCO8 = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'
 CAMVID = REPOSITORY / 'configs/demo/upernet_convnext_atto_camvid.py'
 
 
-def test_the_recipe_finds_and_augments_real_photographs(real_data):
+def test_the_recipe_loads_and_augments_coco(real_data):
     cfg = load_config(CASCADE_T, data_root=str(real_data / 'coco'))
     check_data(cfg)
     init_default_scope('mmdet')
@@ -37,7 +37,7 @@ def test_the_recipe_finds_and_augments_real_photographs(real_data):
         assert sample.img_path.startswith(str(real_data))
 
 
-def test_augmentation_depends_on_the_seed_alone(real_data):
+def test_augmentation_depends_only_on_the_seed(real_data):
     cfg = load_config(CASCADE_T, data_root=str(real_data / 'coco'))
     init_default_scope('mmdet')
     shapes = []
@@ -49,7 +49,7 @@ def test_augmentation_depends_on_the_seed_alone(real_data):
     assert shapes[0] == shapes[1] != shapes[2]
 
 
-def test_photographs_of_imagenet_are_read_whatever_their_colours(real_data):
+def test_rgb_and_grey_images_of_imagenet_are_loaded(real_data):
     recipe = Config.fromfile(REPOSITORY / 'configs/_base_/imagenet_classifier.py')
     for split, images in (('train', 1000), ('val', 500)):
         settings = recipe[f'{split}_dataloader'].dataset
@@ -65,7 +65,7 @@ def test_photographs_of_imagenet_are_read_whatever_their_colours(real_data):
             assert sample['broken'] == ''
 
 
-def test_street_scenes_train_and_are_scored(real_data, tmp_path, call_tool):
+def test_camvid_trains_and_is_evaluated(real_data, tmp_path, call_tool):
     options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'val_dataloader.dataset.indices=2']
     options += ['default_hooks.logger.interval=1']
     arguments = ['--data-root', real_data / 'camvid', '--work-dir', 'out', '--cfg-options', *options]
@@ -75,8 +75,8 @@ def test_street_scenes_train_and_are_scored(real_data, tmp_path, call_tool):
 
 
 @pytest.mark.slow
-def test_a_thousand_photographs_are_learnt(real_data, tmp_path):
-    """Behavioural: top-1 >= 0.50 on 500 others."""
+def test_imagenette_is_learnt(real_data, tmp_path):
+    """Top-1 >= 0.50 on 500 images, after training on 1000 others."""
     config = REPOSITORY / 'configs/demo/pretrain_convnext_atto_imagenette.py'
     arguments = [config, '--data-root', real_data / 'imagenette', '--work-dir', 'out']
     result = run_tool('train.py', *arguments, cwd=tmp_path, timeout=3600)
@@ -86,7 +86,7 @@ def test_a_thousand_photographs_are_learnt(real_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_full_recipe_trains_validates_and_resumes_on_real_photographs(real_data, tmp_path):
+def test_the_full_recipe_trains_validates_and_resumes_on_coco(real_data, tmp_path):
     options = ['model.backbone.init_cfg=None', 'default_hooks.logger.interval=1', 'train_cfg.max_epochs=1']
     options += ['train_dataloader.dataset.indices=10', 'val_dataloader.dataset.indices=4']
     options += ['default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=3']
@@ -101,8 +101,8 @@ def test_the_full_recipe_trains_validates_and_resumes_on_real_photographs(real_d
 
 
 @pytest.mark.slow
-def test_eight_photographs_are_learnt(real_data, tmp_path):
-    """Behavioural: box AP >= 0.70 and mask AP >= 0.55 on the photographs that were trained on."""
+def test_a_detector_overfits_eight_images(real_data, tmp_path):
+    """Box AP >= 0.70 and mask AP >= 0.55 on the training images."""
     data = ['--data-root', real_data / 'coco']
     result = run_tool('train.py', COCO8, *data, '--work-dir', 'out', cwd=tmp_path, timeout=3600)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -112,8 +112,8 @@ def test_eight_photographs_are_learnt(real_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_street_scenes_are_learnt(real_data, tmp_path):
-    """Behavioural: mIoU >= 0.30 on 51 scenes that were not trained on, from random weights."""
+def test_camvid_is_learnt(real_data, tmp_path):
+    """mIoU >= 0.30 on 51 validation images, from random weights."""
     arguments = [CAMVID, '--data-root', real_data / 'camvid', '--work-dir', 'out']
     result = run_tool('train.py', *arguments, cwd=tmp_path, timeout=3600)
     assert result.returncode == 0, result.stderr[-3000:]

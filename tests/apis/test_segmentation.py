@@ -1,6 +1,6 @@
-"""UperNet on ADE20K: recipe, sizes, the layout of the data, sliding windows, --tta, resume. Exact.
+"""UperNet on ADE20K: recipe, sizes, data layout, sliding windows, --tta, resume. Exact.
 
-Where a recipe runs it is shrunk: every size in pixels by the same factor, and nothing else.
+Recipes that run are shrunk: every size in pixels by the same factor, nothing else.
 """
 
 import functools
@@ -44,12 +44,12 @@ RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @functools.cache
 def read(name: str) -> Config:
-    """A config, to be looked at only."""
+    """A config, not to be changed."""
     return Config.fromfile(REPOSITORY / f'configs/{name}.py')
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_the_optimisation_is_the_papers(name):
+def test_the_optimizer_is_the_papers(name):
     cfg, rate = read(name), RECIPES[name][6]
     wrapper = cfg.optim_wrapper
     assert wrapper.optimizer == dict(type='AdamW', lr=rate, betas=(0.9, 0.999), weight_decay=0.05)
@@ -61,8 +61,8 @@ def test_the_optimisation_is_the_papers(name):
 
 
 @pytest.mark.parametrize('name', [SMALLEST, 'upernet_convnext_xl_22k_ade20k'])
-def test_the_rate_follows_the_official_schedule(name):
-    """Step by step: a line from the peak to 0 at the last iteration, scaled by a warm-up from 1e-6 within 1500."""
+def test_the_learning_rate_follows_the_official_schedule(name):
+    """At each step: linear from the peak to 0 at the last iteration, times a warm-up from 1e-6 over 1500 iterations."""
     cfg, peak = read(name), RECIPES[name][6]
     optimizer = OPTIMIZERS.build(dict(cfg.optim_wrapper.optimizer, params=[nn.Parameter(torch.zeros(1))]))
     schedulers = [PARAM_SCHEDULERS.build(dict(part, optimizer=optimizer)) for part in cfg.param_scheduler]
@@ -132,7 +132,7 @@ def test_a_config_quotes_the_published_scores(name):
 
 @pytest.fixture(scope='module')
 def ade20k(real_data):
-    """Three images of ADE20K as the config's pipeline gives them, their masks as in the files, and the classes."""
+    """Three images of ADE20K from the config's pipeline, their masks as stored, and the classes."""
     root = real_data / 'ade_samples/sampleData'
     cfg = load_config(REPOSITORY / f'configs/{SMALLEST}.py', data_root=str(root))
     init_default_scope('mmseg')
@@ -147,7 +147,7 @@ def ade20k(real_data):
 
 
 def mean_iou(ade20k, predictions) -> float:
-    """The score that the config's metric gives to predictions, arrays (H, W) of class ids from 0."""
+    """The mIoU of predictions, arrays (H, W) of class ids from 0, by the config's metric."""
     samples, _, metainfo = ade20k
     metric = METRICS.build(read(SMALLEST).val_evaluator)
     metric.dataset_meta = metainfo
@@ -159,7 +159,7 @@ def mean_iou(ade20k, predictions) -> float:
     return metric.evaluate(len(outputs))['mIoU']
 
 
-def test_labels_are_those_of_the_mask_less_one_at_full_size(ade20k):
+def test_labels_are_those_of_the_mask_minus_one_at_full_size(ade20k):
     for sample, mask in zip(*ade20k[:2], strict=True):
         label = sample.gt_sem_seg.data[0].numpy()
         assert label.shape == mask.shape == sample.ori_shape
@@ -167,17 +167,17 @@ def test_labels_are_those_of_the_mask_less_one_at_full_size(ade20k):
 
 
 @pytest.mark.parametrize('unlabelled', [0, 149])
-def test_a_perfect_prediction_scores_100_whatever_it_says_of_the_unlabelled(unlabelled, ade20k):
+def test_a_perfect_prediction_scores_100_whatever_the_unlabelled_pixels(unlabelled, ade20k):
     perfect = [np.where(mask == 0, unlabelled, mask.astype(int) - 1) for mask in ade20k[1]]
     assert mean_iou(ade20k, perfect) == 100
 
 
-def test_a_prediction_off_by_one_does_not(ade20k):
-    """That is what a model gives that was trained on masks as they are."""
+def test_a_prediction_off_by_one_scores_low(ade20k):
+    """As of a model that was trained on the masks as stored."""
     assert mean_iou(ade20k, ade20k[1]) < 10
 
 
-def test_a_prediction_that_takes_one_class_for_another_does_not(ade20k):
+def test_a_prediction_that_confuses_two_classes_scores_less(ade20k):
     wrong = [mask.astype(int) - 1 for mask in ade20k[1]]
     ids, counts = np.unique(wrong[0][wrong[0] >= 0], return_counts=True)
     wrong[0][wrong[0] == ids[counts.argmax()]] = ids[counts.argmin()]
@@ -185,7 +185,7 @@ def test_a_prediction_that_takes_one_class_for_another_does_not(ade20k):
 
 
 def shrink(node: object, by: int) -> None:
-    """Divides all sizes in pixels below a config node, in place."""
+    """Divide all sizes in pixels below a config node, in place."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         if key in ('scale', 'crop_size', 'size', 'stride'):
             node[key] = tuple(side // by for side in value)
@@ -194,7 +194,7 @@ def shrink(node: object, by: int) -> None:
 
 
 def shrunk(name: str, by: int = 8, **flags: object) -> Config:
-    """A recipe with all sizes in pixels divided, from random weights; flags as of the tools."""
+    """A recipe with all sizes in pixels divided and random weights; flags as of the tools."""
     cfg = load_config(REPOSITORY / f'configs/{name}.py', **flags)
     for part in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'tta_pipeline'):
         shrink(cfg[part], by)
@@ -205,7 +205,7 @@ def shrunk(name: str, by: int = 8, **flags: object) -> Config:
 
 
 def check_iteration(name: str, data: Path, work_dir: Path) -> None:
-    """Trains a recipe for one iteration, on crops of 64 or 80 pixels; saves nothing, as that takes GB."""
+    """Train a recipe for one iteration on crops of 64 or 80 pixels; no checkpoint, as that takes GB."""
     cfg = shrunk(name, data_root=str(data), work_dir=str(work_dir))
     cfg.merge_from_dict(dict(val_dataloader=None, val_evaluator=None, val_cfg=None, experiment_name=work_dir.name))
     cfg.merge_from_dict(dict(train_cfg=dict(max_iters=1), default_hooks=dict(logger=dict(interval=1))))
@@ -237,7 +237,7 @@ def test_every_recipe_trains(name, shapes, tmp_path):
 
 
 def tiny() -> Config:
-    """The recipe with the smallest backbone and narrow heads."""
+    """The recipe with the atto backbone and narrow heads."""
     cfg = shrunk(SMALLEST)
     cfg.model.backbone.arch = 'atto'
     cfg.model.decode_head.update(in_channels=[40, 80, 160, 320], channels=16)
@@ -248,7 +248,7 @@ def tiny() -> Config:
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    """The same as a file."""
+    """The tiny recipe as a file."""
     path = tmp_path_factory.mktemp('config') / 'tiny.py'
     path.write_text('\n'.join(f'{name} = {value!r}' for name, value in tiny().to_dict().items()))
     return path
@@ -256,7 +256,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def model():
-    """Random weights that tell five classes apart."""
+    """Random weights that predict five classes."""
     init_default_scope('mmseg')
     torch.manual_seed(0)
     model = MODELS.build(tiny().model).eval()
@@ -293,7 +293,7 @@ def test_a_sliding_window_covers_an_image_of_any_shape(model, monkeypatch):
 
 @torch.no_grad()
 def average(model, image, ratios, flips) -> np.ndarray:
-    """By hand: the class (H, W) of the largest mean probability over scales and flips of a whole BGR image."""
+    """The class (H, W) of the largest mean probability over scales and flips of a BGR image."""
     height, width = image.shape[:2]
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     total = 0
@@ -310,7 +310,7 @@ def average(model, image, ratios, flips) -> np.ndarray:
 
 
 def test_tta_averages_scales_and_flips(model, checkpoint, config, shapes, tmp_path, call_tool):
-    """As a user types it: the pictures are the averages made by hand, and the scores theirs."""
+    """By the tool: masks equal the averages computed here, and the scores are theirs."""
     arguments = [config, checkpoint, '--data-root', shapes / 'ade', '--work-dir', 'out', '--tta', '--json']
     result = call_tool('test.py', *arguments, '--cfg-options', 'test_evaluator.output_dir=masks', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -329,7 +329,7 @@ def test_tta_averages_scales_and_flips(model, checkpoint, config, shapes, tmp_pa
     assert scores['aAcc'] == pytest.approx(100 * right / labelled, abs=0.1)
 
 
-def test_tta_needs_a_whole_checkpoint(checkpoint, config, shapes, tmp_path, call_tool):
+def test_tta_loads_the_checkpoint_strictly(checkpoint, config, shapes, tmp_path, call_tool):
     state = read_checkpoint(checkpoint)['state_dict']
     del state['backbone.norm3.weight']
     torch.save(dict(state_dict=state), tmp_path / 'part.pth')
@@ -338,7 +338,7 @@ def test_tta_needs_a_whole_checkpoint(checkpoint, config, shapes, tmp_path, call
     assert 'part.pth does not fit' in sentence and 'backbone.norm3.weight' in sentence
 
 
-def test_tta_needs_a_config_that_says_what_it_averages(shapes, tmp_path, call_tool):
+def test_tta_needs_a_tta_pipeline(shapes, tmp_path, call_tool):
     detector = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
     sentence = refusal(call_tool('test.py', detector, 'x.pth', '--data-root', shapes, '--tta', cwd=tmp_path))
     assert all(word in sentence for word in (detector.name, 'tta_model', 'tta_pipeline'))
@@ -364,7 +364,7 @@ RUN = [
 
 
 def test_a_killed_run_resumes_to_the_same_weights(config, shapes, tmp_path, call_tool):
-    """SIGKILL, then --resume, gives the undisturbed run's weights and scores, to the last bit."""
+    """SIGKILL, then --resume: weights and scores equal those of an uninterrupted run, to the last bit."""
     flags = ['--data-root', shapes / 'ade', '--cfg-options', *RUN]
     command = [sys.executable, REPOSITORY / 'tools/train.py', config, '--work-dir', 'cut', *flags]
     process = subprocess.Popen(
