@@ -26,11 +26,7 @@ ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'xl': 'xlarge'}
 
 
 def parse_arch(arch: str | Mapping[str, Sequence[int]], archs: Mapping[str, Sizes]) -> Sizes:
-    """Depths and channels of an architecture given as one of the names in ``archs`` or as a dict of both.
-
-    Raises:
-        ArgumentError: The name is unknown, or the dict does not have one positive integer for each stage.
-    """
+    """Depths and channels of an architecture given as one of the names in ``archs`` or as a dict of both."""
     if isinstance(arch, str):
         aliases = {short: name for short, name in ALIASES.items() if name in archs}
         name = aliases.get(arch.lower(), arch.lower())

@@ -149,22 +149,14 @@ def init_from_config(model: BaseModule) -> None:
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth rates of the blocks of each stage, rising linearly from 0 to ``rate``.
-
-    Raises:
-        ArgumentError: The rate is not in [0, 1).
-    """
+    """Stochastic depth rates of the blocks of each stage, rising linearly from 0 to ``rate``."""
     PROPER_PART.check('drop_path_rate', rate)
     # On the CPU even where a model is built on the meta device, which holds no numbers.
     return [part.tolist() for part in torch.linspace(0, rate, sum(depths), device='cpu').split(list(depths))]
 
 
 def parse_out_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """Indices of stages, counted from 0, in the given order.
-
-    Raises:
-        ArgumentError: An index is out of range or repeated, or there is none.
-    """
+    """Indices of stages, counted from 0, in the given order."""
     indices = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
     if not indices or not all(map(integers(-stages, stages - 1).fits, indices)):
         raise ArgumentError(

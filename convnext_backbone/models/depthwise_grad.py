@@ -17,10 +17,7 @@ BAND = 800_000  # elements of a band of the map: it is read once for each shift,
 def depthwise_backward(x: Tensor, dy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the input and the weight of a depthwise convolution that keeps the size of the map.
 
-    Args:
-        x: The input, (N, H, W, C).
-        dy: The gradient of the output, (N, H, W, C).
-        weight: (C, 1, k, k), k odd.
+    The input ``x`` and the gradient of the output ``dy`` are (N, H, W, C), the weight is (C, 1, k, k) with k odd.
     """
     fast, kernel_size = x.device.type == 'cpu', weight.shape[-1]
     halo = kernel_size // 2

@@ -52,16 +52,9 @@ def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 def grn_backward_(dout: Tensor, x: Tensor, norms: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of :class:`GRN`'s input, in place of that of its output.
+    """Turn the gradient of :class:`GRN`'s output, ``dout``, into that of its input ``x``, both (N, H * W, C), in place.
 
-    Args:
-        dout: The gradient of the output, (N, H * W, C); becomes that of the input.
-        x: The input.
-        norms: What :func:`grn_` returned.
-        gamma: (C,).
-
-    Returns:
-        The gradients of gamma and beta.
+    ``norms`` is what :func:`grn_` returned. Returns the gradients of gamma and beta.
     """
     mean = mean_norm(norms)
     relative = norms / mean

@@ -30,9 +30,6 @@ class ConvNeXtIsotropic(Backbone):
 
     Attributes:
         out_channels, strides, depths, channels (tuple[int, ...]): Of the only stage.
-
-    Raises:
-        ArgumentError: An argument is out of range.
     """
 
     stage_strides = (16,)

@@ -22,11 +22,6 @@ class PatchConv2d(nn.Conv2d):
     """Convolution whose stride is its kernel size, as a linear layer on patches.
 
     As a matrix product its backward pass takes a third of the time of oneDNN's convolution on the CPU.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        patch_size: Height and width of a patch.
     """
 
     bias: Tensor  # which a Conv2d may lack
@@ -50,10 +45,9 @@ class PatchConv2d(nn.Conv2d):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training drops the branch of whole samples and scales up the others.
+    """Stochastic depth (arXiv 1603.09382): in training drops the branch of samples with probability ``rate``.
 
-    Args:
-        rate: Probability of a drop, in [0, 1).
+    The branches that are kept are scaled up by 1 / (1 - rate).
     """
 
     def __init__(self, rate: float) -> None:

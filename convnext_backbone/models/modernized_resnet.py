@@ -98,11 +98,7 @@ class Regime(NamedTuple):
     swin_width: int
 
     def sizes(self, design: Design, width_factor: float) -> tuple[Sizes, int]:
-        """Depths and channels of the stages, and the channels of the stem.
-
-        Raises:
-            ArgumentError: The factor does not leave an integer number of channels.
-        """
+        """Depths and channels of the stages, and the channels of the stem."""
         depths, full = (self.swin_depths, self.swin_depths_width) if design.swin_depths else (self.depths, self.width)
         full = self.swin_width if design.swin_width else full
         width = full * width_factor
@@ -129,19 +125,7 @@ class Pointwise(nn.Linear):
 
 
 class ModernizedBlock(nn.Module):
-    """Residual block of a spatial convolution (``dwconv``, even where it is not depthwise) and two 1x1 ones.
-
-    Args:
-        design: The design decisions.
-        in_channels: Channels of the input.
-        channels: Channels of the output.
-        stride: Stride of the spatial convolution and of the shortcut.
-        drop_path_rate: Probability of dropping the residual branch of a sample in training.
-        layer_scale_init_value: Initial value of layer scale, if the design has it; 0 leaves it out.
-
-    Attributes:
-        layers (list[str]): Names of the layers of the branch, in the order of execution.
-    """
+    """Residual block of a spatial convolution (``dwconv``, even where it is not depthwise) and two 1x1 ones."""
 
     def __init__(
         self,
@@ -171,7 +155,7 @@ class ModernizedBlock(nn.Module):
             self.norm1, self.norm2 = design.make_norm(hidden), design.make_norm(channels)
         self.act = design.activation()
         self.act_after_sum = not design.one_activation
-        self.layers = list(design.order_layers())
+        self.layers = list(design.order_layers())  # of the branch, by name
         scaled = design.layer_scale and layer_scale_init_value
         self.gamma = nn.Parameter(torch.full((channels,), float(layer_scale_init_value))) if scaled else None
         self.drop_path = DropPath(drop_path_rate)
@@ -207,10 +191,6 @@ class ModernizedResNet(Backbone):
 
     Attributes:
         out_channels, strides, depths, channels (tuple[int, ...]): As in :class:`.ConvNeXt`.
-        pooled_norm (bool): Whether a classifier normalizes the pooled features.
-
-    Raises:
-        ArgumentError: An argument is out of range.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""From a weights file of any known format to the tensors of a model: strict, safe and reported."""
+"""Weights files of any supported format: read safely, detected, loaded strictly and converted."""

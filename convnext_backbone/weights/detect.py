@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: which ConvNeXts, in whose names, and which of them is meant."""
+"""Detection of the ConvNeXts in a checkpoint: where they are, in which weights format, and which one is meant."""
 
 import math
 import re
@@ -14,45 +14,33 @@ from ..utils.errors import CheckpointMismatch, printable, shorten
 from .key_maps import KEY_MAPS, KeyMap
 
 _AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
-_LONGEST = 300  # characters of a name; no library comes near it
+_LONGEST_NAME = 300  # characters; no library comes near it
 _BLOCKS = ('stages.', 'blocks.')
+_CLASSIFIER = ('norm.', 'head.')  # what may belong to a module around the backbone
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_AFTER = ('norm.', 'head.')  # what may stand in a module around the backbone: the classifier's
 
 
 @dataclass(frozen=True)
 class FoundBackbone:
-    """A backbone that was found in a file.
+    """A backbone that was found in a file."""
 
-    Attributes:
-        dialect: Whose names it had.
-        weights: ``'plain'`` or ``'averaged'``.
-        tensors: By canonical names, those of a classifier's ``norm`` and ``head`` too.
-        outside: The other names of the state dict that it stood in.
-    """
-
-    dialect: KeyMap
-    weights: str
-    tensors: dict[str, Tensor]
-    outside: list[str]
+    key_map: KeyMap  # its weights format
+    weights: str  # 'plain' or 'averaged'
+    tensors: dict[str, Tensor]  # by canonical names, with a classifier's norm and head
+    outside: list[str]  # other names of the same state dict
 
 
 def find_backbones(names: Iterable[str]) -> dict[str, KeyMap]:
-    """Finds the ConvNeXts among tensors by their names alone.
-
-    Returns:
-        For each, what stands before its tensors' names (``'module.backbone.'``, often ``''``), and its dialect.
-    """
+    """Find the ConvNeXts among tensors by their names: the prefix of each, often ``''``, and its weights format."""
     names = list(names)
-    inside: dict[KeyMap, Counter] = {}  # how many names with a prefix a dialect knows
-    around: dict[KeyMap, Counter] = {}  # of those, a classifier's
+    inside: dict[KeyMap, Counter] = {}  # number of matching names by prefix
+    around: dict[KeyMap, Counter] = {}  # those of them that may belong to a classifier
     blocks: Counter = Counter()
-    for dialect in KEY_MAPS:
-        hits = [hit for hit in map(dialect.split, names) if hit]
-        inside[dialect] = Counter(prefix for prefix, _ in hits)
-        around[dialect] = Counter(prefix for prefix, own in hits if own.startswith(_AFTER))
-        for prefix, count in Counter(prefix for prefix, own in hits if own.startswith(_BLOCKS)).items():
-            blocks[prefix] = max(blocks[prefix], count)
+    for key_map in KEY_MAPS:
+        hits = [hit for hit in map(key_map.split, names) if hit]
+        inside[key_map] = Counter(prefix for prefix, _ in hits)
+        around[key_map] = Counter(prefix for prefix, own in hits if own.startswith(_CLASSIFIER))
+        blocks |= Counter(prefix for prefix, own in hits if own.startswith(_BLOCKS))  # the larger of each
     most = max(blocks.values(), default=0)
 
     def best(prefix: str) -> KeyMap:
@@ -62,29 +50,21 @@ def find_backbones(names: Iterable[str]) -> dict[str, KeyMap]:
     return {prefix: best(prefix) for prefix, count in blocks.items() if count > most / 2}
 
 
-def _belongs(hit: tuple[str, str] | None, prefix: str) -> bool:
-    """Whether a tensor, split by a dialect, is part of the backbone with this prefix or of its classifier."""
-    if hit is None:
-        return False
-    return hit[0] == prefix or (hit[1].startswith(_AFTER) and prefix.startswith(hit[0]))
-
-
 def to_canonical(
-    tensors: dict[str, Tensor], prefix: str, dialect: KeyMap, source: str
+    tensors: dict[str, Tensor], prefix: str, key_map: KeyMap, source: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Translates the tensors of one backbone, which came from ``source``.
+    """Translate the tensors of one backbone, and of the classifier around it, to canonical names and layout.
 
     Returns:
-        The tensors by their canonical names and in canonical layout (what no table knows stays as it is), and the names
-        outside of the backbone.
+        The tensors, unknown ones by their own names, and the names outside of the backbone.
 
     Raises:
-        CheckpointMismatch: A tensor is no plain numbers.
+        CheckpointMismatch: A tensor does not hold plain finite numbers; the error names the ``source``.
     """
     inside, outside = {}, []
     for name, tensor in tensors.items():
-        hit = dialect.split(name)
-        if _belongs(hit, prefix):
+        hit = key_map.split(name)
+        if hit and (hit[0] == prefix or (hit[1].startswith(_CLASSIFIER) and prefix.startswith(hit[0]))):
             own = hit[1]
         elif name.startswith(prefix):
             own = name.removeprefix(prefix)
@@ -93,12 +73,12 @@ def to_canonical(
             continue
         if own:
             _check_plain(name, tensor, source)
-            inside[own] = _layout(own, _dense(tensor) if name.endswith('.kernel') else tensor)
+            inside[own] = _canonical_layout(own, _from_sparse(tensor) if name.endswith('.kernel') else tensor)
     return inside, outside
 
 
 def _check_plain(name: str, tensor: Tensor, source: str) -> None:
-    """Makes sure that a tensor is numbers that the file really has; what a crafted one claims may fill any memory."""
+    """Check that a tensor holds finite numbers that the file really has: a crafted one may claim any size."""
     counts = name.endswith('.num_batches_tracked') and tensor.dtype == torch.int64  # of a batch norm
     plain = (tensor.dtype in _DTYPES or counts) and tensor.layout == torch.strided and tensor.device.type != 'meta'
     plain = plain and not tensor.is_nested
@@ -110,12 +90,12 @@ def _check_plain(name: str, tensor: Tensor, source: str) -> None:
     if not tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).isfinite():
         raise CheckpointMismatch(
             f'The checkpoint {source} holds numbers in {printable(name)} that are not finite: it was saved '
-            f'from a run that failed, or is damaged; take an earlier one.'
+            f'from a run that failed, or is corrupt; take an earlier one.'
         )
 
 
-def _layout(name: str, tensor: Tensor) -> Tensor:
-    """Takes away dimensions of 1: vectors as (C, 1, 1) or (1, 1, 1, C), linear layers as 1x1 convolutions."""
+def _canonical_layout(name: str, tensor: Tensor) -> Tensor:
+    """Remove dimensions of 1: from vectors as (C, 1, 1) or (1, 1, 1, C), and linear layers as 1x1 convolutions."""
     if name.endswith(('.gamma', '.beta', '.bias')) and tensor.numel() == max(tensor.shape, default=1):
         return tensor.flatten()
     if '.pwconv' in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
@@ -123,8 +103,8 @@ def _layout(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _dense(kernel: Tensor) -> Tensor:
-    """A convolution's weight from MinkowskiEngine's kernel, (k * k, C) or (k * k, in, out), x before y."""
+def _from_sparse(kernel: Tensor) -> Tensor:
+    """Convolution weight from MinkowskiEngine's kernel, (k * k, C) or (k * k, in, out), x before y."""
     side = math.isqrt(kernel.shape[0]) if kernel.ndim in (2, 3) else 0
     if side * side != kernel.shape[:1].numel():
         return kernel
@@ -133,16 +113,16 @@ def _dense(kernel: Tensor) -> Tensor:
 
 
 def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
-    """Every dict of a file that holds tensors, by its path (``'model.'``), the state of optimizers left out."""
+    """Every dict of a checkpoint that holds tensors, by its path (``'model.'``), without the state of optimizers."""
     found: dict[str, dict[str, Tensor]] = {}
     seen: set[int] = set()
 
     def visit(node: Any, path: str, depth: int) -> None:
         if not isinstance(node, Mapping) or depth == 0 or id(node) in seen:
             return
-        seen.add(id(node))  # one dict may stand in many places of a file, and be part of itself
-        items = [(name, value) for name, value in node.items() if isinstance(name, str) and len(name) <= _LONGEST]
-        # A fresh view: an attribute that a file gives to a tensor may stand in the place of a method.
+        seen.add(id(node))  # a dict may occur many times in a file, and in itself
+        items = [(name, value) for name, value in node.items() if isinstance(name, str) and len(name) <= _LONGEST_NAME]
+        # A new view: attributes that a file gives to a tensor could shadow its methods.
         own = {path + name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}
         if own:
             found[path] = own
@@ -155,10 +135,10 @@ def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False) -> FoundBackbone:
-    """Finds the backbone that is meant among those of a checkpoint; arguments as of :func:`.load_backbone`.
+    """Find the backbone in a checkpoint that is meant; arguments as of :func:`.load_backbone`.
 
     Raises:
-        CheckpointMismatch: There is none, there are several, there are no averaged weights, or they are no weights.
+        CheckpointMismatch: There is none, there are several, no averaged weights, or tensors that are no weights.
     """
     source = printable(source)
     found = state_dicts(checkpoint)
@@ -166,7 +146,7 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     backbones = find_backbones(tensors)
     if prefix is not None:
         wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
-        backbones = {where: dialect for where, dialect in backbones.items() if where.endswith(wanted)}
+        backbones = {where: key_map for where, key_map in backbones.items() if where.endswith(wanted)}
     # mmengine's EMAHook stores the averaged weights as `state_dict` and the plain ones as `ema_state_dict`.
     exchanged = 'ema_state_dict.steps' in tensors
     averaged = [where for where in backbones if bool(_AVERAGED.search(where)) != exchanged]
@@ -177,9 +157,9 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     if not chosen:
         under = '' if prefix is None else f' under prefix={prefix!r}'
         shown = shorten(sorted(tensors)) or 'no tensors'
-        known = dict.fromkeys(dialect.name for dialect in KEY_MAPS)
+        known = dict.fromkeys(key_map.name for key_map in KEY_MAPS)
         raise CheckpointMismatch(
-            f'The checkpoint {source} is not a ConvNeXt of a known dialect{under}: it holds {shown}; '
+            f'The checkpoint {source} is not a ConvNeXt in a known weights format{under}: it holds {shown}; '
             f'known are {", ".join(known)}.'
         )
     if len(chosen) > 1:

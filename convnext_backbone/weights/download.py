@@ -1,4 +1,4 @@
-"""Fetches checkpoints, once: from http(s) addresses, where a broken download goes on, and from the Hugging Face Hub."""
+"""Cached downloads of checkpoints from http(s) addresses, resumed if interrupted, and from the Hugging Face Hub."""
 
 import hashlib
 import os
@@ -20,9 +20,9 @@ _CHUNK = 2**20
 
 
 def cached_path(url: str) -> Path:
-    """Where a download is kept, in torch hub's cache: its name, and eight digits of its whole address.
+    """Path of a download in torch hub's cache: its file name and a hash of the address.
 
-    Files of different addresses often share a name (``model.safetensors``), and one must not pass for another.
+    Files of different addresses often share a name (``model.safetensors``).
     """
     name = Path(re.sub(r'[^\w.-]', '_', unquote(urlsplit(url).path).rpartition('/')[2]) or 'checkpoint')
     digits = hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -30,10 +30,9 @@ def cached_path(url: str) -> Path:
 
 
 def fetch_url(url: str) -> Path:
-    """Downloads a file into the cache unless it is there; processes that want the same file wait for the first.
+    """Download a file into the cache unless it is there; concurrent processes wait for the first.
 
-    Raises:
-        CheckpointError: It cannot be had. What has arrived is kept, and the next try goes on from there.
+    If it fails with a CheckpointError, the part that has arrived is kept, and the next call resumes it.
     """
     try:
         target = cached_path(url)
@@ -41,10 +40,12 @@ def fetch_url(url: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{target}.lock'):
             if not target.is_file():
-                _transfer_until_whole(url, part)
+                _transfer_with_retries(url, part)
                 os.replace(part, target)
     except ValueError as error:
-        raise CheckpointError(f'The checkpoint {printable(url)} is no address: {printable(str(error))}.') from error
+        raise CheckpointError(
+            f'The checkpoint {printable(url)} is not a valid address: {printable(str(error))}.'
+        ) from error
     except (OSError, HTTPException) as error:
         reason = printable(str(getattr(error, 'reason', None) or error))
         raise CheckpointError(
@@ -54,21 +55,21 @@ def fetch_url(url: str) -> Path:
     return target
 
 
-def _transfer_until_whole(url: str, part: Path) -> None:
-    """Tries again after an interruption as long as that brings the file further."""
+def _transfer_with_retries(url: str, part: Path) -> None:
+    """Retry after an interruption as long as the file grows."""
     while True:
         before = _size(part)
         try:
             return _transfer(url, part)
         except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError) and error.code == 416:  # nothing lies beyond what is there: begin again
+            if isinstance(error, HTTPError) and error.code == 416:  # nothing beyond what is there: start again
                 part.unlink()
             elif isinstance(error, HTTPError) or _size(part) <= before:
                 raise
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Appends what a partial file lacks; begins anew where the file on the server is another one by now."""
+    """Append the rest of a partial file; start again if the file on the server has changed."""
     note = part.with_name(f'{part.name}.etag')
     have = _size(part)
     version = note.read_text() if note.is_file() else ''
@@ -78,7 +79,8 @@ def _transfer(url: str, part: Path) -> None:
         length = response.headers['Content-Length']
         total = have + int(length) if length else None
         note.write_text(response.headers['ETag'] or response.headers['Last-Modified'] or '')
-        with part.open('ab' if have else 'wb') as file, _progress(url, have, total) as bar:
+        bar = tqdm(desc=f'Downloading {url}', initial=have, total=total, unit='B', unit_scale=True, unit_divisor=1024)
+        with bar, part.open('ab' if have else 'wb') as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -87,38 +89,31 @@ def _transfer(url: str, part: Path) -> None:
     note.unlink()
 
 
-def _progress(url: str, have: int, total: int | None) -> tqdm:
-    return tqdm(desc=f'Downloading {url}', initial=have, total=total, unit='B', unit_scale=True, unit_divisor=1024)
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
 def fetch_hub(source: str) -> Path:
-    """Downloads ``hf://owner/repository/file`` into the cache of huggingface_hub, which goes on with a broken download.
+    """Download ``hf://owner/repository/file`` into the cache of huggingface_hub, which resumes by itself.
 
-    ``hf://owner/repository@revision/file`` takes a branch, a tag or a commit other than ``main``.
-
-    Raises:
-        CheckpointError: It is no such address, or the file cannot be had.
+    ``hf://owner/repository@revision/file`` names a branch, a tag or a commit other than ``main``.
     """
     match = _HUB.fullmatch(source)
     if match is None or '..' in re.split('[/@]', source):
         raise CheckpointError(
-            f'The checkpoint {printable(source)} is no address of a file: write hf://owner/repository/file.'
+            f'The checkpoint {printable(source)} is not an address of a file: write hf://owner/repository/file.'
         )
-    from huggingface_hub import hf_hub_download  # which takes a second to import
+    from huggingface_hub import hf_hub_download  # takes a second to import
     from huggingface_hub.errors import GatedRepoError
 
     try:
-        return Path(hf_hub_download(**match.groupdict()))
+        return Path(hf_hub_download(match['repo_id'], match['filename'], revision=match['revision']))
     except GatedRepoError as error:
         raise CheckpointError(
-            f'The checkpoint {source} is behind a licence: accept it at https://huggingface.co/{match["repo_id"]}, '
+            f'The checkpoint {source} requires a licence: accept it at https://huggingface.co/{match["repo_id"]}, '
             f'then log in with `hf auth login`.'
         ) from error
-    except Exception as error:  # those of several network libraries
+    except Exception as error:  # of several network libraries
         reason = printable(str(error).strip().partition('\n')[0])
         raise CheckpointError(
             f'The checkpoint {source} cannot be downloaded ({reason}): check its name and the network, or download it '

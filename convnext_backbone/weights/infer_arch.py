@@ -1,4 +1,4 @@
-"""What kind of ConvNeXt a set of tensors is, from their canonical names and their shapes alone."""
+"""The architecture of a ConvNeXt from the canonical names and shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -14,29 +14,19 @@ ISOTROPIC_STEM = 'stem.weight'
 
 @dataclass(frozen=True)
 class Architecture:
-    """The architecture of a ConvNeXt.
+    """The architecture of a ConvNeXt."""
 
-    Attributes:
-        depths: Blocks of each of the four stages, or of the only one of an isotropic model.
-        channels: Of the same.
-        use_grn: Whether it is a ConvNeXt V2.
-        layer_scale: Whether its blocks have one.
-        in_channels: Of its images; 0 where the stem is missing.
-        classes: Of its classifier, if it has one.
-        modernized: Whether it is a :class:`.ModernizedResNet` before its last step, which is a ConvNeXt.
-    """
-
-    depths: tuple[int, ...]
+    depths: tuple[int, ...]  # of the four stages, or of the only one of an isotropic model
     channels: tuple[int, ...]
-    use_grn: bool
+    use_grn: bool  # ConvNeXt V2
     layer_scale: bool
-    in_channels: int
-    classes: int | None
-    modernized: bool
+    in_channels: int  # 0 where the stem is missing
+    classes: int | None  # of its classifier, if it has one
+    modernized: bool  # a ModernizedResNet before its last step, which is a ConvNeXt
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> 'Architecture':
-        """Reads it from tensors by their canonical names; what is missing or of an odd shape counts as 0."""
+        """Infer it from tensors by canonical names; sizes that are missing or ill-shaped are 0."""
         kinds = {name.partition('.')[0] for name in tensors}
         isotropic = 'blocks' in kinds and 'stages' not in kinds
         stems = [ISOTROPIC_STEM] if isotropic else [STEM, *(f'downsample_layers.{i}.1.weight' for i in (1, 2, 3))]
@@ -55,42 +45,32 @@ class Architecture:
 
     @property
     def isotropic(self) -> bool:
-        """Whether it has one stage and not four."""
+        """Whether it has one stage instead of four."""
         return len(self.depths) == 1
 
     @property
     def model(self) -> str:
-        """The registered name of the class that builds it."""
+        """The registered name of its class."""
         return 'ConvNeXtIsotropic' if self.isotropic else 'ConvNeXt'
 
     @property
     def arch(self) -> str | None:
-        """What that class calls it, if it has a name there."""
+        """The name of the architecture in that class, if it has one."""
         archs = ISOTROPIC if self.isotropic else ARCHS
         return next((name for name, sizes in archs.items() if sizes == (self.depths, self.channels)), None)
 
-    @property
-    def name(self) -> str | None:
-        """Its name in the papers, if it has one there: ``'tiny'``, ``'isotropic small'``."""
-        return f'isotropic {self.arch}' if self.arch and self.isotropic else self.arch
-
-    @property
-    def version(self) -> str:
-        """``'V1'`` or ``'V2'``."""
-        return 'V2' if self.use_grn else 'V1'
-
     def __str__(self) -> str:
-        """``'tiny, V1'``."""
+        """``'tiny, V1'``, ``'isotropic small, V1'``."""
         if not any(self.depths):
-            return 'not a ConvNeXt of a known dialect'
+            return 'not a ConvNeXt in a known weights format'
         if self.modernized:
             return f'ModernizedResNet of {list(self.depths)} blocks'
-        sizes = f'depths {list(self.depths)}, channels {list(self.channels)}'
-        isotropic = 'isotropic, ' if self.isotropic else ''
-        return f'{self.name or isotropic + sizes}, {self.version}'
+        name = self.arch or f'depths {list(self.depths)}, channels {list(self.channels)}'
+        kind = '' if not self.isotropic else 'isotropic ' if self.arch else 'isotropic, '
+        return f'{kind}{name}, {"V2" if self.use_grn else "V1"}'
 
     def arguments(self) -> dict:
-        """What :attr:`model` takes to be this one, defaults left out; empty if it cannot be."""
+        """Arguments of :attr:`model` that build it, without defaults; empty if none do."""
         if not all(self.depths + self.channels) or not self.in_channels or self.modernized:
             return {}
         arguments: dict = {'arch': self.arch or dict(depths=list(self.depths), channels=list(self.channels))}
@@ -98,7 +78,7 @@ class Architecture:
             arguments['in_channels'] = self.in_channels
         if self.use_grn:
             arguments['use_grn'] = True
-        elif self.layer_scale == self.isotropic:  # each class has one or none by default
+        elif self.layer_scale == self.isotropic:  # the default is to have it in ConvNeXt, not in ConvNeXtIsotropic
             arguments['layer_scale_init_value'] = 1e-6 if self.layer_scale else 0
         return arguments
 
@@ -109,5 +89,5 @@ class Architecture:
 
 
 def _size(tensor: Tensor | None, dim: int) -> int:
-    # What holds no numbers may claim any size.
+    # An empty tensor may claim any size.
     return tensor.shape[dim] if tensor is not None and tensor.ndim > dim and tensor.numel() else 0

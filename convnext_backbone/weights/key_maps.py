@@ -1,8 +1,8 @@
-"""The dialects of ConvNeXt checkpoints: for each, one table between its names and the official ones.
+"""Weights formats: for each library, a table between its parameter names and the canonical ones.
 
-The official names are the canonical ones (:mod:`.convnext`; isotropic models have ``stem`` and ``blocks.{j}``). A row
-of a table pairs a module's name in a dialect with its canonical name: ``{i}`` is a stage, ``{j}`` a block, ``{k}`` a
-place in a Sequential; what follows a module's name (``.weight``, ``.bias``) is kept. The same rows read and write.
+Canonical are the official names, which are those of :mod:`.convnext` and :mod:`.isotropic`. A row pairs a module's name
+in a format with its canonical name: ``{i}`` is a stage, ``{j}`` a block, ``{k}`` an index in a Sequential; the rest of
+a name (``.weight``, ``.bias``) is kept. The same rows serve to read and to write.
 
 Names are those of the official code (facebookresearch/ConvNeXt and ConvNeXt-V2), timm 1.0, torchvision 0.28,
 transformers 5, mmpretrain 1.2 (mmcls has the same) and facebookresearch/dinov3.
@@ -21,38 +21,30 @@ _DOWNSAMPLE: Rows = [('downsample_layers.{i}.{k}', 'downsample_layers.{i}.{k}')]
 
 
 def _block(theirs: str, *names: str, ours: str = 'stages.{i}.{j}') -> Rows:
-    """The rows of a block: its parts' names in the dialect, in the order of the canonical ones."""
+    """The rows of a block, from the names of its parts in the order of the canonical ones."""
     return [(f'{theirs}.{name}', f'{ours}.{part}') for name, part in zip(names, _BLOCK, strict=False)]
 
 
 @dataclass(frozen=True, eq=False)
 class KeyMap:
-    """One way of naming a ConvNeXt's tensors.
+    """Parameter names of a weights format.
 
-    Attributes:
-        name: For reports.
-        rows: Pairs of names, the dialect's first; of two rows that could translate a name, the first does. The second
-            copy of a tensor has the canonical name ``''``.
-        views: The shapes in which it stores vectors, by the canonical name of a block's part.
+    The first row that matches a name translates it. The canonical name ``''`` marks the second copy of a tensor.
     """
 
     name: str
     rows: Rows
-    views: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-    @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern, str]]:
-        return [_compile(theirs, ours) for theirs, ours in self.rows]
+    views: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of vectors, by the part of a block
 
     @cached_property
     def split(self) -> Callable[[str], tuple[str, str] | None]:
-        """Splits a tensor's name into what stands before the backbone's names, and the canonical name."""
+        """Function that splits a name in a file into the backbone's prefix and the canonical name."""
+        patterns = [_compile(theirs, ours) for theirs, ours in self.rows]
 
-        @lru_cache(maxsize=10_000)  # the names of a file are looked at more than once
+        @lru_cache(maxsize=10_000)  # each name of a file is split several times
         def split(name: str) -> tuple[str, str] | None:
-            for pattern, template in self._patterns:
-                match = pattern.fullmatch(name)
-                if match:
+            for pattern, template in patterns:
+                if match := pattern.fullmatch(name):
                     return match['prefix'], match.expand(template)
             return None
 
@@ -63,7 +55,7 @@ class KeyMap:
         return [_compile(ours, theirs) for theirs, ours in self.rows if ours]
 
     def name_of(self, canonical: str) -> str | None:
-        """The dialect's name of a tensor; None if it has no such tensor."""
+        """The name of a tensor in this format; None if there is no such tensor in it."""
         for pattern, template in self._reversed:
             match = pattern.fullmatch(canonical)
             if match and not match['prefix']:
@@ -72,7 +64,7 @@ class KeyMap:
 
 
 def _compile(given: str, wanted: str) -> tuple[re.Pattern, str]:
-    """A row as a pattern of names and the template of their translations."""
+    """A pattern of names, and the template of their translations."""
     module = _PLACEHOLDER.sub(r'(?P<\1>\\d{1,3})', given.replace('.', r'\.'))
     tail = '' if given.endswith(('.kernel', '.weight', '.bias')) else r'(?:\.(?:weight|bias))?'
     template = _PLACEHOLDER.sub(r'\\g<\1>', wanted) + r'\g<tail>'
@@ -80,7 +72,7 @@ def _compile(given: str, wanted: str) -> tuple[re.Pattern, str]:
 
 
 def _torchvision() -> Rows:
-    """Stem and downsampling at even places of ``features``, stages at odd ones."""
+    """Stem and downsampling at even indices of ``features``, stages at odd ones."""
     rows = [(f'features.{2 * i}.{{k}}', f'downsample_layers.{i}.{{k}}') for i in range(4)]
     for i in range(4):
         names = ('block.0', 'block.2', 'block.3', 'block.5', 'layer_scale')
@@ -88,7 +80,7 @@ def _torchvision() -> Rows:
     return rows
 
 
-_GRN_OF_NHWC = {'grn.gamma': (1, 1, 1, -1), 'grn.beta': (1, 1, 1, -1)}
+_GRN_OF_NHWC: dict[str, tuple[int, ...]] = {'grn.gamma': (1, 1, 1, -1), 'grn.beta': (1, 1, 1, -1)}
 _ISOTROPIC = [('stem', 'stem'), *_block('blocks.{j}', *_BLOCK, ours='blocks.{j}')]
 _OFFICIAL = _DOWNSAMPLE + _block('stages.{i}.{j}', *_BLOCK) + _ISOTROPIC
 OFFICIAL = KeyMap('official', _OFFICIAL + _HEAD, _GRN_OF_NHWC)
@@ -113,7 +105,7 @@ TIMM = KeyMap(
             'stages.{i}.blocks.{j}', 'conv_dw', 'norm', 'mlp.fc1', 'mlp.fc2', 'gamma', 'mlp.grn.weight', 'mlp.grn.bias'
         ),
         ('head.norm', 'norm'),
-        ('norm_pre', 'norm3'),  # of a model that normalises before it pools
+        ('norm_pre', 'norm3'),  # of models that normalize before pooling
         ('head.fc', 'head'),
     ],
 )
@@ -150,7 +142,7 @@ _MMPRETRAIN = [
     *_block('stages.{i}.{j}', 'depthwise_conv', 'norm', 'pointwise_conv1', 'pointwise_conv2', *_BLOCK[4:]),
 ]
 MMPRETRAIN = KeyMap('mmpretrain', [*_MMPRETRAIN, ('norm{i}', 'norm{i}')])
-# Its classifiers normalise the pooled feature by what dense prediction calls norm3.
+# Its classifiers call the norm after pooling norm3, as dense prediction calls that of the last stage.
 MMPRETRAIN_CLASSIFIER = KeyMap('mmpretrain', [*_MMPRETRAIN, ('norm3', 'norm'), ('head.fc', 'head')])
 DINOV3 = KeyMap(
     'dinov3',
@@ -162,8 +154,12 @@ DINOV3 = KeyMap(
         ('norms.{i}.bias', ''),
     ],
 )
-# Of dialects that know equally many names of a file, the first is meant.
+# Those to read; of formats that match equally many names of a file, the first is meant.
 KEY_MAPS = (
     OFFICIAL, CANONICAL, DINOV3, FCMAE, TIMM, TORCHVISION, TRANSFORMERS, TRANSFORMERS_DINOV3, MMPRETRAIN,
     MMPRETRAIN_CLASSIFIER,
 )  # fmt: skip
+# Those to write.
+_OFFICIAL_WITH_NORMS = KeyMap('official', CANONICAL.rows, OFFICIAL.views)  # as in its detectors
+_TARGETS = (CANONICAL, _OFFICIAL_WITH_NORMS, TIMM, TORCHVISION, TRANSFORMERS, MMPRETRAIN, DINOV3)
+TARGETS = {key_map.name: key_map for key_map in _TARGETS}

@@ -1,8 +1,9 @@
-"""Loads a backbone from a checkpoint of any dialect, whole or not at all, and reports what became of its tensors."""
+"""Strict loading from any supported weights format; returns a LoadReport."""
 
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -25,15 +26,14 @@ _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d)\.')
 def load_backbone(
     model: nn.Module, source: str | os.PathLike, prefix: str | None = None, ema: bool = False
 ) -> LoadReport:
-    """Fills a backbone from a checkpoint in any dialect of :mod:`.dialects`, whole or not at all.
+    """Load a backbone strictly from a checkpoint in any weights format of :mod:`.key_maps`.
 
     Args:
-        model: The backbone, or an :class:`.ImageClassifier`, whose norm and head are filled too if they are there and
-            fit.
-        source: As of :func:`read_checkpoint`; a backbone, or what holds one: a classifier, a detector, a wrapper.
-        prefix: What stands directly before the backbone's names, ``'backbone.'`` for instance. Found by itself if
-            None; needed only where a file holds several backbones.
-        ema: Take the averaged weights of a file that holds both. If False, they are only taken where nothing else is.
+        model: The backbone, or an :class:`.ImageClassifier`, whose norm and head are filled too if the file has them
+            for as many classes.
+        source: As of :func:`read_checkpoint`; the file may hold more than the backbone, such as a detector.
+        prefix: Prefix of the backbone's names, such as ``'backbone.'``, to choose one of several in a file.
+        ema: Load the averaged weights of a file that has both; if False, only where there are no others.
 
     Returns:
         The report, which is also logged.
@@ -41,7 +41,7 @@ def load_backbone(
     Raises:
         CheckpointError: The file cannot be read.
         CheckpointMismatch: Some tensor of the backbone would not be filled, or the file holds no backbone, several, or
-            no averaged weights; the model is left as it was.
+            no averaged weights; the model is unchanged.
     """
     source = os.fspath(source)
     return fill_backbone(model, read_checkpoint(source), source, prefix, ema)
@@ -50,15 +50,9 @@ def load_backbone(
 def fill_backbone(
     model: nn.Module, checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False, head: bool = False
 ) -> LoadReport:
-    """What :func:`load_backbone` does, with a checkpoint that was read already.
+    """Like :func:`load_backbone`, from the contents of a file that was read from ``source``.
 
-    Args:
-        model: As of :func:`load_backbone`, like ``prefix`` and ``ema``.
-        checkpoint: What the file holds.
-        source: Where it came from, for the report.
-        prefix: As of :func:`load_backbone`.
-        ema: As of :func:`load_backbone`.
-        head: Whether a classifier's norm and head must be filled too, as for a model that is not trained any more.
+    With ``head`` a classifier's norm and head must be filled too, as for a test.
 
     Raises:
         CheckpointMismatch: As of :func:`load_backbone`, or the head is not filled.
@@ -67,7 +61,7 @@ def fill_backbone(
     shapes = dict(model.named_parameters())  # a sharded model's state is empty in all processes but the first
     own = {name.removeprefix('backbone.'): shapes.get(name, tensor) for name, tensor in model.state_dict().items()}
     report, filled = compare(own, found, source)
-    if report.missing or report.mismatched or report.unexpected:
+    if not report.complete:
         line = Architecture.of(found.tensors).config_line()
         raise CheckpointMismatch(
             f'The checkpoint does not fit the backbone, which is {Architecture.of(own)}; nothing was loaded.\n{report}'
@@ -78,8 +72,9 @@ def fill_backbone(
             f'The checkpoint {source} does not fit the classifier of the config '
             f'({", ".join(report.new + report.unfit)}): use the config that it was trained with.'
         )
-    in_classifier = 'head.weight' in own
-    model.load_state_dict({_place(name, in_classifier): tensor for name, tensor in filled.items()}, strict=False)
+    if 'head.weight' in own:  # a classifier has the backbone below `backbone.`, norm and head beside it
+        filled = {n if n.startswith(('norm.', 'head.')) else f'backbone.{n}': tensor for n, tensor in filled.items()}
+    model.load_state_dict(filled, strict=False)
     print_log(str(report), logger='current')
     return report
 
@@ -87,21 +82,21 @@ def fill_backbone(
 def load_model(
     model: nn.Module, checkpoint: dict, source: str, strict: bool = True, revise_keys: list = REVISE_KEYS
 ) -> None:
-    """Fill a model from a checkpoint of its own names, as training runs write them.
+    """Load a model from a checkpoint with the model's own names, as training runs write them.
 
     Args:
         model: Detector, segmentor or classifier.
         checkpoint: What :func:`.read_state` returned.
-        source: Where it came from, for errors.
-        strict: Every tensor must be filled, and none be left over. If False, the backbones' must: the heads of another
-            data set may differ.
-        revise_keys: Pairs of a pattern and its replacement in names, as of mmengine.
+        source: Path or address, for errors.
+        strict: Every tensor must be filled and none left over. If False, only those of backbones must: the heads of
+            another data set may differ.
+        revise_keys: Pairs of a pattern and its replacement in names, as in mmengine.
 
     Raises:
         CheckpointMismatch: The checkpoint does not fit.
     """
     stored = checkpoint.get('state_dict', checkpoint)
-    weights = OrderedDict(stored)
+    weights: Any = OrderedDict(stored)  # with an attribute, as torch's state dicts have
     for pattern, replacement in revise_keys:
         weights = OrderedDict((re.sub(pattern, replacement, name), value) for name, value in weights.items())
     weights._metadata = getattr(stored, '_metadata', OrderedDict())  # modules convert those of older versions by it
@@ -133,19 +128,10 @@ def _check_backbones(model: nn.Module, weights: dict, source: str) -> None:
             )
 
 
-def compare(own: dict[str, Tensor], found: FoundBackbone, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
-    """Says what becomes of a checkpoint's tensors.
-
-    Args:
-        own: The tensors of a backbone.
-        found: The backbone in the file.
-        source: The file, for the report.
-
-    Returns:
-        The report, and what fills the backbone.
-    """
+def compare(own: Mapping[str, Tensor], found: FoundBackbone, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Compare the tensors of a backbone with those found in a file; returns the report, and what fills the backbone."""
     arch = Architecture.of(found.tensors)
-    report = LoadReport(source, found.dialect.name, str(arch), arch.in_channels, arch.classes, found.weights)
+    report = LoadReport(source, found.key_map.name, str(arch), arch.in_channels, arch.classes, found.weights)
     modules = {name.rpartition('.')[0] for name in found.tensors}
     filled = {}
     for name, tensor in own.items():
@@ -164,33 +150,19 @@ def compare(own: dict[str, Tensor], found: FoundBackbone, source: str) -> tuple[
     report.loaded += filled
     stages = 1 + max((int(match[1]) for match in map(_STAGE.match, own) if match), default=3)
     for name in sorted(found.tensors.keys() - own.keys()):
-        (report.dropped if _unused(name, stages) else report.unexpected).append(name)
+        later = _STAGE.match(name)
+        unused = int(later[1]) >= stages if later else _MAY_LACK.match(name)
+        (report.dropped if unused else report.unexpected).append(name)
     report.dropped += found.outside
     return report, filled
 
 
-def _place(canonical: str, in_classifier: bool) -> str:
-    """The name in a model of a tensor: a classifier has the backbone below ``backbone.``, norm and head beside it."""
-    return canonical if not in_classifier or canonical.startswith(('norm.', 'head.')) else f'backbone.{canonical}'
-
-
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
-    """The stem for another number of input channels, by timm's rule (``adapt_input_conv``).
+    """Adapt the stem's weight, (C, 3, k, k), to another number of input channels, like timm's ``adapt_input_conv``.
 
-    Args:
-        weight: (C, 3, 4, 4).
-        in_channels: 1 sums over the colours; more repeat them in turn, scaled so that the sum stays what it was.
-
-    Returns:
-        (C, in_channels, 4, 4).
+    For one channel the colours are summed; for more they are repeated in turn, and scaled to keep their sum.
     """
     if in_channels == 1:
         return weight.sum(dim=1, keepdim=True)
     turns = -(-in_channels // 3)
     return weight.repeat(1, turns, 1, 1)[:, :in_channels] * (3 / in_channels)
-
-
-def _unused(name: str, stages: int) -> bool:
-    """Whether a backbone of so many stages has no use for a tensor: heads, norms of other maps, later stages."""
-    later = _STAGE.match(name)
-    return int(later[1]) >= stages if later else re.match(r'head\.|norm\d?\.', name) is not None

@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained', ...)`` for the models of this package: strict, from any weights format."""
+"""``init_cfg=dict(type='Pretrained', ...)`` by strict loading from any supported weights format."""
 
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -12,13 +12,13 @@ from .load import load_backbone
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class StrictPretrainedInit(PretrainedInit):
-    """mmengine's ``PretrainedInit``; a backbone or classifier of this package is filled by :func:`.load_backbone`.
+    """mmengine's ``PretrainedInit``, with :func:`.load_backbone` for the models of this package.
 
     Args:
         checkpoint: Path, address or ``hf://owner/repository/file``.
         prefix: As of :func:`.load_backbone` for models of this package, as of mmengine for others.
         map_location: As of :func:`torch.load`.
-        ema: Take the averaged weights of a file that holds both; only for models of this package.
+        ema: Load the averaged weights of a file that has both; only for models of this package.
 
     Raises:
         ArgumentError: An argument is unknown, or ``checkpoint`` is missing.
@@ -42,7 +42,7 @@ class StrictPretrainedInit(PretrainedInit):
         self.ema = ema
 
     def __call__(self, module: nn.Module) -> None:
-        """Fill a module.
+        """Initialize a module.
 
         Raises:
             CheckpointMismatch: Some tensor of a backbone of this package would not be filled.

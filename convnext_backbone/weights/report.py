@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, and what became of its tensors."""
+"""Reports on a checkpoint: what the file holds, and which tensors were loaded."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,15 @@ from ..utils.errors import printable, shorten
 
 @dataclass
 class FileReport:
-    """What a checkpoint file holds.
+    """Contents of a checkpoint file.
 
     Attributes:
-        source: Where it came from.
-        dialect: Whose names it has, such as ``'timm'``.
-        arch: What it is, from its shapes: ``'tiny, V1'``.
-        in_channels: Of the images that its stem takes.
-        classes: Of its classifier, None if it has none.
-        weights: ``'plain'`` or ``'averaged'``, those of an exponential moving average.
+        source: Path or address.
+        dialect: The weights format, such as ``'timm'``.
+        arch: The architecture inferred from the shapes, such as ``'tiny, V1'``.
+        in_channels: Channels of the images that its stem takes.
+        classes: Classes of its classifier, None if it has none.
+        weights: ``'plain'`` or ``'averaged'`` (exponential moving average).
     """
 
     source: str
@@ -26,7 +26,7 @@ class FileReport:
     weights: str
 
     def headline(self) -> str:
-        """All of it in a line."""
+        """Summary in one line."""
         classes = f', {self.classes} classes' if self.classes else ''
         what = f'{self.arch}, {self.in_channels} input channels{classes}'
         return f'Checkpoint {printable(self.source)} ({what}), {self.dialect} names, {self.weights} weights'
@@ -34,19 +34,18 @@ class FileReport:
 
 @dataclass
 class LoadReport(FileReport):
-    """What became of a checkpoint's tensors.
+    """Result of loading a checkpoint, tensor by tensor; all but ``loaded`` and ``adapted`` are names.
 
     Attributes:
-        adapted: What was computed from the stored tensors and not only copied.
-        loaded: Names of the filled tensors.
-        new: Names that the file does not have and may lack: the norms ``norm{i}`` of dense prediction, and norm and
-            head of a classifier.
-        unfit: Names of a classifier's head that the file has for another number of classes, with both shapes.
-        dropped: Names in the file that a backbone has no use for: those of a classifier, whatever its number of
-            classes, or of the rest of a detector.
-        missing: Names that nothing filled.
-        mismatched: Names whose shape differs, with both shapes.
-        unexpected: Names in the file that no backbone has.
+        loaded: Tensors of the model that were filled.
+        adapted: Those of them that were computed from the stored ones, not copied.
+        new: Tensors that the file may lack and does: the norms ``norm{i}`` of dense prediction, a classifier's norm
+            and head.
+        unfit: Tensors of a classifier's head that the file has for another number of classes, with both shapes.
+        dropped: Tensors of the file that the backbone does not need: a classifier's, or the rest of a detector.
+        missing: Tensors that the file lacks.
+        mismatched: Tensors of another shape, with both shapes.
+        unexpected: Tensors of the file that no backbone has.
     """
 
     adapted: list[str] = field(default_factory=list)
@@ -58,8 +57,13 @@ class LoadReport(FileReport):
     mismatched: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the backbone is filled and none of the file is unexpected."""
+        return not (self.missing or self.mismatched or self.unexpected)
+
     def __str__(self) -> str:
-        verb = 'would fit' if self.missing or self.mismatched or self.unexpected else 'loaded'
+        verb = 'loaded' if self.complete else 'would fit'
         lines = [f'{self.headline()}: {len(self.loaded)} tensors {verb}']
         kinds = ('adapted', 'new', 'unfit', 'dropped', 'missing', 'mismatched', 'unexpected')
         return '\n'.join([*lines, *(f'  {kind}: {shorten(names)}' for kind in kinds if (names := getattr(self, kind)))])

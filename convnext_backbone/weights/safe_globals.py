@@ -1,8 +1,8 @@
-"""What a checkpoint may unpickle beside tensors: the few types of a training state, none of which can run code.
+"""Types that a checkpoint may unpickle besides tensors: the few of a training state, none of which can run code.
 
 torch's ``weights_only`` reader calls what is allowed with arguments from the file. numpy trusts such arguments: a dtype
-whose state lies about its objects makes bytes of the file pass for addresses in memory. So numpy's names stand here for
-classes that take numbers and text alone.
+with a forged state makes it take bytes of the file for memory addresses of objects. So numpy's names are replaced here
+by classes that accept numbers and text only.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from mmengine.logging import HistoryBuffer
 
 
 def _statistic(owner: object, name: str) -> object:
-    """Stands in for ``getattr``, by which a pickled HistoryBuffer names its statistics; refuses any other use."""
+    """Replaces ``getattr``, by which a pickled HistoryBuffer names its statistics; any other use raises."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError(f'GLOBAL getattr({getattr(owner, "__name__", "?")}.{name})')
     return getattr(HistoryBuffer, name)
 
 
 class _DType:
-    """Stands in for ``numpy.dtype``: of numbers and text only."""
+    """Replaces ``numpy.dtype``, for numbers and text only."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
         self.dtype = np.dtype(code if isinstance(code, str) else 'O')
@@ -30,20 +30,20 @@ class _DType:
             raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
 
     def __setstate__(self, state: tuple) -> None:
-        """Takes the byte order; all else follows from the code."""
+        """Set the byte order; all else follows from the code."""
         if state[1] in ('<', '>'):
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array(np.ndarray):
-    """Stands in for ``numpy.ndarray``: filled from bytes that are as many as its shape says."""
+    """Replaces ``numpy.ndarray``: filled from exactly as many bytes as its shape takes."""
 
     def __new__(cls, *arguments: object) -> '_Array':
-        """Only :func:`_reconstruct` makes one: numpy's own constructor gives memory as it is."""
+        """Raise: only :func:`_reconstruct` makes one, as numpy's constructor returns uninitialized memory."""
         raise pickle.UnpicklingError('GLOBAL numpy.ndarray()')
 
     def __setstate__(self, state: tuple) -> None:
-        if self.nbytes:  # views of it would be left without their memory
+        if self.nbytes:  # its views would lose their memory
             raise pickle.UnpicklingError('GLOBAL numpy.ndarray filled twice')
         _, shape, dtype, is_fortran, content = state
         if type(dtype) is not _DType or not isinstance(content, bytes):
@@ -53,29 +53,29 @@ class _Array(np.ndarray):
         super().__setstate__((1, shape, dtype.dtype, is_fortran, content))
 
     def __reduce__(self) -> Any:
-        """Is saved as what it stands for."""
+        """Pickle as a plain array."""
         return np.asarray(self).view(np.ndarray).__reduce__()
 
 
 def _reconstruct(kind: type, shape: tuple, code: bytes) -> _Array:
-    """Stands in for numpy's, which makes the empty array that a state then fills."""
+    """Replaces numpy's, which makes the empty array that a state then fills."""
     return np.ndarray.__new__(_Array, (0,), 'b')
 
 
 def _scalar(dtype: _DType, content: bytes) -> np.generic:
-    """Stands in for numpy's."""
+    """Replaces numpy's."""
     if type(dtype) is not _DType or not isinstance(content, bytes):
         raise pickle.UnpicklingError('GLOBAL numpy.scalar of an object')
     return np.frombuffer(content, dtype.dtype, count=1)[0]
 
 
 def _no_bytes() -> bytes:
-    """Stands in for ``bytes``, which makes the content of an empty array."""
+    """Replaces ``bytes``, which makes the content of an empty array."""
     return b''
 
 
 def safe_globals() -> list:
-    """For :class:`torch.serialization.safe_globals`: types, and stand-ins with the names that they stand for."""
+    """For :class:`torch.serialization.safe_globals`: types, and replacements with the names that they replace."""
     types: list = [argparse.Namespace, HistoryBuffer, (_statistic, 'builtins.getattr')]
     types += [(_no_bytes, 'builtins.bytes'), (_DType, 'numpy.dtype'), (_Array, 'numpy.ndarray')]
     for core in ('core', '_core'):  # before numpy 2, and after

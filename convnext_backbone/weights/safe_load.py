@@ -1,10 +1,9 @@
-"""Reads checkpoint files safely.
+"""Safe reading of checkpoint files: no code in a file is ever run.
 
-A file is only ever unpickled with torch's ``weights_only`` reader, which builds tensors and plain containers. The few
-types that a training state of mmengine needs on top are allowed by name, so nothing in a file can run code. Importing
-this module puts that reader in the place of mmengine's own, through mmengine's registry of checkpoint loaders: it then
-serves ``init_cfg``, ``load_from``, resuming and testing alike. (mmengine 0.10.7 cannot read its own checkpoints on
-torch >= 2.6; onedl-mmengine reads a file that the safe reader refuses once more without its protection.)
+Files are unpickled by torch's ``weights_only`` reader, with the few types of :mod:`.safe_globals` allowed. Importing
+this module registers it for all of mmengine's checkpoint schemes: it then serves ``init_cfg``, ``load_from``, resuming
+and testing. (mmengine 0.10.7 cannot read its own checkpoints on torch >= 2.6; onedl-mmengine reads a file that the safe
+reader refused again without its protection.)
 """
 
 import functools
@@ -28,28 +27,28 @@ from .safe_globals import safe_globals
 
 _URL = ('http://', 'https://')
 _SHORT_NAMES = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://')
-# Schemes whose loaders in mmengine unpickle by themselves, out of reach of the safe reader.
+# Schemes whose loaders in mmengine unpickle files themselves.
 _REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'mmcls://')
 
 
 def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> Any:
-    """Reads a checkpoint without ever running code from it.
+    """Read a checkpoint without running code from it.
 
-    Its tensors are mapped from the file where its format allows (safetensors and torch's of today): they cost memory
-    only once they are used, and must not be kept longer than the file stays as it is.
+    Tensors of safetensors and torch's zip files are memory-mapped: they take memory only once they are used, and the
+    file must not change until then.
 
     Args:
         source: Path, ``file://`` or ``http(s)://`` address or ``hf://owner/repository/file`` of a ``.pth``, ``.pt``,
-            ``.bin`` or ``.safetensors`` file. At its end may stand ``#sha256=<64 digits>``, which is checked.
+            ``.bin`` or ``.safetensors`` file; a suffix ``#sha256=<64 digits>`` is checked.
         map_location: As of :func:`torch.load`.
-        trust: Unpickle the file whatever it holds, which may run code in it: only for files of one's own.
+        trust: Unpickle any type, which may run code in the file: only for files of your own.
 
     Returns:
-        What the file holds, a dict as a rule.
+        The contents of the file, usually a dict.
 
     Raises:
-        CheckpointError: The file is missing, cut off, not a checkpoint, not the one of that sha256, or holds types that
-            could run code.
+        CheckpointError: The file is missing, truncated, not a checkpoint, has another sha256, or holds types that could
+            run code.
     """
     return _read(os.fspath(source), map_location, mmap=True, trust=trust)
 
@@ -71,23 +70,23 @@ def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> An
     except pickle.UnpicklingError as error:
         forbidden = re.search(r'GLOBAL (\S+)|(?:function|class|type) (\S+)', str(error))
         if forbidden is None:
-            raise CheckpointError(_damaged(shown)) from error
+            raise CheckpointError(_corrupt(shown)) from error
         name = (forbidden[1] or forbidden[2]).strip('`\'"')
         raise CheckpointError(
             f'The checkpoint {shown} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
-            f'state and could run code; nothing of it was run. If you made it yourself, take its weights out with '
+            f'state and could run code; nothing of it was run. If you made it yourself, extract its weights with '
             f'tools/convert_checkpoint.py --trust.'
         ) from error
     except CheckpointError:
         raise
     except OSError as error:
         raise CheckpointError(f'The checkpoint {shown} cannot be read: {error.strerror or error}.') from error
-    except Exception as error:  # what a parser raises on damaged bytes is not limited to a few types
-        raise CheckpointError(_damaged(shown)) from error
+    except Exception as error:  # a parser may raise anything on corrupt bytes
+        raise CheckpointError(_corrupt(shown)) from error
 
 
 def _local(source: str) -> Path:
-    """The file that a source names, downloaded if need be."""
+    """The local file of a source, downloaded if necessary."""
     if source.startswith(_URL):
         return fetch_url(source)
     if source.startswith('hf://'):
@@ -108,15 +107,15 @@ def _check_digest(path: Path, source: str, expected: str) -> None:
     if digest.hexdigest() == expected.lower():
         return
     if source.startswith(_URL):
-        path.unlink()  # the next try downloads it anew
+        path.unlink()  # the next try downloads it again
     raise CheckpointError(
         f'The checkpoint {printable(source)} was refused: the sha256 of the file is {digest.hexdigest()}; it is '
-        f'another file or damaged: download it again, or correct what stands behind #sha256=.'
+        f'another file or corrupt: download it again, or correct the digits after #sha256=.'
     )
 
 
 def _check_zip(path: Path, source: str) -> bool:
-    """Whether a file has torch's format of today, which is a zip; refuses one such as torch never writes."""
+    """Whether a file has torch's zip format; raises if it is one that torch never writes."""
     with path.open('rb') as file:
         if file.read(4) != b'PK\x03\x04':
             return False
@@ -135,16 +134,13 @@ def _check_zip(path: Path, source: str) -> bool:
 
 
 def verify_checksums(path: str | os.PathLike) -> None:
-    """Compares each part of a checkpoint with its checksum, which torch writes and does not look at.
-
-    Raises:
-        CheckpointError: The file is cut off, or a part of it is damaged.
-    """
-    shown, file = printable(os.fspath(path)), os.stat(path)
+    """Raise unless the checksums in a checkpoint, which torch writes but does not read, are right."""
+    path, file = os.fspath(path), os.stat(path)
+    shown = printable(path)
     try:
         part = _first_corrupt_part(path, file.st_mtime_ns, file.st_size)
-    except Exception as error:  # what damaged bytes raise is not limited to a few types
-        raise CheckpointError(_damaged(shown)) from error
+    except Exception as error:  # a parser may raise anything on corrupt bytes
+        raise CheckpointError(_corrupt(shown)) from error
     if part is not None:
         raise CheckpointError(
             f'The checkpoint {shown} cannot be read: the checksum of {printable(part)} in it is wrong; copy or '
@@ -153,14 +149,14 @@ def verify_checksums(path: str | os.PathLike) -> None:
 
 
 @functools.lru_cache(maxsize=8)  # a resume chooses a file by this, and then reads it
-def _first_corrupt_part(path: str | os.PathLike, changed: int, size: int) -> str | None:
-    """The name of a part whose checksum is wrong; None if all are right."""
+def _first_corrupt_part(path: str, changed: int, size: int) -> str | None:
+    """The name of the first part whose checksum is wrong, if any."""
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
 
 
-def _damaged(source: str) -> str:
-    return f'The checkpoint {source} cannot be read: it is cut off or no checkpoint; copy or download it again.'
+def _corrupt(source: str) -> str:
+    return f'The checkpoint {source} cannot be read: it is cut off or not a checkpoint; copy or download it again.'
 
 
 def _refuse(source: str, map_location: Any = None) -> None:
@@ -170,9 +166,9 @@ def _refuse(source: str, map_location: Any = None) -> None:
 
 
 def read_state(source: str, map_location: Any = None) -> dict:
-    """Reads what an engine takes: a dict of weights, or one with ``state_dict`` and maybe ``meta`` and ``message_hub``.
+    """Read a dict of weights, or a training state with ``state_dict`` and maybe ``meta`` and ``message_hub``.
 
-    Into memory: of a training state the optimizer keeps the tensors, and the file may be overwritten in the meantime.
+    Not memory-mapped: an optimizer keeps the tensors of its state, and the file may be overwritten meanwhile.
 
     Raises:
         CheckpointError: As of :func:`read_checkpoint`, or it is no such dict.
@@ -186,8 +182,8 @@ def read_state(source: str, map_location: Any = None) -> dict:
     weights = state.get('state_dict') or state
     for name, value in weights.items():
         if isinstance(value, Tensor):
-            weights[name] = Tensor.detach(value)  # without attributes of the file, which may stand in for methods
-    # mmengine runs the configs that a file brings as Python: on a resume, or where an inferencer is given none.
+            weights[name] = Tensor.detach(value)  # attributes from the file could shadow its methods
+    # mmengine runs the config in a file as Python code: on a resume, or in an inferencer without a config.
     _, _, meta, hub = parts
     for part, key in ((meta, 'config'), (meta, 'cfg'), (hub.get('runtime_info'), 'cfg')):
         if isinstance(part, dict):
@@ -200,7 +196,7 @@ def _is_dict(value: Any) -> bool:
 
 
 def _load_by_short_name(source: str, map_location: Any = None) -> Any:
-    """Reads by one of mmengine's short names for downloads, which its own loaders read unsafely in one stack."""
+    """Read by one of mmengine's short names for downloads, whose own loaders are unsafe in one stack."""
     scheme, _, name = source.partition('://')
     if 'mmlab' in scheme:
         urls, name = get_external_models(), get_deprecated_model_names().get(name, name)
