@@ -1,5 +1,5 @@
 # Cascade Mask R-CNN on frozen features of DINOv3's ConvNeXt-T, COCO 3x. Ours, no published score.
-# The backbone's output norms, the neck and the heads learn. The weights are under the DINOv3 License: accept it on
+# The output norms, the neck and the heads are trained. The weights are under the DINOv3 License: accept it on
 # https://huggingface.co/facebook/dinov3-convnext-tiny-pretrain-lvd1689m, then `hf auth login`.
 #
 #   python tools/train.py configs/cascade_dinov3_convnext_t_coco.py --data-root data/coco

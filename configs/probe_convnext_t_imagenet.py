@@ -1,4 +1,4 @@
-# What the features of ConvNeXt-T (ImageNet-22K) know: only norm and head learn. Ours, no published score.
+# Linear probe of ConvNeXt-T from ImageNet-22K, only norm and head are trained. Ours, no published score.
 #
 #   python tools/train.py configs/probe_convnext_t_imagenet.py --data-root data/imagenet
 _base_ = 'finetune_convnext_t_22k_224_imagenet.py'

@@ -1,5 +1,5 @@
 # UperNet on frozen features of DINOv3's ConvNeXt-T, ADE20K at 512 pixels. Ours, no published score.
-# The backbone's output norms and the heads learn. The weights are under the DINOv3 License: accept it on
+# The output norms and the heads are trained. The weights are under the DINOv3 License: accept it on
 # https://huggingface.co/facebook/dinov3-convnext-tiny-pretrain-lvd1689m, then `hf auth login`.
 #
 #   python tools/train.py configs/upernet_dinov3_convnext_t_ade20k.py --data-root data/ade/ADEChallengeData2016

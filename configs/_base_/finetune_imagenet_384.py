@@ -1,4 +1,4 @@
-# Fine-tuning at 384 pixels: at test time the whole photograph is squashed to a square (crop ratio 1.0).
+# Fine-tuning at 384 pixels: at test time the whole image is squashed to a square (crop ratio 1.0).
 _base_ = 'finetune_imagenet.py'
 
 size = 384

@@ -1,4 +1,4 @@
-# A classifier of ImageNet-1K's photographs, their augmentation and their evaluation (paper, tables 5 and 6).
+# A classifier of ImageNet-1K's images, their augmentation and their evaluation (paper, tables 5 and 6).
 _base_ = 'imagenet_runtime.py'
 
 num_classes = 1000

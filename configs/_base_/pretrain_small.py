@@ -1,12 +1,12 @@
-# The recipe of ImageNet made small: ConvNeXt-atto, ten classes, small pictures and batches, few epochs.
+# The recipe of ImageNet made small: ConvNeXt-atto, ten classes, small images and batches, few epochs.
 _base_ = 'pretrain_imagenet.py'
 
 size, num_classes = 96, 10
 model = dict(
-    # With the recipe's layer scale of 1e-6 the first hundreds of steps, here the first epochs, teach nothing.
+    # With the recipe's layer scale of 1e-6 the first hundreds of steps, here the first epochs, change hardly anything.
     backbone=dict(arch='atto', layer_scale_init_value=1.0),
     num_classes=num_classes,
-    # A thousand pictures and a few epochs: what makes learning slow is off.
+    # A thousand images and a few epochs: what makes learning slow is off.
     data_preprocessor=dict(random_erasing=0.0, mixup_alpha=0.0, cutmix_alpha=0.0),
 )
 augmentation = dict(input_size=size, auto_augment=None, scale=(0.35, 1.0), color_jitter=0.0)

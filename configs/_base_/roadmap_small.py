@@ -1,4 +1,4 @@
-# The steps from ResNet to ConvNeXt made small: a quarter of the width, 64 pixels, 1,000 photographs, few epochs.
+# The steps from ResNet to ConvNeXt made small: a quarter of the width, 64 pixels, 1,000 images, few epochs.
 _base_ = 'pretrain_small.py'
 
 size = 64

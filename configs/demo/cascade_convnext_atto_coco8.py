@@ -1,5 +1,5 @@
-# Overfits ConvNeXt-atto from random weights to 8 photographs of COCO and evaluates on the same 8: whether a set-up
-# learns at all shows in minutes on 2 CPU cores, before days of GPU time go into it.
+# Overfits ConvNeXt-atto from random weights to 8 images of COCO and evaluates on the same 8: a check in minutes
+# on 2 CPU cores that training works, before days of GPU time go into it.
 #
 #   python tools/train.py configs/demo/cascade_convnext_atto_coco8.py --data-root data/coco
 _base_ = ['../_base_/cascade_small.py']
@@ -11,7 +11,7 @@ train_pipeline = [*load, resize, dict(type='PackDetInputs')]
 test_pipeline = [
     *load,
     resize,
-    # With the instances among the meta data the photographs are scored without an annotation file of their own.
+    # With the instances among the meta data the images are scored without an annotation file of their own.
     dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape', 'scale_factor', 'instances')),
 ]
 photographs = dict(
@@ -35,7 +35,7 @@ val_dataloader = dict(
     dataset=dict(pipeline=test_pipeline, test_mode=True, **photographs),
 )
 test_dataloader = val_dataloader
-# No ann_file: only the photographs that were seen are scored.
+# No ann_file: only the images that were seen are scored.
 val_evaluator = dict(type='CocoMetric', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 

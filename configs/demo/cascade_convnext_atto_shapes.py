@@ -15,7 +15,7 @@ model = dict(
         bbox_head=[{**head, 'num_classes': len(classes)} for head in _base_.model.roi_head.bbox_head],
         mask_head=dict(num_classes=len(classes)),
     ),
-    # At most six shapes in a picture: half of the regions are enough to learn from if half of them are shapes.
+    # At most six shapes in an image: half of the regions are enough to learn from if half of them are shapes.
     train_cfg=dict(
         rcnn=[
             {**stage, 'sampler': {**stage.sampler, 'num': 32, 'pos_fraction': 0.5}}
@@ -39,7 +39,7 @@ test_pipeline = [
 ]
 data_root = 'data/shapes/'
 drawings = dict(type='CocoDataset', data_root=data_root, metainfo=dict(classes=classes))
-# Two pictures in a batch: on 2 cores 800 such steps cost as much as 450 with four, and reach a far better AP.
+# Two images in a batch: on 2 cores 800 such steps cost as much as 450 with four, and reach a far better AP.
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,

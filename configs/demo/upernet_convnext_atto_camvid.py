@@ -1,9 +1,9 @@
-# UperNet with ConvNeXt-atto on CamVid's street scenes, from random weights, in minutes on 2 CPU cores: whether a set-up
-# learns at all, before days of GPU time go into it. At half size, so that a crop sees most of a scene.
+# UperNet with ConvNeXt-atto on CamVid's street scenes, from random weights, in minutes on 2 CPU cores: a check that
+# training works, before days of GPU time go into it. At half size, so that a crop sees most of a scene.
 #
 #   python tools/train.py configs/demo/upernet_convnext_atto_camvid.py --data-root data/camvid
 #
-# From weights of your own (imagenette's, say), with the paper's layer decay, which keeps what they know:
+# From weights of your own (imagenette's, say), with the paper's layer decay, which preserves pre-trained features:
 #
 #   python tools/train.py configs/demo/upernet_convnext_atto_camvid.py --data-root data/camvid --cfg-options \
 #       model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=epoch_36.pth \

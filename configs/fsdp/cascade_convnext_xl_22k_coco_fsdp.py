@@ -1,4 +1,4 @@
-# Cascade Mask R-CNN, ConvNeXt-XL, the same with weights, gradients and the optimizer's state divided among the GPUs (FSDP).
+# Cascade Mask R-CNN, ConvNeXt-XL, with weights, gradients and optimizer state sharded over the GPUs (FSDP).
 #
 #   torchrun --nproc-per-node 8 tools/train.py configs/fsdp/cascade_convnext_xl_22k_coco_fsdp.py --launcher pytorch
 _base_ = '../cascade_convnext_xl_22k_coco.py'

@@ -1,4 +1,4 @@
-# Pre-training on ImageNet-22K, ConvNeXt-L, the same with weights, gradients and the optimizer's state divided among the GPUs (FSDP).
+# Pre-training on ImageNet-22K, ConvNeXt-L, with weights, gradients and optimizer state sharded over the GPUs (FSDP).
 #
 #   torchrun --nproc-per-node 8 tools/train.py configs/fsdp/pretrain_convnext_l_imagenet22k_fsdp.py --launcher pytorch
 _base_ = '../pretrain_convnext_l_imagenet22k.py'

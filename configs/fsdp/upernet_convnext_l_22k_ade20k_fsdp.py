@@ -1,4 +1,4 @@
-# UperNet, ConvNeXt-L, the same with weights, gradients and the optimizer's state divided among the GPUs (FSDP).
+# UperNet, ConvNeXt-L, with weights, gradients and optimizer state sharded over the GPUs (FSDP).
 #
 #   torchrun --nproc-per-node 8 tools/train.py configs/fsdp/upernet_convnext_l_22k_ade20k_fsdp.py --launcher pytorch
 _base_ = '../upernet_convnext_l_22k_ade20k.py'

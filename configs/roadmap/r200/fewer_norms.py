@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, one norm a block. Published: 83.17 top-1.
+# From ResNet-200 to ConvNeXt-B, one norm a block. Published: 83.17 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/fewer_norms.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

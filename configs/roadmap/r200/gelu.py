@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, GELU in the place of ReLU, kernels of 7x7. Published: 82.19 top-1.
+# From ResNet-200 to ConvNeXt-B, GELU in the place of ReLU, kernels of 7x7. Published: 82.19 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/gelu.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

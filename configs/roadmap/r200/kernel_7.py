@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, kernels of 7x7. Published: 82.30 top-1.
+# From ResNet-200 to ConvNeXt-B, kernels of 7x7. Published: 82.30 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/kernel_7.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

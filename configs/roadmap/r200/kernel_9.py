@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, kernels of 9x9. Published: 82.27 top-1.
+# From ResNet-200 to ConvNeXt-B, kernels of 9x9. Published: 82.27 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/kernel_9.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, LayerNorm in the place of batch norm. Published: 83.35 top-1.
+# From ResNet-200 to ConvNeXt-B, LayerNorm in the place of batch norm. Published: 83.35 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/layer_norm.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

@@ -1,4 +1,4 @@
-# ResNet-200, where the road to ConvNeXt-B starts, on ImageNet-1K. Published: 81.14 top-1.
+# ResNet-200, where the roadmap to ConvNeXt-B starts, on ImageNet-1K. Published: 81.14 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/original.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

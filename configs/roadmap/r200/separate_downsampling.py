@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, separate downsampling layers, ConvNeXt-B itself. Published: 83.60 top-1.
+# From ResNet-200 to ConvNeXt-B, separate downsampling layers, ConvNeXt-B itself. Published: 83.60 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/separate_downsampling.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

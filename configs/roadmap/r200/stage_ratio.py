@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, Swin's ratio of blocks in the stages. Published: 81.33 top-1.
+# From ResNet-200 to ConvNeXt-B, Swin's ratio of blocks in the stages. Published: 81.33 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/stage_ratio.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

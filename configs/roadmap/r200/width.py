@@ -1,4 +1,4 @@
-# The road from ResNet-200 to ConvNeXt-B, Swin's width. Published: 81.85 top-1.
+# From ResNet-200 to ConvNeXt-B, Swin's width. Published: 81.85 top-1.
 #
 #   python tools/train.py configs/roadmap/r200/width.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, one activation a block. Published: 81.27 top-1.
+# From ResNet-50 to ConvNeXt-T, one activation a block. Published: 81.27 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/fewer_activations.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

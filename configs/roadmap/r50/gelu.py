@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, GELU in the place of ReLU, kernels of 7x7. Published: 80.62 top-1.
+# From ResNet-50 to ConvNeXt-T, GELU in the place of ReLU, kernels of 7x7. Published: 80.62 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/gelu.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

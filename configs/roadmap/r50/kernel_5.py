@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, kernels of 5x5. Published: 80.35 top-1.
+# From ResNet-50 to ConvNeXt-T, kernels of 5x5. Published: 80.35 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/kernel_5.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

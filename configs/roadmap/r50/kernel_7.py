@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, kernels of 7x7. Published: 80.57 top-1.
+# From ResNet-50 to ConvNeXt-T, kernels of 7x7. Published: 80.57 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/kernel_7.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

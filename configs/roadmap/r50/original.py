@@ -1,4 +1,4 @@
-# ResNet-50, where the road to ConvNeXt-T starts, on ImageNet-1K. Published: 78.82 top-1.
+# ResNet-50, where the roadmap to ConvNeXt-T starts, on ImageNet-1K. Published: 78.82 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/original.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, separate downsampling layers, ConvNeXt-T itself. Published: 81.97 top-1.
+# From ResNet-50 to ConvNeXt-T, separate downsampling layers, ConvNeXt-T itself. Published: 81.97 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/separate_downsampling.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, Swin's width. Published: 80.50 top-1.
+# From ResNet-50 to ConvNeXt-T, Swin's width. Published: 80.50 top-1.
 #
 #   python tools/train.py configs/roadmap/r50/width.py --data-root data/imagenet
 _base_ = '../../_base_/roadmap_imagenet.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, depthwise convolutions.
+# From ResNet-50 to ConvNeXt-T, made small, depthwise convolutions.
 #
 #   python tools/train.py configs/roadmap/small/depthwise.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, one activation a block.
+# From ResNet-50 to ConvNeXt-T, made small, one activation a block.
 #
 #   python tools/train.py configs/roadmap/small/fewer_activations.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

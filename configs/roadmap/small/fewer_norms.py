@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, one norm a block.
+# From ResNet-50 to ConvNeXt-T, made small, one norm a block.
 #
 #   python tools/train.py configs/roadmap/small/fewer_norms.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, GELU in the place of ReLU, kernels of 7x7.
+# From ResNet-50 to ConvNeXt-T, made small, GELU in the place of ReLU, kernels of 7x7.
 #
 #   python tools/train.py configs/roadmap/small/gelu.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, inverted bottlenecks.
+# From ResNet-50 to ConvNeXt-T, made small, inverted bottlenecks.
 #
 #   python tools/train.py configs/roadmap/small/inverted.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

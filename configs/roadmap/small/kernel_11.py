@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, kernels of 11x11.
+# From ResNet-50 to ConvNeXt-T, made small, kernels of 11x11.
 #
 #   python tools/train.py configs/roadmap/small/kernel_11.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

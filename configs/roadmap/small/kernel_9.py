@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, kernels of 9x9.
+# From ResNet-50 to ConvNeXt-T, made small, kernels of 9x9.
 #
 #   python tools/train.py configs/roadmap/small/kernel_9.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, its start.
+# From ResNet-50 to ConvNeXt-T, made small, the start.
 #
 #   python tools/train.py configs/roadmap/small/original.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, separate downsampling layers.
+# From ResNet-50 to ConvNeXt-T, made small, separate downsampling layers.
 #
 #   python tools/train.py configs/roadmap/small/separate_downsampling.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, Swin's ratio of blocks in the stages.
+# From ResNet-50 to ConvNeXt-T, made small, Swin's ratio of blocks in the stages.
 #
 #   python tools/train.py configs/roadmap/small/stage_ratio.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'

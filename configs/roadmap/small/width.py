@@ -1,4 +1,4 @@
-# The road from ResNet-50 to ConvNeXt-T, made small, Swin's width.
+# From ResNet-50 to ConvNeXt-T, made small, Swin's width.
 #
 #   python tools/train.py configs/roadmap/small/width.py --data-root data/imagenette
 _base_ = '../../_base_/roadmap_small.py'
