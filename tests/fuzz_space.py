@@ -30,7 +30,7 @@ ODD = st.one_of(
 
 
 def mutations(plausible: dict[str, list], most: int = 2):
-    """Up to so many changes of a config: a dotted name, and a value that may be right or anything else."""
+    """Up to so many changes: a dotted name each, and a plausible value or any other."""
     one = st.tuples(st.sampled_from([*plausible]), st.booleans()).flatmap(
         lambda chosen: st.tuples(
             st.just(chosen[0]), st.sampled_from(plausible[chosen[0]] or [None]) if chosen[1] else ODD
@@ -40,13 +40,13 @@ def mutations(plausible: dict[str, list], most: int = 2):
 
 
 def change(node: object, name: str, value: object) -> None:
-    """Sets a value by its dotted name, or takes it out."""
+    """Set a value by its dotted name, or remove it."""
     *parents, last = (int(part) if part.isdigit() else part for part in name.split('.'))
     for parent in parents:
         try:
             node = node[parent]
         except (KeyError, IndexError, TypeError):
-            return  # another change took it out
+            return  # another change removed it
         if not isinstance(node, (dict, list)):
             return
     if isinstance(node, list):

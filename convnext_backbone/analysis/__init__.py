@@ -1,1 +1,1 @@
-"""What a model costs, beside what the papers publish."""
+"""What a model costs, as counted here and as the papers publish it."""

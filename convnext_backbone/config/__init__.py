@@ -1,1 +1,1 @@
-"""From a config file and flags to the config that runs here, checked before anything is built."""
+"""From a config file and flags to the config that runs, checked before anything is built."""

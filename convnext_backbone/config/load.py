@@ -4,14 +4,13 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
 from ..utils.errors import UserError
 from .check import DATALOADERS, check_settings
 from .machine import adapt_to_machine
-
-_EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
 def load_config(
@@ -20,13 +19,13 @@ def load_config(
     data_root: str | None = None,
     cfg_options: dict | None = None,
 ) -> Config:
-    """Reads a config and applies the flags that all tools share.
+    """Read a config and apply the flags that all tools share.
 
     Args:
         path: The config file.
-        work_dir: Where the run is written; by default what the config says, or ``work_dirs/<name of the config>``.
-        data_root: Takes the place of the config's data folder, in its data sets and evaluators.
-        cfg_options: Further settings by dotted name; they win over all else.
+        work_dir: Where the run is written; by default the config's, or ``work_dirs/<name of the config>``.
+        data_root: Replaces the config's data folder, in its data sets and evaluators.
+        cfg_options: Settings by dotted name; they win over all others.
 
     Raises:
         UserError: The file is missing, it is not a config, or a setting is out of range.
@@ -38,7 +37,7 @@ def load_config(
     except Exception as error:  # a config is Python: anything can be raised
         raise UserError(f'The config {path} cannot be read: {type(error).__name__}: {error}') from error
     if data_root is not None:
-        replace_data_root(cfg, data_root)
+        _replace_data_root(cfg, data_root)
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError, AssertionError) as error:
@@ -54,9 +53,9 @@ def load_config(
 
 
 def prepare_config(flags: argparse.Namespace) -> Config:
-    """The config that runs: the file, the flags, and what this machine lacks.
+    """Make the config that runs out of the file, the flags, and what this machine can do.
 
-    A run dumps it to its work_dir as it is; given that file, the tools run the same again.
+    This is the one place that rewrites a config: what a run dumps to its work_dir is what it runs.
 
     Args:
         flags: Of :func:`.common_parser`, and those of ``launcher``, ``local_rank``, ``amp``, ``auto_scale_lr``,
@@ -82,7 +81,7 @@ def prepare_config(flags: argparse.Namespace) -> Config:
     cfg.setdefault('runner_type', 'ResumableRunner')
     if 'checkpoint' in given:
         cfg.load_from = flags.checkpoint
-        for part in (cfg.model, cfg.model.get('backbone')):  # what the checkpoint fills need not be there
+        for part in (cfg.model, cfg.model.get('backbone')):  # the checkpoint has these weights
             if part is not None:
                 part['init_cfg'] = None
     if given.get('tta'):
@@ -91,14 +90,11 @@ def prepare_config(flags: argparse.Namespace) -> Config:
 
 
 def _set_tta(cfg: Config) -> None:
-    """Put the config's ``tta_model`` around its model, and its ``tta_pipeline`` in the place of that of the test data.
-
-    The settings in ``tta_model.module`` win over those of the model.
-    """
+    """Wrap the model in the config's ``tta_model``, whose ``module`` settings win, and test by ``tta_pipeline``."""
     lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if lacking:
         raise UserError(
-            f'{cfg.filename} has no {" and no ".join(lacking)}, which say what --tta averages: add them as in '
+            f'{cfg.filename} has no {" and no ".join(lacking)}, which define what --tta averages: add them as in '
             f'configs/_base_/ade20k.py, or leave --tta out.'
         )
     cfg.merge_from_dict(dict(model=cfg.tta_model.get('module', {})))
@@ -106,15 +102,13 @@ def _set_tta(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
-def replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
-    """Points all data sets and evaluators of a config at another folder, in place."""
+def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
     new = str(data_root).rstrip('/') + '/'
     old = {ds['data_root'] for loader in DATALOADERS for ds in find_datasets(cfg.get(loader)) if ds.get('data_root')}
 
-    def moved(node: object) -> object:
+    def moved(node: Any) -> Any:
         if isinstance(node, dict):
-            for key in list(node):
-                node[key] = moved(node[key])
+            node.update({key: moved(value) for key, value in node.items()})
         elif isinstance(node, (list, tuple)):
             return type(node)(moved(item) for item in node)
         elif isinstance(node, str):
@@ -122,13 +116,13 @@ def replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
             return new + node[len(root) :].lstrip('/') if root is not None else node
         return node
 
-    for part in (*DATALOADERS, *_EVALUATORS, 'data_root'):
+    for part in (*DATALOADERS, 'val_evaluator', 'test_evaluator', 'data_root'):
         if part in cfg:
             cfg[part] = moved(cfg[part])
 
 
-def find_datasets(node: object) -> Iterator[dict]:
-    """All data set configs that name files, below wrappers such as RepeatDataset too."""
+def find_datasets(node: Any) -> Iterator[dict]:
+    """Iterate over the data sets of a config that name files, also below wrappers such as RepeatDataset."""
     if isinstance(node, dict):
         if 'data_root' in node or 'ann_file' in node:
             yield node

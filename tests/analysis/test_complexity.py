@@ -94,13 +94,13 @@ def test_a_classifier_costs_what_timms_does(arch, use_grn, name):
     assert total == Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 
-COLOURS = 3 + 3  # buffers: their mean and standard deviation
+COLOURS = 3 + 3  # buffers: mean and standard deviation of each
 
 
-def test_a_classifier_keeps_what_the_formula_says():
-    """Of each norm the input and two statistics; of a block its input and the output of its depthwise convolution.
+def test_the_activation_memory_of_a_classifier_is_what_the_formula_says():
+    """A norm keeps its input and two statistics, a block its input and the output of its depthwise convolution.
 
-    Of a batch, of two images, the downsampling layers keep their weights, channels last.
+    The downsampling layers keep a copy of their weights, channels last, for a batch of two images.
     """
     depths, channels = ARCHS['tiny']
     kept, statistics = 3 * 224**2, 2
@@ -114,7 +114,7 @@ def test_a_classifier_keeps_what_the_formula_says():
     assert cost.memory == ((224, 224), 4 * (4 * cost.total.parameters + COLOURS), 4 * kept)
 
 
-def test_what_is_frozen_keeps_nothing():
+def test_frozen_stages_need_no_activation_memory():
     learning, frozen = classifier(64, arch='atto'), classifier(64, arch='atto', frozen_stages=4)
     assert frozen.memory.image < learning.memory.image / 50
     learnt = learning.parts['head'].parameters + learning.parts['norm'].parameters
@@ -127,11 +127,11 @@ def small_segmentor() -> Config:
     return load_config(CONFIGS / 'upernet_convnext_t_ade20k.py', cfg_options=options)
 
 
-def test_a_segmentor_keeps_what_real_training_does():
-    """Of two crops, not of the image that is tested."""
+def test_the_activation_memory_of_a_segmentor_is_that_of_real_training():
+    """On two crops, not on the image that is tested."""
     cfg = small_segmentor()
     cfg.model.data_preprocessor.size = (64, 96)
-    cfg.model.backbone.drop_path_rate = 0.0  # what is dropped is not kept, and not counted
+    cfg.model.backbone.drop_path_rate = 0.0  # what is dropped is not kept
     with MODELS.switch_scope_and_registry('mmseg') as registry:
         model = registry.build(cfg.model).train()
     kept = {}
@@ -144,8 +144,8 @@ def test_a_segmentor_keeps_what_real_training_does():
     assert outputs and memory.shape == (64, 96) and memory.image == pytest.approx(nbytes / 2, rel=0.01)
 
 
-def test_a_cascade_keeps_the_regions_that_it_samples():
-    """512 of an image for each box head, at most a quarter of them for each mask head."""
+def test_the_activation_memory_of_a_cascade_is_that_of_the_regions_that_it_samples():
+    """512 an image for each box head, at most a quarter of them for each mask head."""
     cfg = load_config(CONFIGS / 'cascade_convnext_t_coco.py')
     whole = count_complexity(cfg, (64, 64)).memory.image
     for stage in cfg.model.train_cfg.rcnn:

@@ -1,4 +1,4 @@
-"""Recipes of detection, and those on frozen features: numbers, sizes, one step of each; other detectors. Exact."""
+"""Recipes of detection and on frozen features: the papers' numbers, one training step each; other detectors. Exact."""
 
 import copy
 import functools
@@ -44,12 +44,12 @@ FROZEN = dict(  # and the recipe that it is, but for the backbone
 URL = 'https://dl.fbaipublicfiles.com/convnext/'
 DINOV3 = 'hf://facebook/dinov3-convnext-tiny-pretrain-lvd1689m/model.safetensors'
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
-README = (REPOSITORY / 'README.md').read_text()
+DETECTORS = (REPOSITORY / 'docs/detectors.md').read_text()
 
 
 @functools.cache
 def read(name: str) -> Config:
-    """A config, to be looked at only."""
+    """A config, read-only."""
     return Config.fromfile(REPOSITORY / f'configs/{name}.py')
 
 
@@ -64,7 +64,7 @@ def first_line(name: str) -> str:
 
 
 def without(cfg: Config, *keys: str) -> dict:
-    """A config as a dict, without what stands at some dotted names."""
+    """A config as a dict, without some dotted names."""
     rest = cfg.to_dict()
     for *way, last in (key.split('.') for key in keys):
         functools.reduce(dict.__getitem__, way, rest).pop(last)
@@ -78,7 +78,7 @@ def test_every_detection_recipe_is_in_a_table_here():
 
 @pytest.mark.parametrize('name', [*PUBLISHED, *V2])
 def test_what_all_recipes_share_is_cascade_ts(name):
-    """Whose numbers test_configs.py compares with the paper's."""
+    """Cascade T's numbers are compared with the paper's in test_configs.py."""
     own = ['model', 'optim_wrapper.optimizer.lr', 'optim_wrapper.paramwise_cfg.decay_rate']
     assert without(read(name), *own) == without(read('cascade_convnext_t_coco'), *own)
     if name.startswith('cascade'):
@@ -143,7 +143,7 @@ class TestOnFrozenFeatures:
         assert without(backbone, *own) == without(read(FROZEN[name]).model.backbone, 'init_cfg')
 
     def test_norms_neck_and_heads_learn_at_the_full_rate(self, name):
-        """Whatever the layer decay; and nothing else learns."""
+        """Whatever the layer decay, and nothing else is trained."""
         cfg = read(name)
         model = build(cfg.model, cfg.default_scope).train()
         learning = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -157,7 +157,7 @@ class TestOnFrozenFeatures:
 
 
 def shrink(node: object, by: int) -> None:
-    """Divides all sizes in pixels below a config node, in place."""
+    """Divide all sizes in pixels below a config node, in place."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         if key == 'scales':
             node[key] = [tuple(side // by for side in scale) for scale in value]
@@ -168,7 +168,7 @@ def shrink(node: object, by: int) -> None:
 
 
 def one_iteration(name: str, shapes: Path, work_dir: Path) -> Runner:
-    """A recipe's first step, on two drawn images of an eighth of its size with few regions, from random weights."""
+    """Run a recipe's first step from random weights, on two drawn images of an eighth of its size with few regions."""
     cfg = load_config(REPOSITORY / f'configs/{name}.py', work_dir=str(work_dir))
     detector = cfg.default_scope == 'mmdet'
     options = {
@@ -199,7 +199,7 @@ def one_iteration(name: str, shapes: Path, work_dir: Path) -> Runner:
 
 
 def check_step(model: nn.Module, wrapper: OptimWrapper) -> None:
-    """A step of AdamW was made with a finite gradient of all that learns, and of nothing else."""
+    """Check that AdamW made a step with finite gradients of all that is trained, and of nothing else."""
     moments = wrapper.optimizer.state  # of parameters that had a gradient
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert [name for name, p in learning.items() if p not in moments] == []
@@ -219,7 +219,7 @@ def check_step(model: nn.Module, wrapper: OptimWrapper) -> None:
     ],
 )
 def test_a_recipe_trains(name, shapes, tmp_path, monkeypatch):
-    """All that learns gets a gradient, as DDP without `find_unused_parameters` asks; XL takes 7 GiB of memory."""
+    """Each trained parameter gets a gradient, as DDP without `find_unused_parameters` needs; XL takes 7 GiB."""
     monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
     runner = one_iteration(name, shapes, tmp_path)
     assert runner.iter == 1 and 'find_unused_parameters' not in runner.cfg
@@ -228,16 +228,16 @@ def test_a_recipe_trains(name, shapes, tmp_path, monkeypatch):
     assert len(losses) > 2 and all(math.isfinite(loss) for loss in losses.values()), losses
 
 
-OTHERS = dict(re.findall(r'```python (\w+)\.py\n(.*?)```', README, re.S))
+OTHERS = dict(re.findall(r'```python (\w+)\.py\n(.*?)```', DETECTORS, re.S))
 
 
-def test_the_readme_has_the_lines_for_other_detectors():
+def test_the_docs_have_the_lines_for_other_detectors():
     assert [name.split('_')[0] for name in OTHERS] == ['retinanet', 'mask2former', 'rtmdet', 'dino']
 
 
 @pytest.mark.parametrize('name', OTHERS)
-def test_the_readmes_lines_for_another_detector_train_it(name, tmp_path):
-    """One step on one small image gives all that learns a gradient."""
+def test_the_lines_for_another_detector_train_it(name, tmp_path):
+    """In one step on a small image each trained parameter gets a gradient."""
     from mmdet.testing import demo_mm_inputs
 
     (tmp_path / 'own.py').write_text(OTHERS[name])
@@ -256,7 +256,7 @@ def test_the_readmes_lines_for_another_detector_train_it(name, tmp_path):
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).train()
-    model.init_weights()  # as the runner does: until then some of mmdet's parameters are whatever the memory held
+    model.init_weights()  # as the runner does: until then some of mmdet's parameters are not initialized
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     masks = 'panoptic_head' in cfg.model
     images = demo_mm_inputs(1, image_shapes=(3, 64, 64), num_items=[3], num_classes=80, with_mask=masks)
@@ -265,7 +265,7 @@ def test_the_readmes_lines_for_another_detector_train_it(name, tmp_path):
     assert all(value.isfinite() for key, value in logged.items() if 'loss' in key)
 
 
-def test_the_readmes_retinanet_has_the_papers_optimizer(tmp_path):
+def test_the_retinanet_of_the_docs_has_the_papers_optimizer(tmp_path):
     (tmp_path / 'own.py').write_text(OTHERS['retinanet_convnext_t'])
     own, recipe = Config.fromfile(tmp_path / 'own.py').optim_wrapper, read('mask_rcnn_convnext_t_coco').optim_wrapper
     assert own.constructor == recipe.constructor

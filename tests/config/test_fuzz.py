@@ -50,7 +50,7 @@ SECONDS = 60  # that one example may take
 
 
 def fuzzed(few: int) -> Callable[[Callable], Callable]:
-    """Gives a test a few examples, or as many as are asked for; always the same ones for a seed."""
+    """Run a test on a few examples, or on as many as FUZZ_EXAMPLES says; the same ones for the same SEED."""
     how = settings(
         max_examples=int(os.environ.get('FUZZ_EXAMPLES', few)),
         database=None,
@@ -70,7 +70,7 @@ def no_hang():
 
 
 def assert_names(sentence: str, changes: list) -> None:
-    """Whether a sentence names one of the things that were changed."""
+    """Check that a sentence names one of the changes."""
     assert '\n' not in sentence.strip() and len(sentence) < 3000, sentence
     words = {part for name, _ in changes for part in [part for part in name.split('.') if not part.isdigit()][-2:]}
     words -= {'model', 'dataset', 'train_dataloader'} - {name.rpartition('.')[2] for name, _ in changes}
@@ -114,7 +114,7 @@ MODEL = nn.ModuleDict(dict(backbone=ConvNeXt(TINY), head=nn.Linear(4, 4)))
 
 
 def assert_rates(groups: list[dict], cfg: Config) -> None:
-    """Whether the learning rates and weight decays of an optimizer are what a config with layer decay asks for."""
+    """Check that learning rates and weight decays of an optimizer are those of a config with layer decay."""
     wrapper = cfg.optim_wrapper
     paramwise, optimizer = wrapper.get('paramwise_cfg') or {}, wrapper.optimizer
     custom = (paramwise.get('custom_keys') or {}).values()
@@ -156,7 +156,7 @@ def detector(shapes) -> Config:
 
 @pytest.fixture
 def start(call_tool, monkeypatch, tmp_path):
-    """Runs tools/train.py in this process on a config that is there already; returns what came, and the runner."""
+    """Run tools/train.py in this process on a config in memory; return its result and the runner."""
     runners = []
     init = Runner.__init__
 
@@ -165,8 +165,7 @@ def start(call_tool, monkeypatch, tmp_path):
         init(self, *args, **kwargs)
 
     monkeypatch.setattr(Runner, '__init__', remember)
-    # What takes most of the time of a run this small: compilers that are asked for their version, an empty picture, and
-    # the rubbish that the engine collects among all that was imported.
+    # These take most of the time of such a small run: compilers' versions, an empty figure, and garbage collection.
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
     picture = Visualizer._initialize_fig(None, dict(frameon=False))
     monkeypatch.setattr(Visualizer, '_initialize_fig', lambda *args: picture)
@@ -191,7 +190,7 @@ def start(call_tool, monkeypatch, tmp_path):
 
 
 def assert_trained(runner: Runner, cfg: Config) -> None:
-    """Whether a run did what its config says."""
+    """Check that a run did what its config says."""
     assert runner.iter == runner.max_iters >= 1
     assert all(tensor.isfinite().all() for tensor in runner.model.state_dict().values())
     assert_rates(runner.optim_wrapper.optimizer.param_groups, cfg)
@@ -245,7 +244,7 @@ def test_annotations(detector, shapes, two_images, start, tmp_path):
 
 
 def assert_loaded(dataset: object, content: dict) -> None:
-    """Whether a data set has all the images and objects of an annotation file, but those that mmdet skips."""
+    """Check that a data set has all images and objects of an annotation file but those that mmdet skips."""
     names = {category['id']: category['name'] for category in content['categories']}
     assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [one['id'] for one in content['images']]
     for place, image in enumerate(content['images']):

@@ -1,4 +1,4 @@
-"""Exact: every number of the classification configs is that of the paper's tables 5 and 6 (and of section 3.3)."""
+"""Exact: the numbers of the classification configs are those of the paper's tables 5 and 6, and of section 3.3."""
 
 import functools
 import math
