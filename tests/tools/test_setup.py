@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib.metadata
 import json
 import os
 import re
@@ -15,7 +16,6 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import setuptools
 from conftest import REPOSITORY, refusal, run_tool
 
 sys.path.insert(0, str(REPOSITORY / 'tools'))
@@ -236,12 +236,12 @@ class TestRunningAgain:
         assert result.stdout.splitlines()[0] == f'{ready} is ready (openmmlab, torch-2.14.1): nothing to do.'
         assert {path: path.stat().st_mtime_ns for path in ready.rglob('*')} == before
 
-    @pytest.mark.parametrize('name', ['setup.py', 'constraints/openmmlab.txt', 'tools/environment/install.py'])
+    @pytest.mark.parametrize('name', ['pyproject.toml', 'constraints/openmmlab.txt', 'tools/environment/install.py'])
     def test_notices_a_change(self, ready, tmp_path, monkeypatch, name):
         clone = tmp_path / 'clone'
         for folder in ('constraints', 'tools'):
             shutil.copytree(REPOSITORY / folder, clone / folder)
-        shutil.copy(REPOSITORY / 'setup.py', clone)
+        shutil.copy(REPOSITORY / 'pyproject.toml', clone)
         monkeypatch.setattr(install, 'ROOT', clone)
         before = install.stamp(arguments(ready))
         others = [install.stamp(arguments(tmp_path)), install.stamp(arguments(ready, torch='2.10.0'))]
@@ -377,27 +377,34 @@ class TestVersions:
     """The versions that are written in several places agree."""
 
     @pytest.fixture
-    def arguments(self, monkeypatch):
-        given = {}
-        monkeypatch.setattr(setuptools, 'setup', given.update)
-        runpy.run_path(str(REPOSITORY / 'setup.py'))
-        return given
+    def required(self) -> dict[str, set[str]]:
+        """What pip is told to install, by extra; '' for what every installation needs."""
+        package = importlib.metadata.distribution('convnext-backbone')
+        extras: dict[str, set[str]] = {
+            '': set(),
+            **{extra: set() for extra in package.metadata.get_all('Provides-Extra')},
+        }
+        for line in package.requires:
+            requirement, _, extra = line.partition('; extra == ')
+            extras[extra.strip('"')].add(requirement)
+        assert package.metadata['Requires-Python'] == '>=3.10'
+        return extras
 
-    def test_extras_are_the_constraints(self, arguments):
-        extras = arguments['extras_require']
-        assert set(extras) == {'openmmlab', 'onedl', 'imagenet', 'dev'}
+    def test_extras_are_the_constraints(self, required):
+        assert set(required) == {'', 'openmmlab', 'onedl', 'imagenet', 'dev'}
         for stack, packages in requirements.STACKS.items():
             tested = requirements.read_constraints(stack)
             assert '\ntorch===' in (REPOSITORY / f'constraints/{stack}.txt').read_text()  # not a CPU-only build
-            assert {f'{name}=={tested[name]}' for name in packages.values()} <= set(extras[stack])
-            for requirement in [*extras[stack], *extras['imagenet'], *extras['dev']]:
+            assert {f'{name}=={tested[name]}' for name in packages.values()} <= required[stack]
+            for requirement in (
+                required[stack] | required['imagenet'] | required['dev'] - {'convnext-backbone[imagenet]'}
+            ):
                 name, version = re.match(r'([\w-]+)(?:==(.+)|<81)?$', requirement).groups()
                 assert tested[name] == (version or tested[name])
 
-    def test_what_is_required(self, arguments):
-        required = {re.match(r'[\w-]+', requirement)[0] for requirement in arguments['install_requires']}
-        assert required == {'torch', 'safetensors', 'huggingface_hub', 'filelock', 'tqdm'}  # neither stack
-        assert arguments['python_requires'] == '>=3.10'
+    def test_what_is_required(self, required):
+        names = {re.match(r'[\w-]+', requirement)[0] for requirement in required['']}
+        assert names == {'torch', 'safetensors', 'huggingface_hub', 'filelock', 'tqdm', 'pydantic'}  # neither stack
 
     @pytest.mark.parametrize('minor, numpy', [(10, '2.2.6'), (11, '2.4.6'), (13, '2.4.6')])
     def test_constraints_by_python(self, monkeypatch, minor, numpy):
