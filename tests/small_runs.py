@@ -1,4 +1,4 @@
-"""Runs of a second or two of each demo, what they leave, and whether two of them left the same."""
+"""Small training runs of each task, and comparison of their checkpoints."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from convnext_backbone import read_checkpoint
 DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 SEGMENTOR = REPOSITORY / 'configs/demo/upernet_convnext_atto_camvid.py'
 TINY = 'dict(_delete_=True, depths=(1, 1, 2, 1), channels=(8, 16, 32, 64))'
-# What makes a run of a second or two of each demo, with all that is random, and a checkpoint after each step.
+# Each task in a run of a second or two, with all random augmentation, and a checkpoint after each step.
 CONFIGS = dict(
     classifier=f"""
 _base_ = {str(DEMO)!r}
@@ -101,7 +101,7 @@ def arguments(task: str, config: Path, data: Path, work_dir: object = 'out', opt
 
 
 def differences(one: object, other: object, where: str = '') -> list[str]:
-    """Where two states differ in a single bit."""
+    """The places where two states differ in any bit."""
     if isinstance(one, torch.Tensor):
         same = one.dtype == other.dtype and torch.equal(one, other)
         return [] if same else [where]
@@ -116,7 +116,7 @@ def differences(one: object, other: object, where: str = '') -> list[str]:
 
 
 def check_same(one: Path, other: Path) -> None:
-    """Weights, averaged ones where there are, optimizer and schedules of two checkpoints are the same to the bit."""
+    """Compare weights, averages, optimizer and schedules of two checkpoints bit for bit."""
     states = [read_checkpoint(path) for path in (one, other)]
     assert states[0].keys() == states[1].keys() >= {'state_dict', 'optimizer', 'param_schedulers'}
     first, second = ({key: s[key] for key in s.keys() - {'meta', 'message_hub'}} for s in states)

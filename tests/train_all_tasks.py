@@ -1,4 +1,4 @@
-"""Trains a model of each task for a few steps, in one process or several: a process takes seconds to start.
+"""Train a model of each task for a few steps, in one process or several, each started once.
 
 torchrun --nproc-per-node N tests/train_all_tasks.py DATA OUT [--resume 'RUN/{task}/epoch_1.pth'] [--options K=V ...]
 """
@@ -13,7 +13,7 @@ from conftest import REPOSITORY, managers
 
 DEMO = REPOSITORY / 'configs/demo'
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
-# Steps of four images, however many processes they come from; a batch has one, so that all draws are by image.
+# Steps of four images in batches of one, whatever the number of processes: all random draws are by image.
 COMMON = [
     'auto_scale_lr.base_batch_size=4',
     'optim_wrapper.accumulative_counts=auto',
@@ -24,14 +24,14 @@ COMMON = [
     'randomness.seed=3',
 ]
 CLASSIFIER = [
-    'model.data_preprocessor.mixup_alpha=0.0',  # which mix the images of a batch
+    'model.data_preprocessor.mixup_alpha=0.0',  # mixes the images of a batch
     'model.data_preprocessor.cutmix_alpha=0.0',
     'train_dataloader.dataset.transform.input_size=32',
     'val_dataloader.dataset.transform.input_size=32',
     'train_cfg.max_epochs=3',
     'train_cfg.val_interval=3',
 ]
-WIDTH = 16  # of all that follows the backbone in the detector
+WIDTH = 16  # channels of all layers after the backbone of the detector
 NARROW = [
     'neck.out_channels',
     'rpn_head.in_channels',
@@ -46,7 +46,7 @@ DETECTOR = [
     'model.backbone.fused=True',
     'train_cfg.max_epochs=3',
     'train_cfg.val_interval=9',
-    # All proposals are kept and learnt from: which are the best of those with like scores, rounding decides.
+    # All proposals are kept and trained on: rounding decides which of those with equal scores are the best.
     'train_dataloader.dataset.pipeline.2.scale=(64,48)',
     'model.train_cfg.rpn_proposal.nms_pre=4096',
     'model.train_cfg.rpn_proposal.max_per_img=4096',
@@ -54,7 +54,7 @@ DETECTOR = [
     *(f'model.train_cfg.rcnn.{stage}.sampler.num=4096' for stage in range(3)),
     *(f'model.{name}={WIDTH}' for name in NARROW),
 ]
-# Without averaged weights, which a sharded model cannot have.
+# Without averaged weights, which a sharded model does not support.
 CLASSIFIER_CONFIG = f"""
 _base_ = {str(DEMO / 'pretrain_convnext_atto_shapes.py')!r}
 custom_hooks = [dict(type='FiniteCheckHook')]
@@ -62,7 +62,7 @@ custom_hooks = [dict(type='FiniteCheckHook')]
 SEGMENTOR_CONFIG = f"""
 _base_ = {str(DEMO / 'upernet_convnext_atto_camvid.py')!r}
 head = dict(num_classes=5, channels=16)
-# Pooled to one place, an image is no batch to normalise.
+# Batch norm needs more than one value per channel, so no pooling to 1 x 1.
 model = dict(data_preprocessor=dict(size=(64, 64)), decode_head=dict(pool_scales=(2, 3), **head), auxiliary_head=head)
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)]
 small = [dict(type='Resize', scale=(96, 72), keep_ratio=False), dict(type='RandomCrop', crop_size=(64, 64))]
@@ -84,7 +84,7 @@ log_processor = dict(by_epoch=True)
 
 
 def main() -> None:
-    """Trains each as a user would; checkpoints are in OUT/<task>."""
+    """Train each as a user would; checkpoints are in OUT/<task>."""
     parser = argparse.ArgumentParser()
     parser.add_argument('data', type=Path)
     parser.add_argument('out', type=Path)

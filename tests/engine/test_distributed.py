@@ -1,4 +1,4 @@
-"""Two processes with gloo on the CPU: every parameter that is not frozen gets a gradient. Exact."""
+"""Data parallelism with gloo on the CPU: every parameter that is not frozen has a gradient. Exact."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ CASES += [dict(out_indices=(-1,), use_grn=True)]
 
 
 def train_every_case(rank: int, folder: str) -> None:
-    """One process, for all cases: a process takes seconds to start."""
+    """All cases in one process, as a process takes seconds to start."""
     dist.init_process_group('gloo', init_method=f'file://{folder}/meeting', rank=rank, world_size=2)
     torch.save([train_two_steps(rank, arguments) for arguments in CASES], f'{folder}/{rank}.pth')
     dist.destroy_process_group()
 
 
 def train_two_steps(rank: int, arguments: dict) -> dict[str, torch.Tensor]:
-    """The weights after; DistributedDataParallel itself raises at the second step where a gradient was missing."""
+    """The final weights; DistributedDataParallel raises at the second step where a gradient was missing."""
     torch.manual_seed(0)
     model = DistributedDataParallel(ConvNeXt(**SMALL, **arguments).train())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -36,7 +36,7 @@ def train_two_steps(rank: int, arguments: dict) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory) -> list[tuple[dict[str, torch.Tensor], ...]]:
-    """For each case the weights in the first and in the second process."""
+    """The weights of each case in the first and the second process."""
     folder = tmp_path_factory.mktemp('trained')
     torch.multiprocessing.spawn(train_every_case, (str(folder),), nprocs=2)
     return [*zip(*(torch.load(folder / f'{rank}.pth') for rank in range(2)), strict=True)]
@@ -44,7 +44,7 @@ def trained(tmp_path_factory) -> list[tuple[dict[str, torch.Tensor], ...]]:
 
 @pytest.mark.parametrize('case', range(len(CASES)), ids=[str(arguments) for arguments in CASES])
 def test_no_unused_parameters(case, trained):
-    """Without `find_unused_parameters`, whichever stages are frozen or put out."""
+    """Without `find_unused_parameters`, whatever the frozen stages and outputs."""
     first, second = trained[case]
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     torch.manual_seed(0)

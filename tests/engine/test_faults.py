@@ -1,4 +1,4 @@
-"""Bad days, as they come: processes that are told to end or are killed. Exact: the weights are those of a good day."""
+"""Fault tolerance: SIGTERM, lost processes and machines, preemption. Exact: as an undisturbed run."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from convnext_backbone import read_checkpoint
 
 @contextmanager
 def started(*command: object, cwd: Path, **variables: str) -> Iterator[subprocess.Popen]:
-    """A command in a process group of its own, of which nothing is left in the end."""
+    """Run a command in its own process group, which is killed in the end."""
     process = subprocess.Popen(
         [*map(str, command)],
         cwd=cwd,
@@ -39,7 +39,7 @@ def started(*command: object, cwd: Path, **variables: str) -> Iterator[subproces
 
 
 def read_until(process: subprocess.Popen, words: str) -> None:
-    """Reads what a process prints up to a line with these words."""
+    """Read the output of a process up to a line with these words."""
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -49,25 +49,25 @@ def read_until(process: subprocess.Popen, words: str) -> None:
 
 
 def assert_same_weights(whole: Path, resumed: Path) -> None:
-    """To the bit, at the end of two runs, and their averages too."""
+    """Compare the final weights and averages of two runs bit for bit."""
     one, other = (read_checkpoint(folder / 'epoch_2.pth') for folder in (whole, resumed))
     for weights in ('state_dict', 'ema_state_dict'):
         assert differing(one[weights], other[weights]) == []
 
 
-def test_a_run_that_is_told_to_end_saves_its_state_and_goes_on(shapes, run_once, tmp_path):
-    """All processes of the group get SIGTERM, the workers that load images too."""
+def test_sigterm_saves_the_state_and_the_run_resumes(shapes, run_once, tmp_path):
+    """All processes of the group receive it, data loader workers included."""
     data = shapes / 'imagenet'
     whole, _ = run_once('classification', partial(train, data, 'out'))
     command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', 'out']
     with started(*command, '--cfg-options', *SMALL, cwd=tmp_path) as process:
         read_until(process, 'Epoch(train) [1][1/6]')
-        told = time.time()
+        sent = time.time()
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output[-3000:]
     assert 'stopped.pth' in output and 'Traceback' not in output
-    assert (tmp_path / 'out/stopped.pth').stat().st_mtime - told < 10  # as promised
+    assert (tmp_path / 'out/stopped.pth').stat().st_mtime - sent < 10  # as promised
     assert not (tmp_path / 'out/epoch_2.pth').exists()
     result = train(data, 'out', '--resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -83,12 +83,12 @@ def _is_torchrun(folder: Path) -> bool:
 
 
 def process_of_rank(rank: int, work_dir: Path) -> int:
-    """The process of a rank that trains into a folder."""
+    """The process id of a rank that trains into a work_dir."""
     for folder in Path('/proc').glob('[0-9]*'):
         try:
             command = (folder / 'cmdline').read_bytes().split(b'\0')
             variables = (folder / 'environ').read_bytes().split(b'\0')
-        except OSError:  # it has ended
+        except OSError:  # it has exited
             continue
         if f'RANK={rank}'.encode() in variables and str(work_dir).encode() in command and _is_torchrun(_parent(folder)):
             return int(folder.name)
@@ -109,8 +109,8 @@ DIST_TRAIN = REPOSITORY / 'tools/dist_train.sh'
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('rank', 'fault'), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
-def test_a_rank_that_is_lost_is_started_again_from_the_last_checkpoint(rank, fault, demo, shapes, tmp_path):
-    """Killed, or stopped, so that it neither answers nor ends."""
+def test_a_lost_rank_restarts_from_the_last_checkpoint(rank, fault, demo, shapes, tmp_path):
+    """Killed, or stopped so that it hangs."""
     data, options = ['--data-root', shapes / 'imagenet'], ['--cfg-options', *SMALL]
     result = run_script(DIST_TRAIN, demo, 2, *data, '--work-dir', tmp_path / 'whole', *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -139,7 +139,7 @@ def test_without_restarts_a_lost_rank_ends_all_within_a_minute(rank, fault, demo
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
-    """For three minutes at most."""
+    """Wait for a condition, three minutes at most."""
     latest = time.time() + 180
     while not happened():
         assert time.time() < latest
@@ -147,8 +147,8 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_a_machine_is_lost_and_when_it_comes_back(demo, shapes, tmp_path):
-    """Elastic: torchrun and what it starts stand for a machine."""
+def test_an_elastic_run_continues_when_a_machine_leaves_and_returns(demo, shapes, tmp_path):
+    """A torchrun and its processes stand for a machine."""
     with socket.create_server(('localhost', 0)) as server:
         port = server.getsockname()[1]
     command = [DIST_TRAIN, demo, 1, '--data-root', shapes / 'imagenet', '--work-dir', 'out']
@@ -176,8 +176,8 @@ def test_a_run_goes_on_when_a_machine_is_lost_and_when_it_comes_back(demo, shape
 
 
 @pytest.mark.slow
-def test_a_job_of_submitit_that_is_preempted_saves_its_state_and_goes_on(demo, shapes, tmp_path):
-    """On the local cluster, which runs and queues jobs anew as slurm does."""
+def test_a_preempted_submitit_job_saves_its_state_and_resumes(demo, shapes, tmp_path):
+    """On the local cluster, which requeues jobs as slurm does."""
     command = [sys.executable, REPOSITORY / 'tools/submitit_train.py', demo, '--cluster', 'local', '--gpus-per-node', 2]
     command += ['--data-root', shapes / 'imagenet', '--work-dir', 'out', '--cfg-options', *SMALL]
     with started(*command, 'train_cfg.max_epochs=20', 'train_cfg.val_interval=20', cwd=tmp_path) as process:
@@ -187,7 +187,7 @@ def test_a_job_of_submitit_that_is_preempted_saves_its_state_and_goes_on(demo, s
             assert process.poll() is None
             time.sleep(0.2)
         for folder in Path('/proc').glob('[0-9]*'):
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # it has exited
                 if b'submitit.core._submit' in (folder / 'cmdline').read_bytes() and tmp_path.samefile(folder / 'cwd'):
                     os.kill(int(folder.name), signal.SIGUSR2)  # slurm's notice, as submitit asks for it
         process.communicate(timeout=300)

@@ -1,6 +1,6 @@
-"""SIGKILL at random moments: a run goes on where it was. Exact.
+"""SIGKILL at random moments: a run resumes where it was. Exact.
 
-``KILLS=100 python -m pytest -s tests/engine/test_kills.py -k moments`` kills a hundred runs in the place of a few;
+``KILLS=100 python -m pytest -s tests/engine/test_kills.py -k moments`` kills a hundred runs instead of a few;
 ``SEED=...`` chooses other moments.
 """
 
@@ -32,7 +32,7 @@ from convnext_backbone.weights.safe_load import verify_checksums
 
 
 def start(train: Callable[[], int], arguments: list[object], cwd: Path) -> int:
-    """A process, in a group of its own, that does what ``tools/train.py`` does; returns its id."""
+    """Run ``tools/train.py`` in a forked process with its own process group; returns its id."""
     child = os.fork()
     if child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -56,7 +56,7 @@ def start(train: Callable[[], int], arguments: list[object], cwd: Path) -> int:
 
 
 def wait(child: int, is_time: Callable[[], bool]) -> int:
-    """Kills a process and its group once it is time, unless it ends before; returns its exit code, -9 if killed."""
+    """Kill a process and its group once it is time, unless it ends before; returns its exit code, -9 if killed."""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if not done and is_time():
@@ -75,7 +75,7 @@ def any_moment(chance: random.Random, seconds: float) -> Callable[[], bool]:
 
 
 def while_writing(chance: random.Random, work_dir: Path) -> Callable[[], bool]:
-    """Some checkpoint is being written: none of it or a part may be in the file, or all, under its old or new name."""
+    """While a checkpoint is written, up to and after its renaming."""
     seen, number = half_written(work_dir), chance.randint(1, 4) + len(half_written(work_dir))
 
     def is_time() -> bool:
@@ -89,48 +89,48 @@ def while_writing(chance: random.Random, work_dir: Path) -> Callable[[], bool]:
 
 
 def kill_and_resume(task: str, train: Callable, data: Path, folder: Path, kills: int, chance: random.Random) -> Counter:
-    """Kills runs of a task so many times, resumes each to its end, and compares it with an undisturbed one."""
-    config, told = write_config(task, folder), Counter()
+    """Kill runs of a task so many times, resume each to its end, and compare it with an undisturbed one."""
+    config, counts = write_config(task, folder), Counter()
     began = time.monotonic()
     code = wait(start(train, arguments(task, config, data, 'whole'), folder), lambda: False)
     assert code == 0, (folder / 'output').read_text()[-3000:]
     seconds = time.monotonic() - began
     out, command = folder / 'out', arguments(task, config, data)
     resume, alive = [], False
-    while told['kills'] < kills or alive:
+    while counts['kills'] < kills or alive:
         is_time = lambda: False  # noqa: E731  # once there are enough, a run may end
-        if told['kills'] < kills:
+        if counts['kills'] < kills:
             aimed = chance.random() < 0.5
             is_time = while_writing(chance, out) if aimed else any_moment(chance, seconds)
         before = half_written(out)
         code = wait(start(train, [command[0], *resume, *command[1:]], folder), is_time)
         alive = code == -signal.SIGKILL
         if alive:
-            told['kills'] += 1
-            told['while a checkpoint was written'] += bool(half_written(out) - before)
+            counts['kills'] += 1
+            counts['while a checkpoint was written'] += bool(half_written(out) - before)
             for path in out.glob('*.pth'):
                 verify_checksums(path)
             resume = ['--resume'] if find_checkpoints(out) else []
             if not resume:
-                told['before the first checkpoint'] += 1
+                counts['before the first checkpoint'] += 1
                 logs = contents(out, '*/**/*.*')
                 code = wait(start(train, [command[0], '--resume', *command[1:]], folder), lambda: False)
                 output = (folder / 'output').read_text()
-                assert code == 2 and 'no whole checkpoint' in output and 'Traceback' not in output, output[-3000:]
+                assert code == 2 and 'no intact checkpoint' in output and 'Traceback' not in output, output[-3000:]
                 assert contents(out, '*/**/*.*') == logs
             continue
         assert code == 0, (folder / 'output').read_text()[-3000:]
         check_same(folder / 'whole' / LAST[task], out / LAST[task])
         assert not half_written(out)
-        told['runs compared'] += 1
+        counts['runs compared'] += 1
         shutil.rmtree(out)
         resume = []
-    told['seconds'] = round(time.monotonic() - began)
-    return told
+    counts['seconds'] = round(time.monotonic() - began)
+    return counts
 
 
 def kill_runs(data: Path, folder: Path, kills: int, seed: int, tasks: list[str]) -> None:
-    """Kills runs of some tasks; prints a line of json with what happened for each."""
+    """Kill runs of some tasks; prints a line of json with the counts of each."""
     sys.path.insert(0, str(REPOSITORY / 'tools'))
     train = import_module('train').main
     for name in ('mmdet.utils', 'mmseg.utils'):
@@ -148,21 +148,21 @@ def kill_runs(data: Path, folder: Path, kills: int, seed: int, tasks: list[str])
     for number, task in enumerate(tasks):
         (folder / task).mkdir(parents=True)
         share = kills // len(tasks) + (number < kills % len(tasks))
-        told = kill_and_resume(task, train, data, folder / task, share, random.Random(f'{seed} {task}'))
-        print(json.dumps({'task': task, **told}), flush=True)
+        counts = kill_and_resume(task, train, data, folder / task, share, random.Random(f'{seed} {task}'))
+        print(json.dumps({'task': task, **counts}), flush=True)
 
 
 def test_a_run_killed_at_random_moments_resumes_to_the_same_weights(shapes, tmp_path):
-    """While a checkpoint is written, and before the first one, too."""
+    """Also while a checkpoint is written, and before the first one."""
     kills, seed = os.environ.get('KILLS', '6'), os.environ.get('SEED', '0')
     command = [sys.executable, __file__, str(shapes), str(tmp_path), kills, seed, *CONFIGS]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY / 'tests')}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     print(result.stdout)
     assert result.returncode == 0, result.stderr[-4000:]
-    told = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{')]
-    assert [one['task'] for one in told] == list(CONFIGS)
-    assert sum(one['kills'] for one in told) == int(kills)
+    counts = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{')]
+    assert [one['task'] for one in counts] == list(CONFIGS)
+    assert sum(one['kills'] for one in counts) == int(kills)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Exact: layer-decay tables against golden text for T to XL in both types, and the official rules written out."""
+"""Layer decay: tables against golden files for T to XL in both types, and the rules of the official code. Exact."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ TABLES = [
 
 
 class Detector(nn.Module):
-    """Stands for a detector: a backbone and a head, maybe deep inside."""
+    """A stand-in for a detector: a backbone and a head."""
 
     def __init__(self, arch='tiny', **kwargs):
         super().__init__()
@@ -45,7 +45,7 @@ def optimizer_groups(model, base_lr=1e-4, weight_decay=0.05, **paramwise):
 
 
 def module_of(name: str) -> str:
-    """The part of the model that a line of a golden table stands for: a block, a downsampling layer, all else."""
+    """The row of a golden table for a parameter: a block, a downsampling layer, or the rest."""
     parts = name.removeprefix('backbone.').split('.')
     length = {'stages': 3, 'downsample_layers': 2}.get(parts[0])
     return '.'.join(parts[:length]) if length else 'norms and heads'

@@ -1,4 +1,4 @@
-"""Full disks, clocks that jump, places that cannot be written, odd names: a run survives, or says why not. Exact."""
+"""Fault tolerance: full disks, jumping clocks, read-only folders, unusual paths, interrupted validation. Exact."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ PRETTY_TEXT = Config.pretty_text
 
 @HOOKS.register_module()
 class Fault(Hook):
-    """Lets something happen before some iterations."""
+    """Injects a fault before some iterations."""
 
     strike: Callable[[int], None] | None = None
 
@@ -41,7 +41,7 @@ class Fault(Hook):
 
 
 def forget_runs() -> None:
-    """Lets a second begin within the same second, after which mmengine names a run."""
+    """Allow another run within the same second: mmengine names runs by their time."""
     for logger in MMLogger._instance_dict.values():
         for handler in logger.handlers:
             with contextlib.suppress(OSError):  # of a full disk
@@ -52,7 +52,7 @@ def forget_runs() -> None:
 
 @pytest.fixture
 def train(shapes, tmp_path, call_tool, monkeypatch):
-    """Trains a classifier of a second in this process, and lets something happen before some iterations."""
+    """Train a small classifier in this process, with a fault before some iterations."""
     monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))
 
     def train(work_dir, *flags, strike=None, at=(), options=()):
@@ -70,14 +70,14 @@ def train(shapes, tmp_path, call_tool, monkeypatch):
 
 @contextlib.contextmanager
 def mounted(place: Path, *options: object):
-    """Something at a place of the file system; skips where that cannot be."""
+    """Mount something at a path; skips where that is not allowed."""
     place.mkdir()
     try:
         result = subprocess.run(['mount', *map(str, options), str(place)], capture_output=True, text=True)
     except FileNotFoundError as error:
-        pytest.skip(f'nothing can be mounted here: {error}')
+        pytest.skip(f'mounting is not possible here: {error}')
     if result.returncode:
-        pytest.skip(f'nothing can be mounted here: {result.stderr.strip()}')
+        pytest.skip(f'mounting is not possible here: {result.stderr.strip()}')
     try:
         yield place
     finally:
@@ -90,7 +90,7 @@ def fill(disk: Path, leave: int = 0) -> None:
 
 
 @pytest.mark.parametrize('left', ['nothing', 'half a checkpoint'])
-def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(left, train, tmp_path):
+def test_a_full_disk_stops_a_run_that_resumes_once_there_is_space(left, train, tmp_path):
     assert train('whole').returncode == 0
     half = (tmp_path / 'whole' / LAST['classifier']).stat().st_size // 2
     with mounted(tmp_path / 'disk', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs') as disk:
@@ -112,7 +112,7 @@ def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(left, train, tm
 
 
 def test_a_log_that_cannot_be_written_ends_in_one_sentence(train, tmp_path):
-    """On a disk that gets full, and on one that is."""
+    """On a disk that fills up, and on a full one."""
     with mounted(tmp_path / 'disk', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs') as disk:
         options = ['default_hooks.checkpoint.interval=1000', 'train_cfg.max_epochs=9', 'train_cfg.val_interval=100']
         for name in ('out', 'new'):
@@ -121,7 +121,7 @@ def test_a_log_that_cannot_be_written_ends_in_one_sentence(train, tmp_path):
 
 
 def test_a_clock_that_jumps_changes_nothing(train, tmp_path, monkeypatch):
-    """A day back and two forth, the times of files too: the same weights, and the right checkpoint to resume from."""
+    """A day back and two ahead, for files too: the same weights, and the right checkpoint to resume from."""
     assert train('whole').returncode == 0
     jump, now, replace = [0], time.time, os.replace
 
@@ -140,8 +140,8 @@ def test_a_clock_that_jumps_changes_nothing(train, tmp_path, monkeypatch):
     options = ['default_hooks.checkpoint.max_keep_ckpts=-1']
     result = train('out', strike=strike, at=[4, 9, 10, 12], options=options)
     assert result.returncode == 130, result.stderr[-3000:]
-    told = re.findall(r'Epoch.train. .* eta: (.*?)  time: (\S+)', result.stdout)
-    assert len(told) == 11 and all(re.fullmatch(r'0:\d\d:\d\d', eta) and 0 < float(took) < 60 for eta, took in told)
+    logged = re.findall(r'Epoch.train. .* eta: (.*?)  time: (\S+)', result.stdout)
+    assert len(logged) == 11 and all(re.fullmatch(r'0:\d\d:\d\d', eta) and 0 < float(took) < 60 for eta, took in logged)
     out = tmp_path / 'out'
     assert max(out.glob('iter_*.pth'), key=lambda path: path.stat().st_mtime).name != 'iter_10.pth'
     (out / 'last_checkpoint').unlink()
@@ -180,8 +180,8 @@ ODD = 'Übung – 训练 ✨ [1] 100% {x} $HOME #2'
 
 @pytest.mark.parametrize('task', CONFIGS)
 @pytest.mark.parametrize('links', [False, True])
-def test_odd_names_and_links_work(task, links, shapes, tmp_path, call_tool, monkeypatch):
-    """For train.py, a resume, test.py and predict.py; the data a link to a folder of links, or not."""
+def test_unusual_paths_and_links_work(task, links, shapes, tmp_path, call_tool, monkeypatch):
+    """For train.py, a resume, test.py and predict.py; with the data behind links, or not."""
     if task == 'classifier' and not links:
         monkeypatch.setattr(Config, 'pretty_text', PRETTY_TEXT)
     place, work_dir = tmp_path / ODD, Path(ODD) / 'out'
@@ -217,7 +217,7 @@ def test_odd_names_and_links_work(task, links, shapes, tmp_path, call_tool, monk
 
 @HOOKS.register_module()
 class CutValidation(Hook):
-    """Cuts a run off while it validates an epoch."""
+    """Interrupts a run while it validates an epoch."""
 
     epoch: int | None = None
 
@@ -227,8 +227,8 @@ class CutValidation(Hook):
 
 
 @pytest.mark.parametrize('epoch', [1, 2])
-def test_a_validation_that_was_cut_off_is_made_up_for(epoch, train, tmp_path, monkeypatch):
-    """Once: the scores and the best checkpoint are those of an undisturbed run."""
+def test_an_interrupted_validation_runs_on_resume(epoch, train, tmp_path, monkeypatch):
+    """Once, with the scores and the best checkpoint of an undisturbed run."""
     options = ['default_hooks.checkpoint.by_epoch=True', 'custom_hooks.0.type=CutValidation']
     monkeypatch.setattr(CutValidation, 'epoch', epoch)
     assert train('out', options=options).returncode == 130
@@ -244,7 +244,7 @@ def test_a_validation_that_was_cut_off_is_made_up_for(epoch, train, tmp_path, mo
     assert best[0] == best[1] != []
 
 
-def test_the_best_checkpoint_goes_when_a_better_one_is_in_place(tmp_path):
+def test_the_best_checkpoint_is_removed_after_a_better_one_is_written(tmp_path):
     seen = []
 
     def save(folder, filename, *args, **settings):

@@ -1,4 +1,4 @@
-"""Pre-training as a user runs it, on drawn images: resume, two processes, faults, and the way to a detector. Exact."""
+"""Pre-training as a user runs it, on drawn images: resume, two processes, faults, transfer to detection. Exact."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 from convnext_backbone import read_checkpoint
 
 DEMO = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
-# Two epochs of three steps of two batches, and the last batch of an epoch left out. All that is random is on.
+# Two epochs of three steps of two batches, the last batch of an epoch dropped. All random augmentation is on.
 SMALL = [
     'train_dataloader.batch_size=2',
     'auto_scale_lr.base_batch_size=4',
@@ -75,7 +75,7 @@ def data(shapes):
 
 @pytest.fixture(scope='module')
 def run(data, run_once):
-    """One undisturbed run: its work_dir and what it printed."""
+    """An undisturbed run: its work_dir and its output."""
     return run_once('classification', partial(train, data, 'out'))
 
 
@@ -84,7 +84,7 @@ def checkpoint(run):
     return read_checkpoint(run[0] / 'epoch_2.pth')
 
 
-def test_a_run_says_what_it_does_and_leaves_reports(run):
+def test_a_run_logs_its_progress_and_writes_reports(run):
     work_dir, output = run
     assert '4 images a step = 1 processes x 2 images x 2 accumulated batches' in output
     assert 'Epoch(train) [2][6/6]' in output and 'eta: ' in output
@@ -95,7 +95,7 @@ def test_a_run_says_what_it_does_and_leaves_reports(run):
         assert (work_dir / picture).read_bytes()[:4] == b'\x89PNG'
 
 
-def test_a_checkpoint_holds_both_weights_and_says_which_is_which(checkpoint):
+def test_a_checkpoint_holds_and_describes_plain_and_averaged_weights(checkpoint):
     assert checkpoint['meta']['weights'] == {'state_dict': 'plain', 'ema_state_dict': 'averaged, decay 0.99'}
     plain, averaged = checkpoint['state_dict'], checkpoint['ema_state_dict']
     assert list(plain) == list(averaged) and len(differing(plain, averaged)) > 100
@@ -103,13 +103,13 @@ def test_a_checkpoint_holds_both_weights_and_says_which_is_which(checkpoint):
     assert checkpoint['meta']['dataset_meta'] == dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))
 
 
-def test_the_optimizer_made_as_many_steps_as_there_are_whole_batches(checkpoint):
+def test_an_epoch_has_as_many_optimizer_steps_as_accumulated_batches(checkpoint):
     steps = {int(state['step']) for state in checkpoint['optimizer']['state'].values()}
     assert steps == {STEPS} and checkpoint['meta']['iter'] == 2 * STEPS
 
 
 def test_a_resumed_run_ends_with_the_same_weights_and_averages(run, checkpoint, data, tmp_path, call_tool):
-    """To the last bit; `test_tools.py` kills a run, and the one on shards goes on within an epoch."""
+    """Bit for bit; `test_tools.py` kills a run, and the one on shards resumes within an epoch."""
     result = train(data, 'out', '--resume', run[0] / 'epoch_1.pth', cwd=tmp_path, how=call_tool)
     assert result.returncode == 0 and 'resumed epoch: 1, iter: 6' in result.stdout, result.stderr[-3000:]
     resumed = read_checkpoint(tmp_path / 'out/epoch_2.pth')
@@ -118,7 +118,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_averages(run, checkpoint, 
 
 
 def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path, call_tool):
-    """From the end of an epoch and from within one, with workers, mixing and averages."""
+    """From within an epoch, with workers, mixup and averaged weights."""
     shards = tmp_path / 'shards'
     shards.mkdir()
     for split in ('train', 'val'):
@@ -157,7 +157,7 @@ def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path, call_tool):
         assert differing(weights[0][kind], weights[1][kind]) == []
 
 
-# What is drawn for a batch and not for a sample differs between one process and two.
+# Without what is drawn once for a batch, which differs between one process and two.
 BY_SAMPLE = [
     'model.backbone.drop_path_rate=0.0',
     'model.data_preprocessor.mixup_alpha=0.0',
@@ -169,23 +169,23 @@ BY_SAMPLE = [
 
 
 def environment() -> dict[str, str]:
-    """That of a shell script, where `python` is the one of the tests."""
+    """Environment variables in which `python` is the one of the tests."""
     return {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
 
 
 def run_script(*command: object, cwd) -> subprocess.CompletedProcess:
-    """A shell script of the tools."""
+    """Run a shell script of the tools."""
     return subprocess.run([*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'slurm_train.sh'])
-def test_a_script_that_lacks_arguments_tells_its_usage(script, tmp_path):
+def test_a_script_without_arguments_prints_its_usage(script, tmp_path):
     result = run_script(REPOSITORY / 'tools' / script, DEMO, cwd=tmp_path)
     assert result.returncode == 2 and f'tools/{script}' in result.stderr and 'CONFIG' in result.stderr
 
 
 def test_two_processes_give_the_weights_of_one(data, tmp_path):
-    """To 1e-5, with random augmentation, and accumulating: 1 x 4 images a step and 2 x 1 x 2."""
+    """To 1e-5, with augmentation and gradient accumulation: steps of 1 x 4 images and of 2 x 1 x 2."""
     runs, scores = [], []
     for name, processes, batch in (('one', 1, 4), ('two', 2, 1)):
         options = [*SMALL, *BY_SAMPLE, f'train_dataloader.batch_size={batch}']
@@ -203,7 +203,7 @@ def test_two_processes_give_the_weights_of_one(data, tmp_path):
     assert scores[0] == scores[1] and len(scores[0]) == 4
 
 
-def test_test_gives_the_scores_of_the_run_of_both_weights(run, data, tmp_path, call_tool):
+def test_the_test_tool_repeats_the_scores_of_both_weights(run, data, tmp_path, call_tool):
     options = [option for option in SMALL if option.startswith('test_dataloader')]
     result = call_tool(
         'test.py', DEMO, run[0] / 'epoch_2.pth', '--data-root', data, '--work-dir', 'out', '--json',
@@ -239,7 +239,7 @@ def test_predict_prints_classes_and_draws_pictures(run, data, tmp_path, call_too
         (['custom_hooks.0.decay=2.0', 'custom_hooks.0.type=AveragedWeightsHook'], ['decay=2.0']),
     ],
 )
-def test_what_cannot_be_trained_is_named(options, named, data, tmp_path, call_tool):
+def test_wrong_training_settings_are_named(options, named, data, tmp_path, call_tool):
     sentence = refusal(train(data, 'out', options=options, cwd=tmp_path, how=call_tool))
     assert all(word in sentence for word in named), sentence
     assert not list(tmp_path.glob('out/*.pth'))
@@ -259,7 +259,7 @@ def test_too_many_broken_images_stop_the_run(data, tmp_path, call_tool):
 
 @pytest.mark.parametrize('ema', [False, True])
 @pytest.mark.parametrize('which', ['epoch_2.pth', 'best_accuracy_top1_epoch_*.pth'])
-def test_all_weights_of_a_run_arrive_whole_in_detector_and_segmentor(which, ema, run):
+def test_detector_and_segmentor_load_every_backbone_weight_of_a_run(which, ema, run):
     (path,) = run[0].glob(which)
     stored = read_checkpoint(path)['ema_state_dict' if ema else 'state_dict']
     for scope, model in (('mmdet', Config.fromfile(DETECTOR).model), ('mmseg', UPERNET)):

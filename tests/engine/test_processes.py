@@ -1,4 +1,4 @@
-"""However many processes train, and however the model is divided among them: the weights of one. To 1e-5."""
+"""Data-parallel and sharded training gives the weights of a single process. To 1e-5."""
 
 import json
 import os
@@ -35,7 +35,7 @@ SHARDS = pytest.mark.skipif(
 
 @pytest.fixture(scope='session')
 def data(make_once) -> Path:
-    """Eight pictures with a shape in each: as many objects, so that all kinds of data come out even."""
+    """Eight images of one object each, so that all tasks have as many samples."""
 
     def draw(folder: Path) -> None:
         command = [sys.executable, REPOSITORY / 'tools/make_shapes.py', folder / 'data', '--train', 8, '--val', 4]
@@ -46,7 +46,7 @@ def data(make_once) -> Path:
 
 
 def launch(command: list[object], processes: int) -> None:
-    """Runs a script in so many processes."""
+    """Run a script in so many processes."""
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     command = [*map(str, torchrun + command)]
@@ -55,7 +55,7 @@ def launch(command: list[object], processes: int) -> None:
 
 
 def train(data: Path, out: Path, processes: int, *arguments: object) -> Path:
-    """All tasks in three epochs of two steps."""
+    """Train all tasks for three epochs of two steps."""
     launch([REPOSITORY / 'tests/train_all_tasks.py', data, out, *arguments], processes)
     return out
 
@@ -66,7 +66,7 @@ def of_one(data, make_once) -> Path:
 
 
 def assert_equal(out: Path, expected: Path) -> None:
-    """Weights and the optimizer's state, which both are whole in a checkpoint; some weights did move."""
+    """Compare full weights and optimizer states; most weights did change in training."""
     for task in TASKS:
         ours, theirs = (read_checkpoint(folder / task / 'epoch_3.pth') for folder in (out, expected))
         first = read_checkpoint(expected / task / 'epoch_1.pth')['state_dict']
@@ -100,7 +100,7 @@ def assert_equal(out: Path, expected: Path) -> None:
     ],
 )
 def test_more_processes_give_the_weights_of_one(processes, arguments, data, of_one, tmp_path):
-    """With accumulation and stochastic depth; no parameter is unused, or the second step would raise."""
+    """With gradient accumulation and stochastic depth; an unused parameter would raise at the second step."""
     assert_equal(train(data, tmp_path, processes, *arguments), of_one)
 
 
@@ -109,7 +109,7 @@ def test_more_processes_give_the_weights_of_one(processes, arguments, data, of_o
     'how',
     [pytest.param(SHARDED, marks=SHARDS, id='sharded'), pytest.param(ZERO, id="the optimizer's state sharded")],
 )
-def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(how, data, of_one, tmp_path):
+def test_a_checkpoint_of_two_processes_resumes_in_one_and_back(how, data, of_one, tmp_path):
     for folder, processes, checkpoint, arguments in (
         (tmp_path / 'many', 2, of_one / '{task}/epoch_1.pth', how),
         (tmp_path / 'one', 1, tmp_path / 'many/{task}/epoch_2.pth', []),
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(how, data, of_one
 
 @SHARDS
 def test_a_sharded_classifier_starts_from_a_checkpoint_and_is_tested(data, of_one, tmp_path):
-    """By two processes, which all have to see that it fits."""
+    """In two processes, each of which checks that it fits."""
     config = tmp_path / 'sharded.py'
     base = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
     config.write_text(f"_base_ = {str(base)!r}\nmodel_wrapper_cfg = dict(type='fully_shard')\ncustom_hooks = []\n")

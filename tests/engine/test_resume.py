@@ -1,4 +1,4 @@
-"""Exact: a run that is cut off and resumed ends with the weights of an undisturbed one, bit for bit, in every loop.
+"""Deterministic resume: an interrupted run ends with the weights of an undisturbed one in every loop. Exact.
 
 A toy model with dropout and random augmentation, in the engine's own loops; `test_tools.py` kills a detector.
 """
@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import nn
@@ -24,7 +25,7 @@ NUMBERS = itertools.count()
 
 
 class Augmented(Dataset):
-    """Random by numpy, by torch and by order."""
+    """Augmentation by numpy and torch, and shuffling."""
 
     metainfo = dict(classes=('a',))
 
@@ -58,14 +59,14 @@ class CutOff(Hook):
 
 
 class Preempt(CutOff):
-    """SIGTERM to the process, as a scheduler sends it."""
+    """Sends SIGTERM to the process, as a scheduler does."""
 
     def cut(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 class PreemptedWorkers(Augmented):
-    """SIGTERM to the process and its worker while it waits for a batch."""
+    """Sends SIGTERM to the process and its worker while it waits for a batch."""
 
     def __getitem__(self, index):
         if torch.utils.data.get_worker_info() is not None and (self.at and index == self.at):
@@ -126,6 +127,8 @@ def test_resume_is_exact(loop, workers, seed, tmp_path):
     if seed is None:  # a random seed, which the checkpoint alone knows
         seed_of_run = train(tmp_path / 'cut', loop, workers, None, cut=CutOff(10)).seed
         resumed = train(tmp_path / 'cut', loop, workers, None, resume=True)
+        dumped = Config.fromfile(tmp_path / 'cut' / f'{resumed.timestamp}.py')
+        assert dumped.randomness.seed == seed_of_run
     else:
         seed_of_run = seed
         train(tmp_path / 'cut', loop, workers, seed, cut=CutOff(10))
@@ -139,8 +142,8 @@ def test_resume_is_exact(loop, workers, seed, tmp_path):
 @pytest.mark.parametrize(('loop', 'workers'), [('epoch', 0), ('epoch', 2), ('infinite', 0), ('finite', 2)])
 @pytest.mark.parametrize('at', [1, 9, 12])  # 12: the last of an epoch
 @pytest.mark.parametrize('step', [1, 2])
-def test_a_run_that_is_told_to_end_saves_its_state(loop, workers, at, step, tmp_path):
-    """Exact, and at a whole optimizer step."""
+def test_sigterm_saves_the_state(loop, workers, at, step, tmp_path):
+    """At a complete optimizer step."""
     before = signal.getsignal(signal.SIGTERM)
     stopped = train(tmp_path / 'cut', loop, workers, 5, cut=Preempt(at), step=step)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -152,7 +155,7 @@ def test_a_run_that_is_told_to_end_saves_its_state(loop, workers, at, step, tmp_
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
 
 
-def test_a_run_whose_workers_are_told_to_end_too_saves_its_state(tmp_path):
+def test_sigterm_to_workers_too_saves_the_state(tmp_path):
     dataset = PreemptedWorkers()
     dataset.at = 5
     train(tmp_path / 'cut', 'epoch', 1, 5, dataset=dataset)
@@ -165,7 +168,7 @@ def test_a_run_whose_workers_are_told_to_end_too_saves_its_state(tmp_path):
 
 
 @pytest.mark.parametrize(('step', 'remedy'), [(1, 'accumulative_counts=4 '), (4, None)])
-def test_a_batch_other_than_the_recipes_is_told_with_its_remedy(step, remedy, tmp_path):
+def test_another_batch_size_than_the_recipe_is_logged_with_its_remedy(step, remedy, tmp_path):
     train(tmp_path, 'infinite', 0, 5, step=step, auto_scale_lr=dict(base_batch_size=8))
     (log,) = (path.read_text() for path in tmp_path.glob('*/*.log'))
     line = next(line for line in log.splitlines() if 'images a step' in line)
@@ -173,7 +176,7 @@ def test_a_batch_other_than_the_recipes_is_told_with_its_remedy(step, remedy, tm
     assert (remedy in line and 'the recipe has 8' in line) if remedy else line.endswith('accumulated batches')
 
 
-def test_the_newest_checkpoint_is_written_before_the_oldest_goes(tmp_path, monkeypatch):
+def test_the_newest_checkpoint_is_written_before_the_oldest_is_removed(tmp_path, monkeypatch):
     seen = []
     replace = __import__('os').replace
 
