@@ -134,14 +134,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _multipliers(self, name: str) -> tuple[float, float]:
         """Factors on learning rate and weight decay by the longest custom key within the name, as in mmengine."""
         custom_keys = self.paramwise_cfg.get('custom_keys') or {}
-        key = max((k for k in custom_keys if k in name), key=len, default=None)
-        custom = custom_keys[key] if key is not None else {}
+        custom = custom_keys.get(max((key for key in custom_keys if key in name), key=len, default=None), {})
         return custom.get('lr_mult', 1.0), custom.get('decay_mult', 1.0)
 
 
 def _group_table(groups: list[dict]) -> str:
-    title = f'{"group":<20}{"lr scale":>10}{"lr":>12}{"weight decay":>14}{"tensors":>9}{"parameters":>13}  first tensor'
-    lines = [title]
+    lines = [
+        f'{"group":20}{"lr scale":>10}{"lr":>12}{"weight decay":>14}{"tensors":>9}{"parameters":>13}  first tensor'
+    ]
     for group in groups:
         count = sum(p.numel() for p in group['params'])
         lines.append(

@@ -1,6 +1,5 @@
 """mmengine's Runner with deterministic resume."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,12 +29,11 @@ from .seed import IterationSeedHook
 class ResumableRunner(Runner):
     """``runner_type='ResumableRunner'``: mmengine's Runner, safe to kill at any moment.
 
-    A run that is stopped and resumed ends with the weights of an uninterrupted one, bit for bit on the CPU, also from
-    checkpoints within an epoch. (mmengine repeats the epoch, loses the state of every random generator, and loads all
-    images again to skip them in an iteration-based loop.)
+    A resumed run ends with the weights of an uninterrupted one, bit for bit on the CPU, also from a checkpoint within
+    an epoch. (mmengine repeats that epoch, draws other random numbers, and loads images only to skip them.)
 
-    ``optim_wrapper.accumulative_counts='auto'`` accumulates as many batches as give an optimizer step of
-    ``auto_scale_lr.base_batch_size`` images, whatever the number of processes.
+    ``optim_wrapper.accumulative_counts='auto'`` accumulates gradients over as many batches as make an optimizer step
+    of ``auto_scale_lr.base_batch_size`` images, whatever the number of processes.
     """
 
     _train_dataloader: Any
@@ -95,11 +93,8 @@ class ResumableRunner(Runner):
             step = set_accumulation(self.optim_wrapper, scaling, batch_size, self.world_size, self.logger)
         else:
             step = batches_per_step(self.optim_wrapper)
-        loader = self.build_dataloader(
-            self._train_dataloader,
-            seed=self.seed,
-            diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
-        )
+        diff_rank_seed = self._randomness_cfg.get('diff_rank_seed', False)
+        loader = self.build_dataloader(self._train_dataloader, self.seed, diff_rank_seed)
         if not isinstance(loader.dataset, IterableDataset):
             loader = SeededLoader.wrap(loader, self.seed, step)
         elif isinstance(loader.dataset, ImageStream):
@@ -140,16 +135,11 @@ class ResumableRunner(Runner):
             super()._init_model_weights()
 
     def load_checkpoint(
-        self,
-        filename: str,
-        map_location: str | Callable = 'cpu',
-        strict: bool = False,
-        revise_keys: list = REVISE_KEYS,
+        self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: list = REVISE_KEYS
     ) -> dict:
-        """Load the model's weights.
+        """Load the model's weights: strictly for a test or a resume.
 
-        Loading is strict for a test or a resume. ``load_from`` of a training run may take a part of a checkpoint, such
-        as all but the heads for another data set, but never a part of a backbone.
+        ``load_from`` of a training run may lack heads, such as those for another data set, but no part of a backbone.
 
         Raises:
             CheckpointMismatch: The weights do not fit.
@@ -182,20 +172,11 @@ class ResumableRunner(Runner):
         convert_iterations(self, self._loaded_meta, self._images_per_batch)
         skip_seen_batches(self)
 
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        *args: Any,
-        save_optimizer: bool = True,
-        meta: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def save_checkpoint(self, *args: Any, save_optimizer: bool = True, meta: dict | None = None, **kwargs: Any) -> None:
         """Save a checkpoint: the main process writes, and all take part in gathering a sharded state."""
         if not is_main_process():
             self.model.state_dict()
             if save_optimizer:
                 self.optim_wrapper.state_dict()
         batches = dict(batches_per_epoch=len(self.train_dataloader), images_per_batch=self._images_per_batch)
-        meta = {**(meta or {}), **batches}
-        super().save_checkpoint(out_dir, filename, *args, save_optimizer=save_optimizer, meta=meta, **kwargs)
+        super().save_checkpoint(*args, save_optimizer=save_optimizer, meta={**(meta or {}), **batches}, **kwargs)
