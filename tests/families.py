@@ -1,13 +1,14 @@
-"""Files of every dialect, of small models: by the libraries themselves, or by names written down from their source.
+"""Small models and their checkpoints in every weights format.
 
-Where a library is no part of the tested set-up (the official code, mmpretrain, DINOv3's own), its names are written
-here from its source, which each names.
+The files are made by the libraries themselves; where one is not installed (the official code, mmpretrain, DINOv3's),
+by its names, written down from its source.
 """
 
 import os
 import re
 
 import torch
+from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from convnext_backbone import ConvNeXt
@@ -15,19 +16,17 @@ from convnext_backbone import ConvNeXt
 DEPTHS, CHANNELS = (1, 1, 2, 1), (8, 16, 24, 32)
 SMALL = dict(depths=DEPTHS, channels=CHANNELS)
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
 TINY = dict(depths=(1, 1, 1, 1), channels=(4, 4, 4, 4))
 
 
 def tiny() -> dict[str, Tensor]:
-    """The weights of the smallest backbone."""
+    """Weights of the smallest backbone."""
     torch.manual_seed(0)
     return ConvNeXt(TINY).state_dict()
 
 
 class Code:
-    """Unpickles to the making of a folder: what a crafted file would run."""
+    """Creates a folder when unpickled: the payload of crafted files."""
 
     def __init__(self, path: object) -> None:
         self.path = path
@@ -36,8 +35,8 @@ class Code:
         return os.mkdir, (str(self.path),)
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """Every weight random, so that none can be missing without a trace."""
+def randomized(model: nn.Module) -> nn.Module:
+    """Make every weight random, so that a missing one is noticed."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,7 +47,7 @@ def randomised(model: nn.Module) -> nn.Module:
 def timm_model(**arguments):
     from timm.models.convnext import ConvNeXt as TimmConvNeXt
 
-    model = randomised(TimmConvNeXt(depths=DEPTHS, dims=CHANNELS, **{'num_classes': 5, **arguments}))
+    model = randomized(TimmConvNeXt(depths=DEPTHS, dims=CHANNELS, **{'num_classes': 5, **arguments}))
     return model, model.forward_intermediates(IMAGES, intermediates_only=True)
 
 
@@ -57,7 +56,7 @@ def torchvision_model():
     from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
     blocks = [CNBlockConfig(*sizes) for sizes in zip(CHANNELS, [*CHANNELS[1:], None], DEPTHS, strict=True)]
-    model = randomised(TorchvisionConvNeXt(blocks, num_classes=5))
+    model = randomized(TorchvisionConvNeXt(blocks, num_classes=5))
     maps, x = [], IMAGES
     for i, layer in enumerate(model.features):
         x = layer(x)
@@ -73,7 +72,7 @@ def transformers_model(name: str):
     config = getattr(transformers, f'{family}Config')(depths=list(DEPTHS), hidden_sizes=list(CHANNELS))
     if name.endswith('Backbone'):
         config.out_features = ['stage1', 'stage2', 'stage3', 'stage4']
-    model = randomised(getattr(transformers, name)(config))
+    model = randomized(getattr(transformers, name)(config))
     return model, model(IMAGES, output_hidden_states=True).hidden_states[1:]
 
 
@@ -99,7 +98,7 @@ FAMILIES = {
 
 
 def sparse(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """MinkowskiEngine's form: facebookresearch/ConvNeXt-V2, models/convnextv2_sparse.py, read by its utils.py."""
+    """MinkowskiEngine's layout: facebookresearch/ConvNeXt-V2, models/convnextv2_sparse.py, read by its utils.py."""
     name = re.sub(r'(downsample_layers\.[123]\.0|norm)\.(\w+)$', r'\1.ln.\2', name)
     name = re.sub(r'(pwconv\d)\.', r'\1.linear.', name)
     if tensor.ndim == 4 and 'downsample_layers.0' not in name:
@@ -128,23 +127,31 @@ WRITTEN = {
     'mmpretrain V2': (mmpretrain, 'backbone.', 'mmpretrain'),
     'dinov3': (lambda name, tensor: (name, tensor), '', 'dinov3'),
 }
-# facebookresearch/dinov3, models/convnext.py: `norms.3` is `norm` once more.
+# facebookresearch/dinov3, models/convnext.py: `norms.3` is a second copy of `norm`.
 ALIAS = {'norms.3.weight': torch.ones(32), 'norms.3.bias': torch.zeros(32)}
 LEFT_OVER = {'head.weight': torch.ones(5, 32), 'norm.weight': torch.ones(32)}
 
 
 def blank(family: str) -> ConvNeXt:
-    """A backbone that a file of the family fills; of those, only this project's own have norms of the stages."""
+    """A backbone that a file of the family fills; only this project's own files have output norms."""
     return ConvNeXt(SMALL, use_grn='V2' in family, out_norm=family == 'canonical')
 
 
 def written(family: str) -> tuple[ConvNeXt, dict[str, Tensor]]:
-    """A backbone, and its weights in a dialect, with what else such a file holds."""
+    """A backbone, and its checkpoint in a weights format, with the other tensors of such files."""
     write, prefix, _ = WRITTEN[family]
-    backbone = randomised(blank(family))
+    backbone = randomized(blank(family))
     state = dict(write(name, tensor) for name, tensor in backbone.state_dict().items())
     alias = ALIAS if family == 'dinov3' else {}
     return backbone, {prefix + name: tensor.clone() for name, tensor in state.items()} | LEFT_OVER | alias
+
+
+def optimizer_groups(model: nn.Module, base_lr: float = 1e-4, weight_decay: float = 0.05, **paramwise) -> list[dict]:
+    """The parameter groups that layer decay makes of a model."""
+    optimizer = dict(type='AdamW', lr=base_lr, weight_decay=weight_decay)
+    constructor = 'LayerDecayOptimWrapperConstructor'
+    cfg = dict(constructor=constructor, paramwise_cfg=paramwise, optimizer=optimizer)
+    return build_optim_wrapper(model, cfg).optimizer.param_groups
 
 
 def assert_equal(one: nn.Module, other: nn.Module) -> None:

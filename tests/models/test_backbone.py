@@ -1,4 +1,4 @@
-"""The contract of the backbone, for every arch where it is cheap, and for one V1 and one V2 otherwise."""
+"""Interface of the backbone, for every architecture where that is fast, for one V1 and one V2 otherwise."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ def classifier_parameters(backbone: ConvNeXt) -> int:
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_every_arch_keeps_the_contract(arch):
+def test_every_arch_returns_maps_of_its_channels_and_strides(arch):
     with torch.device('meta'):
         backbone = ConvNeXt(arch)
         maps = backbone(torch.empty(2, 3, 224, 160))
@@ -40,7 +40,7 @@ def test_every_arch_keeps_the_contract(arch):
 
 
 @pytest.mark.parametrize('arch', MILLIONS)
-def test_parameter_counts_are_the_papers(arch):
+def test_parameter_counts_match_the_papers(arch):
     with torch.device('meta'):
         count = classifier_parameters(
             ConvNeXt(arch, use_grn=MILLIONS[arch] in (3.7, 5.2, 9.1, 15.6, 660), out_norm=False)
@@ -72,7 +72,7 @@ def test_parameter_names_are_the_official_ones():
     assert not any(name.count('.') == 3 and name.endswith('.gamma') for name in v2)
 
 
-def test_custom_arch_leaves_the_callers_sequences_alone():
+def test_custom_arch_does_not_change_the_callers_sequences():
     arch = dict(depths=[1, 2, 1, 1], channels=[8, 16, 24, 32])
     out_indices = [-1, 0]
     backbone = ConvNeXt(arch, out_indices=out_indices)
@@ -82,7 +82,7 @@ def test_custom_arch_leaves_the_callers_sequences_alone():
     assert [m.shape[1] for m in backbone(torch.randn(1, 3, 32, 32))] == [32, 8]
 
 
-def test_stages_that_no_output_needs_are_not_built():
+def test_unused_stages_are_not_built():
     backbone = ConvNeXt('atto', out_indices=(0, 1))
     maps = backbone(torch.randn(1, 3, 64, 64))
     sum(m.square().sum() for m in maps).backward()
@@ -90,12 +90,12 @@ def test_stages_that_no_output_needs_are_not_built():
     assert len(backbone.stages) == 2
 
 
-def test_out_norm_off_has_no_norms():
+def test_without_out_norm_there_are_no_output_norms():
     assert not any(name.startswith('norm') for name in ConvNeXt('atto', out_norm=False).state_dict())
 
 
 @pytest.mark.parametrize('frozen', range(5))
-def test_frozen_stages_freeze_the_stem_and_the_first_k_stages(frozen):
+def test_frozen_stages_freeze_the_stem_and_the_first_stages(frozen):
     backbone = ConvNeXt('atto', frozen_stages=frozen, drop_path_rate=0.5)
     assert backbone.train() is backbone and backbone.eval() is backbone
     backbone.train()
@@ -110,7 +110,7 @@ def test_frozen_stages_freeze_the_stem_and_the_first_k_stages(frozen):
 
 
 @VERSIONS
-def test_checkpointing_gives_the_same_gradients(use_grn):
+def test_activation_checkpointing_gives_the_same_gradients(use_grn):
     torch.manual_seed(0)
     plain = ConvNeXt('atto', use_grn=use_grn, drop_path_rate=0.5, layer_scale_init_value=1.0)
     cheap = ConvNeXt('atto', use_grn=use_grn, drop_path_rate=0.5, layer_scale_init_value=1.0, with_cp=True)
@@ -124,7 +124,7 @@ def test_checkpointing_gives_the_same_gradients(use_grn):
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
-def test_checkpointing_keeps_less(monkeypatch):
+def test_activation_checkpointing_saves_fewer_activations(monkeypatch):
     def kept(with_cp: bool) -> int:
         sizes = []
         backbone = ConvNeXt('atto', with_cp=with_cp)
@@ -136,7 +136,7 @@ def test_checkpointing_keeps_less(monkeypatch):
 
 
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (65, 130), (100, 75)])
-def test_any_size_from_32_pixels(size):
+def test_any_image_size_from_32_pixels(size):
     maps = ConvNeXt('atto')(torch.randn(1, 3, *size))
     assert [tuple(m.shape[2:]) for m in maps] == [(size[0] // s, size[1] // s) for s in (4, 8, 16, 32)]
 
@@ -147,7 +147,7 @@ def test_other_numbers_of_input_channels(in_channels):
 
 
 @pytest.mark.parametrize('out_norm', [True, False])
-def test_memory_layout_is_kept(out_norm):
+def test_output_keeps_the_memory_format_of_the_input(out_norm):
     torch.manual_seed(0)
     backbone = ConvNeXt('atto', out_norm=out_norm)
     images = torch.randn(2, 3, 64, 96)
@@ -159,7 +159,7 @@ def test_memory_layout_is_kept(out_norm):
 
 
 @VERSIONS
-def test_fp16_range_inputs_stay_finite_under_autocast(use_grn):
+def test_inputs_at_the_limit_of_fp16_stay_finite_under_autocast(use_grn):
     torch.manual_seed(0)
     backbone = ConvNeXt('atto', use_grn=use_grn)
     with torch.autocast('cpu', dtype=torch.float16):
@@ -168,7 +168,7 @@ def test_fp16_range_inputs_stay_finite_under_autocast(use_grn):
 
 
 @VERSIONS
-def test_bf16_model_and_inputs_stay_finite_and_near_fp32(use_grn):
+def test_bf16_outputs_are_close_to_fp32(use_grn):
     torch.manual_seed(0)
     backbone = ConvNeXt('atto', use_grn=use_grn)
     images = torch.randn(1, 3, 64, 64)
@@ -179,7 +179,7 @@ def test_bf16_model_and_inputs_stay_finite_and_near_fp32(use_grn):
         assert (a - b).norm() / a.norm() < 0.1
 
 
-def test_grn_statistics_leave_the_range_of_fp16_without_harm():
+def test_grn_does_not_overflow_in_fp16():
     grn = GRN(8)
     nn.init.ones_(grn.gamma)
     x = torch.full((1, 64, 64, 8), 30000.0)  # the norm over the map, 1.9e6, is no fp16 number
@@ -187,7 +187,7 @@ def test_grn_statistics_leave_the_range_of_fp16_without_harm():
 
 
 @pytest.mark.parametrize('shape', [(32,), (1, 32), (1, 1, 1, 32)])
-def test_grn_loads_every_stored_shape(shape):
+def test_grn_loads_all_stored_shapes(shape):
     grn = GRN(32)
     stored = dict(gamma=torch.randn(shape), beta=torch.randn(shape))
     grn.load_state_dict(stored)
@@ -208,7 +208,7 @@ def test_drop_path_rates_rise_linearly_to_the_last_block():
     assert rates == pytest.approx([0.4 * i / 17 for i in range(18)])
 
 
-def test_initialisation_is_the_papers():
+def test_initialization_matches_the_paper():
     torch.manual_seed(0)
     backbone = ConvNeXt('atto')
     linear = backbone.stages[3][0].pwconv1
@@ -227,7 +227,7 @@ def test_torch_compile(use_grn):
 
 
 @VERSIONS
-def test_torch_export_with_free_sizes(use_grn):
+def test_torch_export_with_dynamic_sizes(use_grn):
     torch.manual_seed(0)
     backbone = ConvNeXt(dict(depths=(1, 1, 1, 1), channels=(8, 16, 24, 32)), use_grn=use_grn).eval()
     side = torch.export.Dim('side', min=2, max=64) * 32
@@ -240,19 +240,19 @@ def test_deepcopy_and_pickle():
     torch.manual_seed(0)
     backbone = ConvNeXt('atto', use_grn=True, frozen_stages=1, out_indices=(1, 3))
     images = torch.randn(1, 3, 64, 64)
-    whole = io.BytesIO()
-    torch.save(backbone, whole)
-    whole.seek(0)
+    file = io.BytesIO()
+    torch.save(backbone, file)
+    file.seek(0)
     for twin in (
         copy.deepcopy(backbone),
         pickle.loads(pickle.dumps(backbone)),
-        torch.load(whole, weights_only=False),
+        torch.load(file, weights_only=False),
     ):
         torch.testing.assert_close(twin(images), backbone(images), rtol=0, atol=0)
 
 
 def test_trains():
-    """Behavioural: the backbone and a linear layer tell two textures apart after a few steps."""
+    """The backbone and a linear layer learn to classify two textures in a few steps."""
     torch.manual_seed(0)
     model = nn.Sequential(ConvNeXt('atto', out_indices=(3,), layer_scale_init_value=1.0))
     head = nn.Linear(320, 2)
@@ -285,7 +285,7 @@ def test_trains():
         (dict(drop_path_rate=1.0), ['drop_path_rate', '1.0']),
     ],
 )
-def test_wrong_arguments_name_the_argument_the_value_and_the_remedy(arguments, named):
+def test_invalid_arguments_raise_with_name_value_and_remedy(arguments, named):
     with pytest.raises(ValueError) as raised:
         ConvNeXt(**{'arch': 'atto', **arguments})
     assert all(word in str(raised.value) for word in named)
@@ -299,7 +299,7 @@ def test_wrong_arguments_name_the_argument_the_value_and_the_remedy(arguments, n
         ((3, 64, 64), ['(3, 64, 64)']),
     ],
 )
-def test_wrong_inputs_are_named(shape, named):
+def test_invalid_inputs_raise_with_their_shape(shape, named):
     with pytest.raises(ValueError) as raised:
         ConvNeXt('atto')(torch.zeros(shape))
     assert all(word in str(raised.value) for word in named)

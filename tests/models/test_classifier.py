@@ -1,6 +1,6 @@
-"""Exact: losses, mixing and normalisation equal timm's and torchvision's; what a classifier takes from a checkpoint.
+"""Image classifier: loss, mixup and normalization equal to timm's and torchvision's, and loading of checkpoints.
 
-That logits and gradients equal those of timm's classifier is in `test_parity.py`.
+`test_parity.py` compares logits and gradients with timm's.
 """
 
 import numpy as np
@@ -33,14 +33,14 @@ def classifier(**arguments) -> ImageClassifier:
     return ImageClassifier(BACKBONE, **{'num_classes': 5, **arguments})
 
 
-def normalised() -> torch.Tensor:
+def normalized() -> torch.Tensor:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return torch.stack([vision.normalize(image / 255, mean, std) for image in BYTES])
 
 
-def test_images_are_normalised_as_torchvision_does():
+def test_normalization_is_torchvisions():
     data = ImagePreprocessor()(dict(inputs=BYTES, labels=LABELS, broken=[''] * 4))
-    torch.testing.assert_close(data['inputs'], normalised())
+    torch.testing.assert_close(data['inputs'], normalized())
     assert data['labels'] is LABELS and set(data) == {'inputs', 'labels'}
 
 
@@ -48,7 +48,7 @@ def test_images_are_normalised_as_torchvision_does():
 def test_the_loss_is_timms(smoothing):
     model = classifier(label_smoothing=smoothing)
     data = model.data_preprocessor(dict(inputs=BYTES, labels=LABELS), True)
-    expected = LabelSmoothingCrossEntropy(smoothing)(model(normalised()), LABELS)
+    expected = LabelSmoothingCrossEntropy(smoothing)(model(normalized()), LABELS)
     torch.testing.assert_close(model(**data, mode='loss')['loss'], expected)
 
 
@@ -64,7 +64,7 @@ def test_mixed_images_targets_and_loss_are_timms(alphas):
         np.random.seed(seed)
         data = model.data_preprocessor(dict(inputs=BYTES, labels=LABELS), True)
         np.random.seed(seed)
-        images, targets = mixup(normalised(), LABELS)
+        images, targets = mixup(normalized(), LABELS)
         torch.testing.assert_close(data['inputs'], images)
         torch.testing.assert_close(data['labels'], targets)
         expected = SoftTargetCrossEntropy()(model(images), targets)
@@ -73,16 +73,16 @@ def test_mixed_images_targets_and_loss_are_timms(alphas):
     assert len(drawn) > 3
 
 
-def test_a_quarter_of_the_images_is_erased_in_training_alone():
+def test_random_erasing_erases_the_given_share_of_images_in_training_only():
     seed_all(0)
     preprocess = ImagePreprocessor(random_erasing=0.25)
     clean = preprocess(dict(inputs=BYTES))['inputs']
-    torch.testing.assert_close(clean, normalised())
+    torch.testing.assert_close(clean, normalized())
     erased = [(preprocess(dict(inputs=BYTES), True)['inputs'] != clean).flatten(1).any(1) for _ in range(200)]
     assert 0.2 < torch.cat(erased).float().mean() < 0.3
 
 
-def test_predictions_are_scores_that_add_up_to_one():
+def test_predicted_scores_sum_to_one():
     model = classifier().eval()
     for sample, label in zip(model.val_step(dict(inputs=BYTES, labels=LABELS)), LABELS, strict=True):
         assert sample['scores'].shape == (5,) and sample['label'] == label
@@ -95,11 +95,11 @@ def test_head_init_scale_scales_the_heads_random_weights():
     assert 0.01 < float(plain.head.weight.detach().std()) < 0.03 and not plain.head.bias.any()
 
 
-def test_a_linear_probe_learns_norm_and_head_alone():
+def test_a_linear_probe_trains_only_norm_and_head():
     model = ImageClassifier({**BACKBONE, 'frozen_stages': 4, 'drop_path_rate': 0.9}, num_classes=5).train()
-    features = [model.extract_feat(normalised()) for _ in range(2)]
-    assert torch.equal(*features)  # nothing is dropped in what is frozen
-    model(normalised(), LABELS, mode='loss')['loss'].backward()
+    features = [model.extract_feat(normalized()) for _ in range(2)]
+    assert torch.equal(*features)  # no stochastic depth in frozen stages
+    model(normalized(), LABELS, mode='loss')['loss'].backward()
     learning = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert learning == ['norm.weight', 'norm.bias', 'head.weight', 'head.bias']
 
@@ -114,17 +114,17 @@ def test_a_linear_probe_learns_norm_and_head_alone():
         (dict(data_preprocessor=dict(mixup_alpha=-1.0)), 'mixup_alpha=-1.0'),
     ],
 )
-def test_wrong_arguments_are_named(arguments, named):
+def test_invalid_arguments_raise(arguments, named):
     with pytest.raises(ArgumentError, match=named):
         classifier(**arguments)
 
 
-def test_an_odd_batch_cannot_be_mixed():
+def test_mixup_of_an_odd_batch_raises():
     with pytest.raises(ArgumentError, match='3 images.*drop_last'):
         ImagePreprocessor(mixup_alpha=0.8)(dict(inputs=BYTES[:3], labels=LABELS[:3]), True)
 
 
-def test_a_classifier_takes_norm_and_head_too(tmp_path):
+def test_a_classifier_loads_norm_and_head_too(tmp_path):
     trained, fresh = classifier(), classifier(head_init_scale=0.5)
     for parameter in trained.parameters():
         torch.nn.init.normal_(parameter)
@@ -135,7 +135,7 @@ def test_a_classifier_takes_norm_and_head_too(tmp_path):
     fill_backbone(fresh, trained.state_dict(), 'own', head=True)
 
 
-def test_a_head_of_other_classes_stays_behind_and_is_named(tmp_path):
+def test_a_head_of_another_number_of_classes_is_skipped_and_reported(tmp_path):
     torch.save(classifier(num_classes=7).state_dict(), tmp_path / 'seven.pth')
     model = classifier(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'seven.pth')), head_init_scale=0.001)
     head = model.head.weight.clone()
@@ -147,14 +147,14 @@ def test_a_head_of_other_classes_stays_behind_and_is_named(tmp_path):
         fill_backbone(model, read_checkpoint(tmp_path / 'seven.pth'), 'seven.pth', head=True)
 
 
-def test_a_backbone_alone_leaves_norm_and_head_as_they_were(tmp_path):
+def test_a_checkpoint_of_a_backbone_leaves_norm_and_head_unchanged(tmp_path):
     torch.save(ConvNeXt(TINY).state_dict(), tmp_path / 'backbone.pth')
     report = load_backbone(classifier(), tmp_path / 'backbone.pth')
     assert report.new == ['norm.weight', 'norm.bias', 'head.weight', 'head.bias']
 
 
 @pytest.mark.parametrize('name', ['backbone.stages.2.0.gamma', 'norm.bias', 'head.bias'])
-def test_a_checkpoint_that_lacks_a_tensor_is_refused(name, tmp_path):
+def test_a_checkpoint_with_a_missing_tensor_is_refused(name, tmp_path):
     state = classifier().state_dict()
     del state[name]
     torch.save(state, tmp_path / 'x.pth')

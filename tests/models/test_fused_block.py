@@ -1,4 +1,4 @@
-"""The fused block is the plain block: exact to rounding, against float64, whatever surrounds it."""
+"""The fused block equals the plain block up to rounding, and steps aside for hooks, transforms and tracing."""
 
 import copy
 import runpy
@@ -17,13 +17,13 @@ from convnext_backbone.models.layers import PatchConv2d
 from convnext_backbone.models.precision import working_dtype
 
 VERSIONS = pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
-# Of the CPU, for which one library's products or another's are chosen.
+# Instruction sets of the CPU, by which the library of the matrix products is chosen.
 CAPABILITIES = pytest.mark.parametrize('capability', ['AVX2', 'AVX512'])
 SMALL = dict(depths=(1, 2, 1, 1), channels=(8, 16, 24, 32))
 
 
 def make_block(use_grn: bool, rate: float = 0.0, **arguments) -> ConvNeXtBlock:
-    """A block whose every weight matters."""
+    """A block with random weights."""
     torch.manual_seed(0)
     block = ConvNeXtBlock(8, rate, 1.0, use_grn, **arguments).train()
     for parameter in block.parameters():
@@ -32,7 +32,7 @@ def make_block(use_grn: bool, rate: float = 0.0, **arguments) -> ConvNeXtBlock:
 
 
 def results(block: nn.Module, x: torch.Tensor, seed: int = 0) -> list[torch.Tensor]:
-    """The output and all gradients, in float64."""
+    """Output and all gradients, in float64."""
     x = x.clone().requires_grad_()
     block.zero_grad()
     torch.manual_seed(seed)  # of stochastic depth
@@ -48,7 +48,7 @@ def several_results(block: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor
 
 
 def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
-    """Each tensor within the tolerance of the norm of the expected one."""
+    """Compare by norms, relative to the expected one."""
     for one, other in zip(found, expected, strict=True):
         assert (one - other).norm() <= tolerance * other.norm()
 
@@ -58,9 +58,7 @@ def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], toleran
 @pytest.mark.parametrize('rate', [0.0, 0.5])
 @pytest.mark.parametrize('rows', [1, 7, 40, 2048])
 @pytest.mark.parametrize('shape', [(3, 8, 5, 6), (1, 8, 1, 1), (4, 8, 9, 3), (2, 8, 40, 3)])
-def test_output_and_gradients_are_those_of_the_plain_block_in_float64(
-    use_grn, capability, rate, rows, shape, monkeypatch
-):
+def test_output_and_gradients_match_the_plain_block_in_float64(use_grn, capability, rate, rows, shape, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
     monkeypatch.setattr(fused_block, 'tile_rows', lambda device: rows)
     block = make_block(use_grn, rate)
@@ -72,7 +70,7 @@ def test_output_and_gradients_are_those_of_the_plain_block_in_float64(
 
 @VERSIONS
 @CAPABILITIES
-def test_its_operations_are_counted(use_grn, capability, monkeypatch):
+def test_flops_are_counted(use_grn, capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
     counts = []
     for fused_ in (True, False):
@@ -83,7 +81,7 @@ def test_its_operations_are_counted(use_grn, capability, monkeypatch):
 
 
 @VERSIONS
-def test_whole_backbones_have_the_same_gradients(use_grn):
+def test_gradients_of_a_backbone_match_the_plain_blocks(use_grn):
     torch.manual_seed(0)
     arguments = dict(use_grn=use_grn, drop_path_rate=0.5, layer_scale_init_value=1.0, out_norm=False)
     model = ConvNeXt(SMALL, out_indices=(3,), **arguments)
@@ -95,15 +93,14 @@ def test_whole_backbones_have_the_same_gradients(use_grn):
 
 
 class Take(nn.Module):
-    """The only map of a backbone."""
+    """Unpacks the only map of a backbone."""
 
     def forward(self, maps):
-        """Takes it."""
         return maps[0]
 
 
 @VERSIONS
-def test_two_values_a_position_are_kept(use_grn):
+def test_two_values_per_position_are_saved_for_backward(use_grn):
     kept = []
     block = make_block(use_grn)
     x = torch.randn(2, 8, 30, 40, requires_grad=True)
@@ -115,22 +112,22 @@ def test_two_values_a_position_are_kept(use_grn):
 
 
 @VERSIONS
-def test_without_a_backward_pass_no_map_is_computed_over_another(use_grn):
-    """The maps of all blocks, as someone may take them out by hooks, and the image stay what they are."""
+def test_inference_does_not_overwrite_inputs_or_other_maps(use_grn):
+    """The maps of all blocks, which a hook may keep, and the image stay unchanged."""
     torch.manual_seed(0)
     model = ConvNeXt(SMALL, use_grn=use_grn, layer_scale_init_value=1.0).eval()
     x, seen, copies = torch.randn(2, 3, 64, 96), [], []
     for block in (block for stage in model.stages for block in stage):
         block.register_forward_hook(lambda block, inputs, out: (seen.append(out), copies.append(out.clone())) and None)
-    learnt = [map_.detach().clone() for map_ in model(x)]
+    expected = [map_.detach().clone() for map_ in model(x)]
     before = x.clone()
     with torch.inference_mode():
         maps = model(x)
     assert torch.equal(x, before) and all(torch.equal(one, other) for one, other in zip(seen, copies, strict=True))
-    assert all(torch.equal(one, other) for one, other in zip(maps, learnt, strict=True)) and len(seen) == 10
+    assert all(torch.equal(one, other) for one, other in zip(maps, expected, strict=True)) and len(seen) == 10
 
 
-def test_what_is_dropped_is_neither_kept_nor_computed(monkeypatch):
+def test_dropped_samples_are_not_computed(monkeypatch):
     block = make_block(False, rate=0.9)
     seen = []
     monkeypatch.setattr(
@@ -147,7 +144,7 @@ def test_what_is_dropped_is_neither_kept_nor_computed(monkeypatch):
 
 
 @VERSIONS
-def test_a_batch_that_is_dropped_whole_gives_zero_gradients(use_grn):
+def test_a_batch_with_all_samples_dropped_has_zero_gradients(use_grn):
     block = make_block(use_grn, rate=0.999)
     out, dx, *gradients = results(block, x := torch.randn(2, 8, 4, 4))
     assert torch.equal(out, x.double()) and dx.abs().sum() > 0
@@ -155,7 +152,7 @@ def test_a_batch_that_is_dropped_whole_gives_zero_gradients(use_grn):
 
 
 @VERSIONS
-def test_no_samples(use_grn):
+def test_empty_batch(use_grn):
     block = make_block(use_grn)
     out = block(torch.zeros(0, 8, 4, 4))
     out.sum().backward()
@@ -165,19 +162,19 @@ def test_no_samples(use_grn):
 @VERSIONS
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
 def test_autocast(use_grn, dtype, tolerance):
-    """Near fp32, as near as rounding allows, or as the plain block; the sum stays in fp32."""
+    """As close to fp32 as rounding or the plain block; the sum stays in fp32."""
     block, plain, inputs = make_block(use_grn), make_block(use_grn, fused=False), torch.randn(8, 2, 8, 12, 9)
     expected = several_results(block, inputs)
     with torch.autocast('cpu', dtype=dtype):
         found, rounded = several_results(block, inputs), several_results(plain, inputs)
         assert block(inputs[0]).dtype == torch.float32
     for one, other, exact in zip(found, rounded, expected, strict=True):
-        # A sum of numbers that cancel, as a bias has, is far off in any case where the CPU computes in half precision:
-        # by chance, so more than one batch is looked at.
+        # Where the CPU computes in half precision, the gradient of a bias, a sum of numbers that cancel, may be far off
+        # by chance: so several batches are compared.
         assert (one - exact).norm() <= max(tolerance * exact.norm(), 3 * (other - exact).norm())
 
 
-def test_half_precision_is_computed_in_fp32_where_the_cpu_lacks_it():
+def test_half_precision_is_computed_in_fp32_where_the_cpu_lacks_instructions():
     cpu = torch.device('cpu')
     native = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
@@ -190,8 +187,8 @@ def test_half_precision_is_computed_in_fp32_where_the_cpu_lacks_it():
 
 
 @VERSIONS
-def test_without_private_operators_of_torch_the_numbers_are_the_same(use_grn, monkeypatch):
-    """Without oneDNN's product, and without what tells whether the CPU has instructions for half precision."""
+def test_without_private_operators_of_torch_the_result_is_the_same(use_grn, monkeypatch):
+    """Without oneDNN's product, and without the query for instructions for half precision."""
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
     block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
     expected = results(block, x)
@@ -204,23 +201,23 @@ def test_without_private_operators_of_torch_the_numbers_are_the_same(use_grn, mo
 
 
 @VERSIONS
-def test_where_transforms_cannot_be_told_the_block_takes_the_plain_way(use_grn, monkeypatch):
+def test_without_a_way_to_detect_torch_func_the_block_is_not_fused(use_grn, monkeypatch):
     block, x = make_block(use_grn), torch.randn(3, 8, 5, 6)
     expected = results(block, x)
     monkeypatch.delattr('convnext_backbone.models.fused_block.FusedBlock')
     forward = block.forward
 
-    def untold(x):  # in the forward pass alone: this torch's backward pass asks too
+    def undetected(x):  # in the forward pass only: torch's own backward pass asks too
         with monkeypatch.context() as patch:
             patch.delattr(torch._C, '_are_functorch_transforms_active')
             return forward(x)
 
-    monkeypatch.setattr(block, 'forward', untold)
+    monkeypatch.setattr(block, 'forward', undetected)
     assert_near(results(block, x), expected, tolerance=1e-5)
 
 
 @VERSIONS
-def test_frozen_weights_get_no_gradient_and_pass_it_on(use_grn):
+def test_frozen_weights_get_no_gradient_and_propagate_it(use_grn):
     block = make_block(use_grn)
     x = torch.randn(2, 8, 5, 6)
     _, expected, *_ = results(block, x)
@@ -237,7 +234,7 @@ def test_frozen_weights_get_no_gradient_and_pass_it_on(use_grn):
     'model', [ConvNeXt(SMALL, layer_scale_init_value=1.0), ConvNeXtIsotropic(dict(depths=(2,), channels=(16,)))]
 )
 def test_hooks_on_layers_are_called(model):
-    """Who watches a layer sees what goes through it, and who changes it changes the output."""
+    """A hook that changes the output of a layer changes the output of the model."""
     twin, images = copy.deepcopy(model), torch.randn(1, 3, 64, 64)
     expected = model(images)[-1]
     for block in [m for m in twin.modules() if isinstance(m, ConvNeXtBlock)]:
@@ -269,7 +266,7 @@ def test_a_replaced_grn_is_used():
 
 
 @VERSIONS
-def test_functional_transforms_take_the_plain_way(use_grn):
+def test_torch_func_gives_the_same_gradients(use_grn):
     block = make_block(use_grn)
     x = torch.randn(2, 8, 4, 5)
     weights = {name: parameter.detach() for name, parameter in block.named_parameters()}
@@ -279,7 +276,7 @@ def test_functional_transforms_take_the_plain_way(use_grn):
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_double_backward_says_that_it_cannot():
+def test_double_backward_raises_with_the_remedy():
     block, x = make_block(False), torch.randn(1, 8, 4, 4, requires_grad=True)
     with pytest.raises(RuntimeError, match='fused=False'):
         torch.autograd.grad(block(x).sum(), x, create_graph=True)
@@ -289,7 +286,7 @@ def test_double_backward_says_that_it_cannot():
     assert x.grad.abs().sum() > 0
 
 
-def test_tracing_takes_the_plain_way():
+def test_jit_tracing():
     block, x = make_block(False).eval(), torch.randn(1, 8, 6, 6)
     traced = torch.jit.trace(block, x)
     other = torch.randn(2, 8, 9, 4)
@@ -299,7 +296,7 @@ def test_tracing_takes_the_plain_way():
 @pytest.mark.parametrize('kernel_size', [1, 3, 5, 7, 9, 11])
 @pytest.mark.parametrize('band', [1, 900, 10**6])
 @pytest.mark.parametrize('shape', [(2, 20, 30, 16), (1, 7, 9, 8), (3, 1, 1, 4), (4, 3, 5, 7), (0, 4, 4, 8)])
-def test_depthwise_gradient_is_torchs_in_float64(kernel_size, band, shape, monkeypatch):
+def test_depthwise_weight_gradient_matches_float64(kernel_size, band, shape, monkeypatch):
     monkeypatch.setattr('convnext_backbone.models.depthwise_grad.BAND', band)
     torch.manual_seed(0)
     x, dy = torch.randn(shape), torch.randn(shape)
@@ -310,7 +307,7 @@ def test_depthwise_gradient_is_torchs_in_float64(kernel_size, band, shape, monke
 
 
 @pytest.mark.parametrize('size', [(8, 12), (9, 15), (4, 4)])
-def test_patches_are_a_convolution(size):
+def test_patch_convolution_is_a_convolution(size):
     torch.manual_seed(0)
     layer = PatchConv2d(3, 5, 4).double()
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
@@ -323,7 +320,7 @@ def test_patches_are_a_convolution(size):
     torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), inputs))
 
 
-def test_a_channel_without_response_gets_a_gradient_without_nan():
+def test_gradients_of_a_zero_channel_are_finite_in_grn():
     block = make_block(True)
     nn.init.zeros_(block.pwconv1.weight)
     nn.init.zeros_(block.pwconv1.bias)

@@ -1,16 +1,12 @@
-"""The isotropic ConvNeXt. Exact: outputs and gradients equal timm's blocks behind a stem, for every arch, to 1e-5.
-
-Sizes are the paper's; checkpoints come back to the last bit. What ConvNeXt has too is tested on small models.
-"""
+"""The isotropic ConvNeXt: parity with timm's blocks behind a stem, sizes of the paper, checkpoints."""
 
 import copy
 from collections import OrderedDict
 
 import pytest
 import torch
-from families import SMALL, assert_equal, randomised
+from families import SMALL, assert_equal, optimizer_groups, randomized
 from mmengine.registry import MODELS, init_default_scope
-from test_layer_decay import optimizer_groups
 from test_parity import IN_TIMM, TOLERANCE, random_state, relative_error
 from timm.models.convnext import ConvNeXtBlock as TimmBlock
 from torch import Tensor, nn
@@ -57,7 +53,7 @@ def gradients(model: nn.Module, loss: Tensor, names: list[str]) -> list[Tensor]:
 
 @pytest.mark.parametrize('arch', PAPER)
 def test_outputs_and_gradients_equal_timm_with_and_without_layer_scale(arch):
-    """Of all parameters without it, as by default; with it, of the stem, behind all blocks, and of layer scale."""
+    """Gradients of all parameters without layer scale; with it, of layer scale and of the stem."""
     with torch.device('meta'):
         blank = ConvNeXtIsotropic(arch, layer_scale_init_value=1.0, out_norm=False)
     state = random_state(blank)
@@ -80,8 +76,8 @@ def test_outputs_and_gradients_equal_timm_with_and_without_layer_scale(arch):
 
 
 @pytest.mark.parametrize('arch', PAPER)
-def test_sizes_are_the_papers(arch):
-    """Of the whole classifier: the backbone, a norm after pooling and a linear layer."""
+def test_sizes_match_the_paper(arch):
+    """Of the classifier: backbone, norm after pooling and linear layer."""
     depth, width, parameters, multiply_adds = PAPER[arch]
     with torch.device('meta'):
         backbone = ConvNeXtIsotropic(arch, out_norm=False)
@@ -103,14 +99,14 @@ def test_short_names(short, name):
 
 
 @pytest.mark.parametrize('size', [(16, 16), (17, 31), (40, 65)])
-def test_any_size_from_16_pixels(size):
+def test_any_image_size_from_16_pixels(size):
     (out,) = ConvNeXtIsotropic(TWO)(torch.randn(1, 3, *size))
     assert out.shape == (1, 8, size[0] // 16, size[1] // 16)
 
 
-def test_the_map_is_normalised_over_the_channels():
+def test_the_output_norm_is_a_layer_norm_over_the_channels():
     torch.manual_seed(0)
-    backbone = randomised(ConvNeXtIsotropic(TWO))
+    backbone = randomized(ConvNeXtIsotropic(TWO))
     images = torch.randn(2, 3, 32, 48)
     (normed,) = backbone(images)
     backbone.out_norm = False
@@ -121,7 +117,7 @@ def test_the_map_is_normalised_over_the_channels():
     torch.testing.assert_close(normed, expected.permute(0, 3, 1, 2))
 
 
-def test_it_is_found_from_the_scope_of_a_library():
+def test_it_is_registered_for_every_scope():
     init_default_scope('mmdet')
     assert type(MODELS.build(dict(type='ConvNeXtIsotropic', arch=TWO))) is ConvNeXtIsotropic
 
@@ -132,7 +128,7 @@ def test_drop_path_rates_rise_linearly_to_the_last_block():
     assert rates == pytest.approx([0.5 * i / 35 for i in range(36)])
 
 
-def test_initialisation_is_the_official_one():
+def test_initialization_is_the_official_one():
     torch.manual_seed(0)
     backbone = ConvNeXtIsotropic(dict(depths=[1], channels=[96]))
     assert backbone.blocks[0].gamma is None
@@ -142,7 +138,7 @@ def test_initialisation_is_the_official_one():
 
 
 @pytest.mark.parametrize('frozen', [0, 1])
-def test_stem_and_blocks_are_frozen_or_not(frozen):
+def test_frozen_stages_freeze_stem_and_blocks(frozen):
     backbone = ConvNeXtIsotropic(TWO, frozen_stages=frozen, drop_path_rate=0.5)
     assert backbone.train() is backbone and backbone.eval() is backbone
     backbone.train()
@@ -156,7 +152,7 @@ def test_stem_and_blocks_are_frozen_or_not(frozen):
 
 
 @BUILDS
-def test_checkpointing_gives_the_same_gradients_and_keeps_less(arguments):
+def test_activation_checkpointing_gives_the_same_gradients_and_saves_fewer_activations(arguments):
     torch.manual_seed(0)
     plain = ConvNeXtIsotropic(dict(depths=(4,), channels=(64,)), drop_path_rate=0.5, **arguments)
     cheap = copy.deepcopy(plain)
@@ -202,7 +198,7 @@ def test_torch_compile():
         (dict(drop_path_rate=1.0), 'drop_path_rate=1.0 is out of range: it takes a number in [0, 1).'),
     ],
 )
-def test_wrong_arguments_are_named_in_a_sentence(arguments, sentence):
+def test_invalid_arguments_raise(arguments, sentence):
     with pytest.raises(ArgumentError) as raised:
         ConvNeXtIsotropic(**{'arch': TWO, **arguments})
     assert sentence in str(raised.value)
@@ -216,15 +212,15 @@ def test_wrong_arguments_are_named_in_a_sentence(arguments, sentence):
         ((1, 3, 15, 64), 'The input is 15x64 pixels, but both sides must have at least 16'),
     ],
 )
-def test_wrong_inputs_are_named(shape, sentence):
+def test_invalid_inputs_raise(shape, sentence):
     with pytest.raises(ArgumentError) as raised:
         ConvNeXtIsotropic(TWO)(torch.zeros(shape))
     assert sentence in str(raised.value)
 
 
 def official(arguments: dict) -> tuple[ConvNeXtIsotropic, dict[str, Tensor]]:
-    """A backbone, and what a file of facebookresearch/ConvNeXt holds: models/convnext_isotropic.py."""
-    backbone = randomised(ConvNeXtIsotropic(TWO, out_norm=False, **arguments))
+    """A backbone, and the contents of a file of facebookresearch/ConvNeXt: models/convnext_isotropic.py."""
+    backbone = randomized(ConvNeXtIsotropic(TWO, out_norm=False, **arguments))
     classifier = {
         'norm.weight': torch.randn(8), 'norm.bias': torch.randn(8),
         'head.weight': torch.randn(5, 8), 'head.bias': torch.randn(5),
@@ -248,7 +244,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     ],
     ids=['official', 'wrapped'],
 )
-def test_an_official_classifier_fills_it(wrap, arguments, tmp_path):
+def test_an_official_classifier_loads(wrap, arguments, tmp_path):
     source, state = official(arguments)
     torch.save(wrap(state), tmp_path / 'x.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))
@@ -264,7 +260,7 @@ def test_an_official_classifier_fills_it(wrap, arguments, tmp_path):
 
 @BUILDS
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_conversions_come_back_to_the_last_bit(arguments, suffix, tmp_path):
+def test_conversion_round_trip_is_bit_exact(arguments, suffix, tmp_path):
     source, state = official(arguments)
     torch.save({'model': state}, tmp_path / 'official.pth')
     tensors, report = convert_checkpoint(tmp_path / 'official.pth', 'canonical')
@@ -282,7 +278,7 @@ def test_conversions_come_back_to_the_last_bit(arguments, suffix, tmp_path):
 
 @pytest.mark.parametrize('to', ['canonical', 'official'])
 def test_the_backbone_of_a_detector_keeps_its_norm(to, tmp_path):
-    own = randomised(ConvNeXtIsotropic(TWO)).state_dict()
+    own = randomized(ConvNeXtIsotropic(TWO)).state_dict()
     torch.save({'state_dict': {f'backbone.{name}': tensor for name, tensor in own.items()}}, tmp_path / 'x.pth')
     tensors, report = convert_checkpoint(tmp_path / 'x.pth', to)
     assert_same(tensors, own)
@@ -301,7 +297,7 @@ def test_libraries_without_such_a_model_are_refused(to, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['stem.weight', 'stem.bias', 'blocks.1.pwconv1.weight', 'blocks.0.norm.bias'])
-def test_a_file_that_is_not_whole_is_refused(name, tmp_path):
+def test_an_incomplete_file_is_refused(name, tmp_path):
     backbone, state = official({})
     before = copy.deepcopy(backbone)
     for change in ('removed', 'reshaped'):
@@ -318,7 +314,7 @@ def test_a_file_that_is_not_whole_is_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize('isotropic', [True, False], ids=['isotropic into stages', 'stages into isotropic'])
-def test_the_other_kind_is_refused_with_the_line_that_fits(isotropic, tmp_path):
+def test_the_other_kind_is_refused_with_the_config_line_that_fits(isotropic, tmp_path):
     stages, one = ConvNeXt(SMALL), ConvNeXtIsotropic(TWO)
     source, target = (one, stages) if isotropic else (stages, one)
     before = copy.deepcopy(target)
@@ -333,7 +329,7 @@ def test_the_other_kind_is_refused_with_the_line_that_fits(isotropic, tmp_path):
 
 @pytest.mark.parametrize('layer_scale', [0.0, 1e-6])
 @pytest.mark.parametrize('arch', PAPER)
-def test_names_of_the_paper_are_recognised(arch, layer_scale):
+def test_architectures_of_the_paper_are_inferred(arch, layer_scale):
     with torch.device('meta'):
         own = ConvNeXtIsotropic(arch, layer_scale_init_value=layer_scale, in_channels=4).state_dict()
     found = Architecture.of(own)
@@ -359,7 +355,7 @@ def test_the_learning_rate_is_the_same_everywhere_and_vectors_have_no_weight_dec
         assert all(group['weight_decay'] == (0 if p.ndim == 1 else 0.05) for p in group['params'])
 
 
-def test_any_layer_decay_is_refused():
+def test_layer_decay_is_refused():
     sentence = r'^decay_rate=0.7 is not defined for an isotropic ConvNeXt: set it to 1\.$'
     with pytest.raises(ArgumentError, match=sentence):
         optimizer_groups(detector(layer_scale_init_value=1.0), decay_rate=0.7)
@@ -368,7 +364,7 @@ def test_any_layer_decay_is_refused():
 
 
 def test_a_saved_backbone_loads_into_itself(tmp_path):
-    source = randomised(ConvNeXtIsotropic(TWO))
+    source = randomized(ConvNeXtIsotropic(TWO))
     torch.save(source.state_dict(), tmp_path / 'x.pth')
     backbone = ConvNeXtIsotropic(TWO)
     assert not load_backbone(backbone, tmp_path / 'x.pth').new
@@ -388,7 +384,7 @@ def test_the_stem_adapts_as_in_timm(in_channels, tmp_path):
     assert torch.equal(backbone.stem.weight, adapt_input_conv(in_channels, source.stem.weight.detach()))
 
 
-def test_stages_beside_it_are_unexpected(tmp_path):
+def test_tensors_of_stages_are_unexpected(tmp_path):
     torch.save(official({})[1] | {'downsample_layers.1.0.weight': torch.ones(8)}, tmp_path / 'x.pth')
     with pytest.raises(CheckpointMismatch, match=r'unexpected: downsample_layers.1.0.weight'):
         load_backbone(ConvNeXtIsotropic(TWO), tmp_path / 'x.pth')

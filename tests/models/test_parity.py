@@ -1,7 +1,4 @@
-"""Exact: maps, logits and gradients equal those of timm's ConvNeXt and ConvNeXt V2, for every arch, to 1e-5 relative.
-
-The weights are random and shared between the two models; timm's features have no norm of their own, ours get it on top.
-"""
+"""Parity with timm: maps, logits and gradients of every architecture, V1 and V2, to a relative error of 1e-5."""
 
 import pytest
 import timm.models.convnext
@@ -23,7 +20,7 @@ IN_TIMM = [
 
 
 def timm_name(name: str) -> str:
-    """The name in timm's classifier of a parameter of ours."""
+    """timm's name of a parameter of our classifier."""
     name = name.removeprefix('backbone.')
     if name.startswith(('norm.', 'head.')):
         return name.replace('head.', 'head.fc.').replace('norm.', 'head.norm.')
@@ -39,7 +36,7 @@ def timm_name(name: str) -> str:
 
 
 def random_state(model: nn.Module) -> dict[str, Tensor]:
-    """Random weights in which every part of a block matters: layer scale and norms are of order one."""
+    """Random weights, with layer scale and norms of order one, so that every part of a block counts."""
     torch.manual_seed(0)
     state = {}
     for name, tensor in model.state_dict().items():
@@ -55,7 +52,7 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def is_slow(arch: str, use_grn: bool) -> bool:
-    """The largest takes minutes on a busy machine; an xlarge V2 has not been published."""
+    """The largest takes minutes; an xlarge V2 has not been published."""
     return arch == 'huge' or (arch == 'xlarge' and use_grn)
 
 

@@ -1,4 +1,4 @@
-"""The road from ResNet to ConvNeXt. Exact: it starts at torchvision's ResNets and ends at our ConvNeXt; the costs."""
+"""The steps from ResNet to ConvNeXt: the first equals torchvision's, the last ours; costs of all match the paper."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from conftest import REPOSITORY, refusal, run_tool
-from families import randomised
+from families import randomized
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
@@ -24,9 +24,10 @@ from convnext_backbone import (
     load_backbone,
 )
 from convnext_backbone.analysis.complexity import count_complexity
-from convnext_backbone.analysis.roadmap import PUBLISHED, count_step
+from convnext_backbone.analysis.roadmap import count_step, read_published
 from convnext_backbone.models.modernized_resnet import DESIGNS, REGIMES, STEPS
 
+PUBLISHED = read_published(REPOSITORY / 'configs')
 ENDS = dict(r50=((3, 4, 6, 3), 'tiny'), r200=((3, 24, 36, 3), 'base'))
 # torchvision's names, and ours.
 IN_TORCHVISION = (
@@ -43,7 +44,7 @@ IN_TORCHVISION = (
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of torchvision's ResNet by our names."""
+    """Weights of torchvision's ResNet by our names."""
     ours = {}
     for name, tensor in state.items():
         for pattern, replacement in IN_TORCHVISION:
@@ -61,9 +62,9 @@ def assert_close(maps: Sequence[Tensor], others: Sequence[Tensor]) -> None:
 
 
 @pytest.mark.parametrize('regime', ENDS)
-def test_the_start_is_torchvisions_resnet(regime):
-    """In training, where batch norms look at the batch, and after it: maps, and the gradient of the stem."""
-    theirs = randomised(ResNet(Bottleneck, ENDS[regime][0])).double()
+def test_the_first_step_is_torchvisions_resnet(regime):
+    """Maps and the gradient of the stem, in training and evaluation mode of the batch norms."""
+    theirs = randomized(ResNet(Bottleneck, ENDS[regime][0])).double()
     ours = ModernizedResNet(regime, 'original', out_norm=False).double()
     state = {name: tensor for name, tensor in renamed(theirs.state_dict()).items() if not name.startswith('fc')}
     ours.load_state_dict(state)
@@ -83,8 +84,8 @@ def test_the_start_is_torchvisions_resnet(regime):
 
 
 @pytest.mark.parametrize('regime', ENDS)
-def test_the_end_is_convnext_and_takes_its_checkpoints(regime, tmp_path):
-    convnext = randomised(ConvNeXt(ENDS[regime][1]))
+def test_the_last_step_is_convnext_and_loads_its_checkpoints(regime, tmp_path):
+    convnext = randomized(ConvNeXt(ENDS[regime][1]))
     torch.save(convnext.state_dict(), tmp_path / 'convnext.pth')
     ours = ModernizedResNet(regime, 'separate_downsampling')
     report = load_backbone(ours, tmp_path / 'convnext.pth')
@@ -94,14 +95,14 @@ def test_the_end_is_convnext_and_takes_its_checkpoints(regime, tmp_path):
         assert_close(ours(images), convnext(images))
 
 
-# The last two rows of table 10, while table 11 agrees with us on both steps. A LayerNorm has no more multiply-adds than
-# a batch norm, and 4.46 is what the last model has, a row early.
+# The last two rows of table 10 differ from ours; table 11 agrees on both steps. A LayerNorm has no more multiply-adds
+# than a batch norm, and 4.46 is the value of the last model, a row early.
 ODD = {('r50', 'layer_norm'): 4.146, ('r50', 'separate_downsampling'): 4.456}
 
 
 @pytest.mark.parametrize('step', STEPS)
 @pytest.mark.parametrize('regime', REGIMES)
-def test_every_step_costs_what_the_paper_says(regime, step):
+def test_costs_of_every_step_match_the_paper(regime, step):
     gflops, paper = count_step(regime, step).multiply_adds / 1e9, PUBLISHED[regime][step].gflops
     if (regime, step) in ODD:
         assert gflops == pytest.approx(ODD[regime, step], abs=5e-4)
@@ -109,11 +110,11 @@ def test_every_step_costs_what_the_paper_says(regime, step):
         assert gflops == pytest.approx(paper, abs=0.0055)  # the paper's own rounding
 
 
-def test_the_odd_rows_of_the_paper():
-    """The difference between them is the one that our last step makes: the layers between the stages."""
+def test_the_rows_of_the_paper_that_differ():
+    """They differ by what our last step changes: the layers between the stages."""
     before, last = (count_step('r50', step).multiply_adds for step in ('layer_norm', 'separate_downsampling'))
     assert count_step('r50', 'fewer_norms').multiply_adds == before
-    # Shortcuts and strides of 1x1 and 7x7 give way to 2x2 convolutions and to maps that are narrow before the 1x1 ones.
+    # A 2x2 convolution replaces the 1x1 shortcut; the 7x7 and the first 1x1 convolution get all channels, not half.
     by_hand = 0
     for channels, side in ((192, 28), (384, 14), (768, 7)):
         half = channels // 2
@@ -124,8 +125,8 @@ def test_the_odd_rows_of_the_paper():
     assert round(last / 1e9, 2) == PUBLISHED['r50']['layer_norm'].gflops == 4.46
 
 
-def test_a_step_is_one_change_on_the_last():
-    """But for the kernel that goes back to 7, and for layer scale, which the paper's final models have."""
+def test_each_step_is_one_change_of_the_design():
+    """Apart from the kernel size, which returns to 7, and layer scale, which the paper's final models have."""
     designs = [vars(design) for design in DESIGNS.values()]
     changed = [
         {key for key in after if after[key] != before[key]} for before, after in zip(designs, designs[1:], strict=False)
@@ -138,8 +139,8 @@ def test_a_step_is_one_change_on_the_last():
 
 
 @pytest.mark.parametrize('step', STEPS)
-def test_every_step_is_a_backbone(step):
-    """Four maps of strides 4 to 32, a gradient for every weight, frozen stages that stay as they are."""
+def test_every_step_works_as_a_backbone(step):
+    """Four maps of strides 4 to 32, a gradient for every weight, frozen stages unchanged."""
     model = ModernizedResNet('r50', step, width_factor=0.125, drop_path_rate=0.1, frozen_stages=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     maps = model.train()(torch.randn(2, 3, 64, 96))
@@ -156,8 +157,8 @@ def test_every_step_is_a_backbone(step):
         assert buffer.equal(before[name]) == name.startswith(('downsample_layers.0', 'stages.0')), name
 
 
-def test_maps_are_the_same_in_either_layout_and_with_checkpoints():
-    model = randomised(ModernizedResNet('r50', 'layer_norm', width_factor=0.125))
+def test_maps_are_the_same_in_either_memory_format_and_with_activation_checkpointing():
+    model = randomized(ModernizedResNet('r50', 'layer_norm', width_factor=0.125))
     again = ModernizedResNet('r50', 'layer_norm', width_factor=0.125, with_cp=True)
     again.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 64, 64)
@@ -173,8 +174,8 @@ def test_maps_are_the_same_in_either_layout_and_with_checkpoints():
 
 
 @pytest.mark.parametrize('step', ['original', 'kernel_7', 'layer_norm'])
-def test_a_classifiers_checkpoint_starts_a_backbone(step, tmp_path):
-    """Batch norms' statistics and counters too; before the last step what is pooled is not normalised."""
+def test_a_backbone_loads_a_checkpoint_of_a_classifier(step, tmp_path):
+    """With statistics and counters of batch norms; before the last step there is no norm after pooling."""
     classifier = ImageClassifier(dict(type='ModernizedResNet', step=step, width_factor=0.125), num_classes=3)
     classifier.train()(torch.randn(2, 3, 64, 64))
     assert isinstance(classifier.norm, torch.nn.Identity)
@@ -187,7 +188,7 @@ def test_a_classifiers_checkpoint_starts_a_backbone(step, tmp_path):
     assert all(tensor.equal(expected[name]) for name, tensor in backbone.state_dict().items())
 
 
-def test_another_steps_checkpoint_is_refused(tmp_path):
+def test_a_checkpoint_of_another_step_is_refused(tmp_path):
     torch.save(ModernizedResNet('r50', 'move_up', width_factor=0.125).state_dict(), tmp_path / 'move_up.pth')
     with pytest.raises(CheckpointMismatch, match='ModernizedResNet of') as caught:
         load_backbone(ModernizedResNet('r50', 'kernel_5', width_factor=0.125), tmp_path / 'move_up.pth')
@@ -204,15 +205,15 @@ def test_another_steps_checkpoint_is_refused(tmp_path):
         (dict(out_indices=(4,)), ['out_indices']),
     ],
 )
-def test_wrong_arguments_are_named(arguments, named):
+def test_invalid_arguments_raise(arguments, named):
     with pytest.raises(ArgumentError) as caught:
         ModernizedResNet(**arguments)
     assert all(word in str(caught.value) for word in named)
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn_convnext_t_coco', 'upernet_convnext_t_ade20k'])
-def test_a_step_is_the_backbone_of_a_detector_and_a_segmentor(name):
-    """Counting runs the whole model, in inference and in training."""
+def test_a_step_works_in_a_detector_and_a_segmentor(name):
+    """Counting multiply-adds runs the whole model."""
     cfg = Config.fromfile(REPOSITORY / f'configs/{name}.py')
     convnext = count_complexity(cfg, (256, 256))
     cfg.model.backbone = dict(type='ModernizedResNet', regime='r50', step='separate_downsampling')
@@ -222,7 +223,7 @@ def test_a_step_is_the_backbone_of_a_detector_and_a_segmentor(name):
 
 
 @pytest.mark.parametrize('regime', REGIMES)
-def test_configs_have_the_recipe_of_imagenet_without_averaged_weights(regime):
+def test_configs_are_the_imagenet_recipe_without_averaged_weights(regime):
     published = {'r50': ('pretrain_convnext_t_imagenet', 0.1), 'r200': ('pretrain_convnext_b_imagenet', 0.5)}
     name, drop_path = published[regime]
     recipe = Config.fromfile(REPOSITORY / f'configs/{name}.py')
@@ -242,7 +243,7 @@ def test_configs_have_the_recipe_of_imagenet_without_averaged_weights(regime):
 
 
 @pytest.mark.parametrize('step', STEPS)
-def test_small_configs_build_a_quarter_of_the_width(step):
+def test_small_configs_have_a_quarter_of_the_width(step):
     cfg = Config.fromfile(REPOSITORY / f'configs/roadmap/small/{step}.py')
     init_default_scope('mmengine')
     with torch.device('meta'):
@@ -260,7 +261,7 @@ def test_the_tool_prints_and_draws_the_steps(tmp_path, call_tool):
     assert Image.open(tmp_path / 'road.png').size[0] > 800
 
 
-def test_two_steps_stand_side_by_side(tmp_path, call_tool):
+def test_two_steps_are_compared_side_by_side(tmp_path, call_tool):
     result = call_tool('roadmap.py', '--describe', 'layer_norm', 'separate_downsampling', cwd=tmp_path)
     lines = result.stdout.splitlines()
     assert lines[0].split() == ['layer_norm', 'separate_downsampling']
@@ -275,8 +276,8 @@ def test_an_unknown_step_is_one_sentence(tmp_path, call_tool):
     assert '--data-root' in refusal(call_tool('roadmap.py', '--train-small', cwd=tmp_path))
 
 
-def test_small_runs_are_trained_and_kept(tmp_path, call_tool):
-    """Then nothing is left to do."""
+def test_small_runs_are_trained_once(tmp_path, call_tool):
+    """The second call finds all runs done."""
     for i in range(90):
         path = tmp_path / f'data/{"val" if i < 20 else "train"}/{i % 10}/{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +294,7 @@ def test_small_runs_are_trained_and_kept(tmp_path, call_tool):
     assert checkpoint.stat().st_mtime_ns == written and Image.open(tmp_path / 'road.png').size[0] > 400
 
 
-def test_a_small_run_that_fails_says_where_to_look(tmp_path, call_tool):
+def test_a_failed_small_run_names_its_log(tmp_path, call_tool):
     result = call_tool(
         'roadmap.py', '--train-small', '--data-root', tmp_path / 'none', '--steps', 'gelu', '--seeds', 1, cwd=tmp_path
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: read safely through the engine's own doors, loaded whole or refused, written whole or not at all."""
+"""Checkpoints: safe reading also through mmengine, strict loading, atomic writing."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from convnext_backbone.utils.files import write_atomically
 
 @pytest.fixture
 def crafted(tmp_path):
-    """A checkpoint that makes a folder when it is unpickled, and that folder's path."""
+    """A checkpoint that creates a folder when unpickled, and the path of that folder."""
     harm = tmp_path / 'harm'
     state = dict(state_dict=ConvNeXt('atto').state_dict(), meta=dict(note=Code(harm)))
     torch.save(state, tmp_path / 'crafted.pth')
@@ -26,7 +26,7 @@ def crafted(tmp_path):
 
 
 def training_state() -> dict:
-    """What mmengine puts into a checkpoint, as far as types go."""
+    """The types of a checkpoint of mmengine."""
     hub = MessageHub.get_instance('test_checkpoint')
     hub.update_scalar('train/loss', 1.5)
     hub.update_info('best_score', np.float64(0.5))
@@ -39,7 +39,7 @@ def training_state() -> dict:
     )
 
 
-def test_the_engines_own_loader_reads_a_training_state(tmp_path):
+def test_mmengines_loader_reads_a_training_state(tmp_path):
     save_checkpoint(training_state(), str(tmp_path / 'state.pth'))
     state = CheckpointLoader.load_checkpoint(str(tmp_path / 'state.pth'), map_location='cpu')
     assert isinstance(state['message_hub']['log_scalars']['train/loss'], HistoryBuffer)
@@ -47,8 +47,8 @@ def test_the_engines_own_loader_reads_a_training_state(tmp_path):
     assert state['meta']['dataset_meta']['classes'] == ('a', 'b')
 
 
-def test_arrays_and_scalars_of_numpy_come_back_and_can_be_saved_again(tmp_path):
-    """Every kind of number and text, orders in memory and of bytes; objects, records and dates are refused."""
+def test_numpy_arrays_and_scalars_survive_loading_and_saving_again(tmp_path):
+    """All kinds of numbers and text, memory layouts and byte orders; objects, records and dates are refused."""
     given = dict(
         floats=np.arange(6.0).reshape(2, 3),
         by_column=np.asfortranarray(np.arange(6).reshape(2, 3)),
@@ -75,20 +75,20 @@ def test_arrays_and_scalars_of_numpy_come_back_and_can_be_saved_again(tmp_path):
             read_checkpoint(tmp_path / 'x.pth')
 
 
-@pytest.mark.parametrize('door', [read_checkpoint, CheckpointLoader.load_checkpoint])
-def test_a_crafted_file_is_refused_and_nothing_of_it_runs(door, crafted):
+@pytest.mark.parametrize('read', [read_checkpoint, CheckpointLoader.load_checkpoint])
+def test_a_crafted_file_is_refused_and_runs_no_code(read, crafted):
     path, harm = crafted
     with pytest.raises(CheckpointError) as raised:
-        door(str(path))
+        read(str(path))
     assert not harm.exists()
     assert str(path) in str(raised.value) and 'mkdir' in str(raised.value) and '\n' not in str(raised.value)
-    with open(path, 'rb'):  # the file is what it claims to be: an unsafe reader would run it
+    with open(path, 'rb'):  # an unsafe reader does run it
         torch.load(path, weights_only=False)
     assert harm.is_dir()
 
 
 @pytest.mark.parametrize('config', ['init_cfg', 'load_checkpoint'])
-def test_crafted_files_are_refused_by_models(config, crafted):
+def test_models_refuse_crafted_files(config, crafted):
     path, harm = crafted
     with pytest.raises(CheckpointError):
         if config == 'init_cfg':
@@ -99,13 +99,13 @@ def test_crafted_files_are_refused_by_models(config, crafted):
 
 
 class Reach:
-    """Unpickles to an attribute of an allowed type: a first step from what is allowed to what is not."""
+    """Unpickles to an attribute of an allowed type, from which others could be reached."""
 
     def __reduce__(self):
         return getattr, (HistoryBuffer, '__init__')
 
 
-def test_attributes_of_allowed_types_are_out_of_reach(tmp_path):
+def test_attributes_of_allowed_types_are_refused(tmp_path):
     torch.save(dict(meta=Reach()), tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match=r'getattr\(HistoryBuffer.__init__\)'):
         read_checkpoint(tmp_path / 'x.pth')
@@ -119,7 +119,7 @@ def test_a_plain_pickle_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('share', [0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_named(tmp_path, share):
+def test_a_truncated_file_is_refused(tmp_path, share):
     torch.save(dict(state_dict=ConvNeXt('atto').state_dict()), tmp_path / 'whole.pth')
     data = (tmp_path / 'whole.pth').read_bytes()
     (tmp_path / 'cut.pth').write_bytes(data[: int(share * len(data))])
@@ -128,7 +128,7 @@ def test_a_truncated_file_is_named(tmp_path, share):
     assert 'cut.pth' in str(raised.value) and '\n' not in str(raised.value)
 
 
-def test_a_missing_file_and_an_unsafe_scheme_are_named():
+def test_a_missing_file_and_an_unsafe_scheme_are_refused():
     with pytest.raises(CheckpointError, match='nowhere.pth does not exist'):
         read_checkpoint('nowhere.pth')
     with pytest.raises(CheckpointError, match='s3://bucket/x.pth was refused'):
@@ -137,8 +137,8 @@ def test_a_missing_file_and_an_unsafe_scheme_are_named():
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('version', ['V1', 'V2'])
-def test_an_official_classifier_loads_whole(tmp_path, suffix, version):
-    """Official layout: below 'model', with head and final norm, GRN as (1, 1, 1, 4C); the stage norms are new."""
+def test_an_official_classifier_loads_completely(tmp_path, suffix, version):
+    """Official layout: key 'model', with head and final norm, GRN as (1, 1, 1, 4C); the output norms are new."""
     torch.manual_seed(0)
     source = ConvNeXt('atto', use_grn=version == 'V2', out_norm=False)
     torch.nn.init.normal_(source.stages[0][0].pwconv1.bias)
@@ -164,7 +164,7 @@ def test_an_official_classifier_loads_whole(tmp_path, suffix, version):
     assert report.arch == f'atto, {version}'
 
 
-def test_the_backbone_of_a_whole_detector_loads(tmp_path):
+def test_the_backbone_of_a_detector_loads(tmp_path):
     source = ConvNeXt('atto')
     stored = {f'backbone.{k}': v for k, v in source.state_dict().items()} | {'neck.conv.weight': torch.ones(3)}
     torch.save(dict(state_dict=stored), tmp_path / 'detector.pth')
@@ -182,7 +182,7 @@ def test_the_backbone_of_a_whole_detector_loads(tmp_path):
         (lambda s: s.clear(), 'not a ConvNeXt'),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path, change, named):
+def test_a_checkpoint_that_does_not_fit_is_refused_and_leaves_the_model_unchanged(tmp_path, change, named):
     stored = ConvNeXt('atto').state_dict()
     change(stored)
     torch.save(stored, tmp_path / 'x.pth')
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path,
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_another_arch_is_named(tmp_path):
+def test_a_checkpoint_of_another_arch_is_refused_with_both_names(tmp_path):
     torch.save(dict(model=ConvNeXt('femto').state_dict()), tmp_path / 'x.pth')
     with pytest.raises(
         CheckpointMismatch, match=r'backbone, which is atto, V1(.|\n)*x.pth \(femto, V1, 3 input channels\)'
@@ -202,7 +202,7 @@ def test_another_arch_is_named(tmp_path):
         load_backbone(ConvNeXt('atto'), tmp_path / 'x.pth')
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'x.pth'
     backend = get_file_backend(str(path))
     backend.put(b'old', path)
@@ -216,8 +216,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b'old' and [p.name for p in tmp_path.iterdir()] == ['x.pth']
 
 
-def test_the_engine_writes_checkpoints_atomically(tmp_path, monkeypatch):
-    """At the moment of the rename the old file is still whole and the new one is complete under another name."""
+def test_mmengine_writes_checkpoints_atomically(tmp_path, monkeypatch):
+    """When the file is replaced, the old one is intact and the new one complete under a temporary name."""
     path = tmp_path / 'x.pth'
     save_checkpoint(dict(a=1), str(path))
     seen = []
@@ -232,7 +232,7 @@ def test_the_engine_writes_checkpoints_atomically(tmp_path, monkeypatch):
     assert seen == [(dict(a=1), dict(a=2))] and read_checkpoint(path) == dict(a=2)
 
 
-def test_find_checkpoint_trusts_the_files_more_than_the_note(tmp_path):
+def test_find_checkpoint_in_a_moved_folder_and_with_an_empty_note(tmp_path):
     assert find_checkpoint(tmp_path) is None
     for i, name in enumerate(('iter_9.pth', 'iter_10.pth')):
         (tmp_path / name).write_bytes(b'x')

@@ -1,4 +1,4 @@
-"""Conversions: from every dialect to every other, back to the last bit, and strictly loaded by the library itself."""
+"""Conversion between all weights formats: bit-exact round trips, and strict loading by the libraries themselves."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import resource
 import pytest
 import torch
 from conftest import refusal, run_tool
-from families import FAMILIES, IMAGES, WRITTEN, Code, randomised, transformers_model, written
+from families import FAMILIES, IMAGES, WRITTEN, Code, randomized, transformers_model, written
 from torch import Tensor, nn
 
 from convnext_backbone import ArgumentError, CheckpointMismatch, ConvNeXt, load_backbone, read_checkpoint
@@ -16,7 +16,7 @@ from convnext_backbone.weights.detect import choose_backbone
 
 
 def convert(source, target, to: str, **arguments) -> dict[str, Tensor]:
-    """Converts a file into another, and gives what the other holds."""
+    """Convert a file to another, and read that."""
     tensors, _ = convert_checkpoint(source, to, **arguments)
     write_checkpoint(tensors, target, to)
     stored = read_checkpoint(target)
@@ -52,7 +52,7 @@ def make(family: str) -> nn.Module:
         'ConvNextV2Backbone',
     ],
 )
-def test_a_librarys_file_comes_back_to_the_last_bit_and_loads_strictly(family, suffix, tmp_path):
+def test_round_trip_of_a_librarys_file_is_bit_exact_and_loads_strictly(family, suffix, tmp_path):
     library = next(name for name in ('timm', 'torchvision', 'transformers') if name in family or name == 'transformers')
     model = make(family)
     torch.save(model.state_dict(), tmp_path / 'theirs.pth')
@@ -65,7 +65,7 @@ def test_a_librarys_file_comes_back_to_the_last_bit_and_loads_strictly(family, s
 
 @pytest.mark.parametrize('to', TARGETS)
 @pytest.mark.parametrize('family', [*FAMILIES, *WRITTEN])
-def test_every_dialect_goes_through_every_other(family, to, tmp_path):
+def test_conversion_between_all_weights_formats(family, to, tmp_path):
     source = tmp_path / 'source.pth'
     torch.save(written(family)[1] if family in WRITTEN else make(family).state_dict(), source)
     if ('V2' in family and to in ('torchvision', 'dinov3')) or (
@@ -78,7 +78,7 @@ def test_every_dialect_goes_through_every_other(family, to, tmp_path):
     before = choose_backbone(read_checkpoint(source), 'source').tensors
     after = choose_backbone(read_checkpoint(tmp_path / 'other.pth'), 'other').tensors
     if to == 'mmpretrain' and 'norm.weight' in before and 'head.weight' not in before:
-        # Without a head, nothing in its names tells the norm after pooling from that of the last stage.
+        # Without a head, its names do not distinguish the norm after pooling from that of the last stage.
         after = {name.replace('norm3.', 'norm.'): tensor for name, tensor in after.items()}
     lost = {name.split('.')[0] for name in before.keys() - after.keys()}
     allowed = {'head'} if to == 'dinov3' else set()
@@ -91,15 +91,15 @@ def test_every_dialect_goes_through_every_other(family, to, tmp_path):
 def timm_classifier(name: str):
     import timm
 
-    return randomised(timm.create_model(name))
+    return randomized(timm.create_model(name))
 
 
 @pytest.mark.parametrize(
     'name',
     [f'convnext{version}_{arch}' for version in ('', 'v2') for arch in ('atto', 'femto', 'pico', 'nano')],
 )
-def test_files_fit_what_timm_builds_under_the_names_of_the_paper(name, tmp_path):
-    """Some of which have 1x1 convolutions in the place of linear layers."""
+def test_converted_files_fit_timms_models(name, tmp_path):
+    """Some of them have 1x1 convolutions instead of linear layers."""
     import timm
 
     source = timm_classifier(name)
@@ -128,7 +128,7 @@ def test_a_classifier_gives_the_same_logits_in_each_library(tmp_path):
 
 
 def classifier(use_grn: bool) -> dict[str, Tensor]:
-    """Canonical names and layout: a backbone with the norm and the head of a classifier."""
+    """A classifier in canonical names and layout."""
     backbone = written('official V2' if use_grn else 'official')[0].state_dict()
     return backbone | {
         'norm.weight': torch.randn(32), 'norm.bias': torch.randn(32),
@@ -151,7 +151,7 @@ def as_mmpretrain(name: str, tensor: Tensor) -> tuple[str, Tensor]:
 
 @pytest.mark.parametrize('use_grn', [False, True])
 @pytest.mark.parametrize(('to', 'write'), [('official', as_official), ('mmpretrain', as_mmpretrain)])
-def test_names_and_shapes_are_those_of_libraries_that_are_not_installed(to, write, use_grn, tmp_path):
+def test_names_and_shapes_match_libraries_that_are_not_installed(to, write, use_grn, tmp_path):
     own = classifier(use_grn)
     torch.save(own, tmp_path / 'own.pth')
     theirs = convert(tmp_path / 'own.pth', tmp_path / 'theirs.pth', to)
@@ -159,8 +159,8 @@ def test_names_and_shapes_are_those_of_libraries_that_are_not_installed(to, writ
     assert_same(convert(tmp_path / 'theirs.pth', tmp_path / 'back.pth', 'canonical'), own)
 
 
-def test_a_dinov3_file_has_its_norm_twice_and_no_head(tmp_path):
-    """facebookresearch/dinov3, models/convnext.py: `norms.3` is `norm`, and the head is an identity."""
+def test_a_dinov3_file_has_two_copies_of_the_norm_and_no_head(tmp_path):
+    """facebookresearch/dinov3, models/convnext.py: `norms.3` is `norm`; the head is an identity."""
     own = classifier(use_grn=False)
     torch.save(own, tmp_path / 'own.pth')
     expected = {name: tensor for name, tensor in own.items() if not name.startswith('head.')}
@@ -172,7 +172,7 @@ def test_a_dinov3_file_has_its_norm_twice_and_no_head(tmp_path):
 
 @pytest.mark.parametrize('to', ['mmpretrain', 'official', 'transformers'])
 def test_the_backbone_of_a_detector_keeps_its_norms(to, tmp_path):
-    own = randomised(ConvNeXt('atto')).state_dict()
+    own = randomized(ConvNeXt('atto')).state_dict()
     stored = {f'backbone.{name}': tensor for name, tensor in own.items()} | {'neck.weight': torch.ones(1)}
     torch.save(dict(state_dict=stored), tmp_path / 'detector.pth')
     tensors, report = convert_checkpoint(tmp_path / 'detector.pth', to)
@@ -183,7 +183,7 @@ def test_the_backbone_of_a_detector_keeps_its_norms(to, tmp_path):
     assert_same(backbone.state_dict(), own)
 
 
-def test_averaged_weights_are_converted_where_they_are_asked_for(tmp_path):
+def test_averaged_weights_are_converted_on_request(tmp_path):
     own = classifier(use_grn=False)
     averaged = {name: 2 * tensor for name, tensor in own.items()}
     torch.save(dict(model=own, model_ema=averaged), tmp_path / 'both.pth')
@@ -192,7 +192,7 @@ def test_averaged_weights_are_converted_where_they_are_asked_for(tmp_path):
     assert_same(convert_checkpoint(tmp_path / 'both.pth', prefix='model.')[0], own)
 
 
-def test_halves_are_rounded_and_never_infinite(tmp_path):
+def test_conversion_to_half_precision_rounds_and_refuses_overflow(tmp_path):
     own = classifier(use_grn=False)
     torch.save(own, tmp_path / 'own.pth')
     tensors, report = convert_checkpoint(tmp_path / 'own.pth', half=True)
@@ -200,34 +200,34 @@ def test_halves_are_rounded_and_never_infinite(tmp_path):
     assert_same(tensors, {name: tensor.half() for name, tensor in own.items()})
     own['stages.0.0.norm.weight'][3] = 1e5
     torch.save(own, tmp_path / 'large.pth')
-    with pytest.raises(CheckpointMismatch, match='stages.0.0.norm.weight holds numbers that fp16 cannot'):
+    with pytest.raises(CheckpointMismatch, match='stages.0.0.norm.weight has values beyond the range of fp16'):
         convert_checkpoint(tmp_path / 'large.pth', half=True)
 
 
 @pytest.mark.parametrize('name', ['stages.2.1.pwconv1.bias', 'downsample_layers.1.0.weight'])
-def test_a_file_that_is_not_whole_is_not_converted(name, tmp_path):
+def test_an_incomplete_file_is_not_converted(name, tmp_path):
     own = classifier(use_grn=False)
     del own[name]
     torch.save(own, tmp_path / 'own.pth')
-    with pytest.raises(CheckpointMismatch, match=rf'(?s)not whole; nothing was converted.*missing: {name}'):
+    with pytest.raises(CheckpointMismatch, match=rf'(?s)not complete; nothing was converted.*missing: {name}'):
         convert_checkpoint(tmp_path / 'own.pth')
 
 
 @pytest.mark.parametrize('change', ['removed', 'empty'])
 @pytest.mark.parametrize('name', ['downsample_layers.0.0.weight', 'downsample_layers.2.1.weight'])
 def test_a_file_without_the_width_of_a_stage_is_not_converted(name, change, tmp_path):
-    """A tensor that holds nothing may claim any width."""
+    """An empty tensor may claim any width."""
     own = classifier(use_grn=False)
     del own[name]
     if change == 'empty':
         own[name] = torch.empty(2**40, 3, 0, 0)
     torch.save(own, tmp_path / 'own.pth')
-    with pytest.raises(CheckpointMismatch, match=r'V1\) is no whole ConvNeXt: only such can be converted'):
+    with pytest.raises(CheckpointMismatch, match=r'V1\) is not a complete ConvNeXt: convert one that is'):
         convert_checkpoint(tmp_path / 'own.pth')
 
 
-def test_endings_and_existing_files_are_checked(tmp_path):
-    with pytest.raises(ArgumentError, match=r'x.onnx names no format: take one of .safetensors, .pth'):
+def test_an_unknown_suffix_is_refused():
+    with pytest.raises(ArgumentError, match=r'x.onnx names no file format: take one of .safetensors, .pth'):
         check_target('x.onnx')
 
 
@@ -237,7 +237,7 @@ def own(tmp_path):
     return tmp_path / 'own.pth'
 
 
-def test_the_tool_converts_and_says_what_it_did(own, tmp_path):
+def test_the_tool_converts_and_prints_a_report(own, tmp_path):
     report = run_tool('convert_checkpoint.py', 'own.pth', 'out/theirs.safetensors', '--to', 'timm', cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     lines = report.stdout.splitlines()
@@ -253,7 +253,7 @@ def test_the_tool_converts_and_says_what_it_did(own, tmp_path):
     assert 'out/theirs.safetensors exists already' in refusal(again)
 
 
-def test_a_dry_run_writes_nothing_and_json_is_for_programs(own, tmp_path):
+def test_a_dry_run_writes_nothing_and_prints_json(own, tmp_path):
     result = run_tool('convert_checkpoint.py', own, 'new.pth', '--dry-run', '--json', '--half', cwd=tmp_path)
     report = json.loads(result.stdout)
     assert report['dtype'] == 'float16' and report['classes'] == 5 and report['dialect'] == 'official'
@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_nothing_behind(own, tmp_path, suffix):
     assert [path.name for path in tmp_path.iterdir()] == ['own.pth']
 
 
-def test_only_the_flag_unpickles_what_could_run_code(tmp_path):
+def test_only_trust_unpickles_what_could_run_code(tmp_path):
     torch.save(classifier(use_grn=False) | dict(note=Code(tmp_path / 'harm')), tmp_path / 'own.pth')
     refused = run_tool('convert_checkpoint.py', 'own.pth', 'new.pth', cwd=tmp_path)
     assert 'mkdir' in refusal(refused) and '--trust' in refusal(refused)

@@ -1,8 +1,8 @@
-"""Valid files damaged at random, two thousand times: each loads or is refused in one sentence.
+"""Fuzzing: two thousand corrupted files each load or are refused in one sentence.
 
-They are read in a process of its own, which may crash or hang. To repeat that for a KIND of ``VALID`` and the seeds
-from FIRST up to LAST: ``PYTHONPATH=tests python tests/weights/test_damage.py KIND FIRST LAST FOLDER``; the files that
-fare badly stay in FOLDER.
+They are read in a separate process, which may crash or hang. To repeat that for a KIND of ``VALID`` and the seeds from
+FIRST up to LAST: ``PYTHONPATH=tests python tests/weights/test_damage.py KIND FIRST LAST FOLDER``; the files that fail
+stay in FOLDER.
 """
 
 import faulthandler
@@ -28,7 +28,7 @@ from convnext_backbone import CheckpointError, ConvNeXt, UserError, load_backbon
 
 
 def training_state(path: Path) -> None:
-    """What mmengine saves in a run, as far as kinds of content go."""
+    """The kinds of content that mmengine saves in a run."""
     hub = MessageHub('training_state')
     for number in range(3):
         hub.update_scalar('train/loss', 1.5 + number)
@@ -48,14 +48,14 @@ VALID = {
     'state.pth': training_state,
 }
 SEEDS = 500  # of each kind
-SECONDS = 10  # that the loading of one file may take
-# Of the formats: ends and beginnings, the opcodes of pickles and the signs of json, numbers that are too large.
+SECONDS = 10  # limit for loading one file
+# Of the file formats: magic bytes, opcodes of pickles, characters of json, numbers that are too large.
 WORDS = [b'PK\3\4', b'PK\5\6', b'cposix\nsystem\n', b'X\2\0\0\0ls\x85R', b'h\0', b'q\0', b'F32', b'-1', b'9' * 20]
 WORDS += [b'\xff' * 4, b'\0' * 8, b'\xff' * 7 + b'\x7f', *(bytes([byte]) for byte in b'.()]}0RbQuats\x85\x86\x81[{"')]
 
 
-def injured(content: bytes, chance: random.Random) -> bytes:
-    """One to three injuries, most of them near the ends, where formats keep their structure."""
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """One to three mutations, most of them near the ends, where file formats have their structure."""
     data = bytearray(content)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         near, anywhere, other = chance.randrange(min(len(data), 4096)), *chance.choices(range(len(data)), k=2)
@@ -84,22 +84,22 @@ def injured(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """An injured file; of archives every second one is whole and has an injured entry, checksum and all."""
+def corrupted(content: bytes, chance: random.Random) -> bytes:
+    """A corrupted file; every second archive is intact but for one mutated entry with a correct checksum."""
     if content[:2] != b'PK' or chance.random() < 0.5:
-        return injured(content, chance)
+        return mutated(content, chance)
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(buffer, 'w') as target:
         names = source.namelist()
         chosen = chance.choice((*names, *[name for name in names if name.endswith('data.pkl')] * 3 * len(names)))
         for name in names:
             part = source.read(name)
-            target.writestr(name, injured(part, chance) if name == chosen else part)
+            target.writestr(name, mutated(part, chance) if name == chosen else part)
     return buffer.getvalue()
 
 
 def watch() -> list[str]:
-    """The list that will name each thing that happens in this process and that no reading of weights does."""
+    """The list to which an audit hook adds what no reading of weights does."""
     seen = []
     forbidden = {'os.system', 'os.exec', 'os.posix_spawn', 'os.fork', 'os.mkdir', 'os.remove', 'os.rename', 'os.rmdir'}
     forbidden |= {'subprocess.Popen', 'socket.connect', 'shutil.rmtree', 'pickle.find_class', 'ctypes.dlopen'}
@@ -113,7 +113,7 @@ def watch() -> list[str]:
 
 
 def complaint(model: ConvNeXt, path: Path) -> str:
-    """What is wrong with how the loading of a file ended, or nothing."""
+    """What is wrong with how loading a file ended, or an empty text."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
         load_backbone(model, path)
@@ -124,15 +124,15 @@ def complaint(model: ConvNeXt, path: Path) -> str:
         if isinstance(error, CheckpointError) and '\n' in text:
             return f'more than one line: {text}'
         if str(path) not in text or len(text) > 3000 or not text.replace('\n', '').isprintable():
-            return f'no fit text: {text!r}'
+            return f'unfit text: {text!r}'
         changed = [name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)]
-        return f'refused, and yet changed: {changed}' if changed else ''
+        return f'refused, but the model changed: {changed}' if changed else ''
     except BaseException:
         return traceback.format_exc()
 
 
-def read_damaged_files(kind: str, first: int, last: int, folder: Path) -> int:
-    """Makes and loads damaged files; those that fare badly stay in the folder. Returns how many do."""
+def read_corrupted_files(kind: str, first: int, last: int, folder: Path) -> int:
+    """Create and load corrupted files; those that fail stay in the folder. Returns their number."""
     if hasattr(resource, 'RLIMIT_AS') and Path('/proc/self/statm').is_file():
         in_use = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + 8 * 2**30,) * 2)
@@ -144,8 +144,8 @@ def read_damaged_files(kind: str, first: int, last: int, folder: Path) -> int:
     (folder / kind).unlink()
     assert seen.pop().startswith('os.remove')
     for seed in range(first, last):
-        path = folder / f'{seed}-{kind}'  # a new name: tensors may be mapped from the old file
-        path.write_bytes(damaged(content, random.Random(f'{seed} {kind}')))
+        path = folder / f'{seed}-{kind}'  # a new name: tensors may be memory-mapped from the old file
+        path.write_bytes(corrupted(content, random.Random(f'{seed} {kind}')))
         seen.clear()
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         wrong = complaint(model, path)
@@ -158,8 +158,8 @@ def read_damaged_files(kind: str, first: int, last: int, folder: Path) -> int:
 
 
 @pytest.mark.parametrize('kind', VALID)
-def test_a_damaged_file_loads_or_is_refused_in_one_sentence(kind, tmp_path):
-    """No crash, no hang, no code, nothing written, and no half of it in the model."""
+def test_a_corrupted_file_loads_or_is_refused_in_one_sentence(kind, tmp_path):
+    """No crash, no hang, no code run, nothing written, no partial loading."""
     command = [sys.executable, '-X', 'faulthandler', __file__, kind, '0', str(SEEDS), str(tmp_path)]
     result = subprocess.run(
         command, env={**os.environ, 'PYTHONPATH': str(REPOSITORY / 'tests')}, capture_output=True, text=True
@@ -169,4 +169,4 @@ def test_a_damaged_file_loads_or_is_refused_in_one_sentence(kind, tmp_path):
 
 
 if __name__ == '__main__':
-    sys.exit(min(read_damaged_files(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])), 1))
+    sys.exit(min(read_corrupted_files(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])), 1))

@@ -1,4 +1,4 @@
-"""Checkpoints from the network, against a server on this machine: fetched once, whole, and the right one."""
+"""Downloads against a local server: cached, resumed, verified."""
 
 import hashlib
 import io
@@ -25,16 +25,13 @@ def checkpoint_bytes(value: float = 1.0) -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; breaks off after ``limit`` bytes of an answer; notes the ranges that it was asked for.
-
-    It speaks as much of the Hugging Face Hub's language as a download takes.
-    """
+    """Serves ``files``, also by the Hugging Face Hub's protocol; cuts answers after ``limit`` bytes; records ranges."""
 
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), Handler)
         self.files: dict[str, bytes] = {}
         self.limit: int | None = None
-        self.tells_version = True
+        self.sends_etag = True
         self.asked: list[str | None] = []
         self.url = f'http://127.0.0.1:{self.server_address[1]}'
 
@@ -63,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
         self.send_header('Content-Length', str(len(data) - start))
-        if self.server.tells_version:
+        if self.server.sends_etag:
             self.send_header('ETag', etag)
         self.send_header('X-Repo-Commit', 'a' * 40)
         self.end_headers()
@@ -88,16 +85,16 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
     server.server_close()
 
 
-@pytest.mark.parametrize('door', [read_checkpoint, CheckpointLoader.load_checkpoint])
-def test_a_file_is_fetched_once_with_a_progress_bar(door, server, capsys):
+@pytest.mark.parametrize('read', [read_checkpoint, CheckpointLoader.load_checkpoint])
+def test_a_file_is_downloaded_once_with_a_progress_bar(read, server, capsys):
     server.files['/a/x.pth'] = checkpoint_bytes()
     for _ in range(2):
-        assert torch.equal(door(f'{server.url}/a/x.pth')['weight'], torch.ones(300_000))
+        assert torch.equal(read(f'{server.url}/a/x.pth')['weight'], torch.ones(300_000))
     assert server.asked == [None]
     assert f'Downloading {server.url}/a/x.pth: 100%' in capsys.readouterr().err
 
 
-def test_files_of_one_name_do_not_pass_for_each_other(server):
+def test_files_with_the_same_name_are_kept_apart(server):
     for number in (1, 2):
         server.files[f'/{number}/model.pth'] = checkpoint_bytes(number)
     for address in ('/1/model.pth', '/2/model.pth', '/2/model.pth?revision=x'):
@@ -105,20 +102,20 @@ def test_files_of_one_name_do_not_pass_for_each_other(server):
     assert len({cached_path(server.url + path) for path in ('/model.pth', '/model.pth?a', '/model.pth?b')}) == 3
 
 
-def test_a_name_stays_in_the_cache():
+def test_paths_stay_inside_the_cache():
     for url in ('http://h/..%2f..%2fx.pth', 'http://h/..', 'http://h', 'http://h/a\\..\\b', 'http://h/%00.pth'):
         path = cached_path(url)
         assert path.parent == cached_path('http://h/x.pth').parent and re.fullmatch(r'[\w.-]+', path.name)
 
 
-def test_a_broken_download_goes_on_by_itself(server):
+def test_an_interrupted_download_is_retried(server):
     data = server.files['/x.pth'] = checkpoint_bytes()
     server.limit = len(data) // 3 + 1
     assert fetch_url(f'{server.url}/x.pth').read_bytes() == data
     assert server.asked == [None, f'bytes={server.limit}-', f'bytes={2 * server.limit}-']
 
 
-def test_an_interrupted_download_goes_on_next_time(server):
+def test_a_failed_download_is_resumed_by_the_next_call(server):
     data = server.files['/x.pth'] = checkpoint_bytes()
     server.limit = 0
     with pytest.raises(CheckpointError, match=r'cannot be downloaded \(the connection broke after 0 of') as raised:
@@ -133,9 +130,9 @@ def test_an_interrupted_download_goes_on_next_time(server):
     assert not part.exists() and not note.exists()
 
 
-@pytest.mark.parametrize('tells_version', [True, False])
-def test_parts_of_two_versions_are_not_joined(tells_version, server):
-    server.tells_version = tells_version
+@pytest.mark.parametrize('sends_etag', [True, False])
+def test_parts_of_two_versions_are_not_joined(sends_etag, server):
+    server.sends_etag = sends_etag
     server.files['/x.pth'] = checkpoint_bytes(1)
     url, target = f'{server.url}/x.pth', cached_path(f'{server.url}/x.pth')
     server.limit = 0
@@ -146,7 +143,7 @@ def test_parts_of_two_versions_are_not_joined(tells_version, server):
     assert read_checkpoint(url)['weight'].unique() == 2
 
 
-def test_a_part_that_was_whole_already_is_fetched_anew(server):
+def test_a_part_that_is_too_long_is_downloaded_again(server):
     data = server.files['/x.pth'] = checkpoint_bytes()
     target = cached_path(f'{server.url}/x.pth')
     target.parent.mkdir(parents=True)
@@ -155,7 +152,7 @@ def test_a_part_that_was_whole_already_is_fetched_anew(server):
     assert fetch_url(f'{server.url}/x.pth').read_bytes() == data
 
 
-def test_processes_that_want_the_same_file_fetch_it_once(server):
+def test_concurrent_downloads_fetch_a_file_once(server):
     data = server.files['/x.pth'] = checkpoint_bytes()
     threads = [threading.Thread(target=fetch_url, args=(f'{server.url}/x.pth',)) for _ in range(4)]
     for thread in threads:
@@ -166,7 +163,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(server):
 
 
 @pytest.mark.parametrize('where', ['address', 'path'])
-def test_a_sha256_is_checked(where, server, tmp_path):
+def test_the_sha256_is_verified(where, server, tmp_path):
     data = server.files['/x.pth'] = checkpoint_bytes()
     (tmp_path / 'x.pth').write_bytes(data)
     source = f'{server.url}/x.pth' if where == 'address' else str(tmp_path / 'x.pth')
@@ -180,7 +177,7 @@ def test_a_sha256_is_checked(where, server, tmp_path):
 
 
 @pytest.mark.parametrize('path', ['/nowhere.pth', None])
-def test_what_is_not_there_is_named(path, server):
+def test_an_unavailable_address_is_named(path, server):
     url = f'{server.url}{path}' if path else 'http://127.0.0.1:9/x.pth'
     with pytest.raises(
         CheckpointError, match=rf'{re.escape(url)} cannot be downloaded \((Not Found|.*refused)'
@@ -190,14 +187,14 @@ def test_what_is_not_there_is_named(path, server):
 
 
 @pytest.mark.parametrize('scheme', ['torchvision', 'open-mmlab'])
-def test_the_engines_short_names_are_read_by_this_reader(scheme, server):
+def test_mmengines_short_names_are_read_safely(scheme, server):
     from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 
     urls = get_torchvision_models() if scheme == 'torchvision' else get_external_models()
     name = sorted(urls)[0]
     path = cached_path(urls[name])
     path.parent.mkdir(parents=True)
-    path.write_bytes(checkpoint_bytes(5))  # as if it had been fetched
+    path.write_bytes(checkpoint_bytes(5))  # as if downloaded
     assert CheckpointLoader.load_checkpoint(f'{scheme}://{name}')['weight'][0] == 5
     with pytest.raises(CheckpointError, match=f'{scheme}://nothing is unknown'):
         CheckpointLoader.load_checkpoint(f'{scheme}://nothing')
@@ -206,13 +203,13 @@ def test_the_engines_short_names_are_read_by_this_reader(scheme, server):
 @pytest.mark.parametrize(
     'source', ['hf://owner/x.pth', 'hf://owner/repository/../../x.pth', 'hf://owner/repository/', 'hf:///a/b/c']
 )
-def test_an_address_on_the_hub_that_is_none_is_named(source):
+def test_an_invalid_address_on_the_hub_is_refused(source):
     with pytest.raises(CheckpointError, match='write hf://owner/repository/file'):
         read_checkpoint(source)
 
 
-def test_a_file_on_the_hub_fills_a_backbone(server, tmp_path):
-    """In a process of its own: huggingface_hub reads where the hub is when it is imported."""
+def test_a_file_on_the_hub_loads(server, tmp_path):
+    """In a new process: huggingface_hub reads the address of the hub on import."""
     from safetensors.torch import save
 
     source = ConvNeXt('atto', out_norm=False)
@@ -243,7 +240,7 @@ def test_a_file_on_the_hub_fills_a_backbone(server, tmp_path):
     assert 'hf://owner/repository/nowhere.pth cannot be downloaded' in result.stdout.splitlines()[-1]
 
 
-def test_the_mapped_file_is_not_changed_by_the_model(server, tmp_path):
+def test_training_does_not_change_the_memory_mapped_file(server, tmp_path):
     torch.save(ConvNeXt('atto').state_dict(), tmp_path / 'x.pth')
     before = (tmp_path / 'x.pth').read_bytes()
     backbone = ConvNeXt('atto')

@@ -1,7 +1,4 @@
-"""Every dialect loads whole. Exact: outputs of the four stages equal the other library's to 1e-5, or the weights do.
-
-The files of all dialects are made in families.py.
-"""
+"""Loading from every weights format: the maps, or the weights, equal those of the other library."""
 
 import copy
 
@@ -19,7 +16,7 @@ from convnext_backbone.weights.detect import find_backbones, to_canonical
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_a_librarys_own_file_gives_its_own_maps(family, tmp_path):
+def test_maps_match_those_of_the_library(family, tmp_path):
     dialect, make, arguments = FAMILIES[family]
     with torch.no_grad():
         theirs, maps = make(**arguments)
@@ -32,7 +29,7 @@ def test_a_librarys_own_file_gives_its_own_maps(family, tmp_path):
 
 
 @pytest.mark.parametrize('family', WRITTEN)
-def test_a_dialect_that_is_written_down(family, tmp_path):
+def test_weights_match_those_of_a_library_that_is_not_installed(family, tmp_path):
     source, state = written(family)
     torch.save(dict(model=state), tmp_path / 'x.pth')
     backbone = blank(family)
@@ -42,7 +39,7 @@ def test_a_dialect_that_is_written_down(family, tmp_path):
 
 
 def file_of(family: str) -> dict[str, Tensor]:
-    """What a file of a dialect holds."""
+    """Contents of a file in a weights format."""
     if family in WRITTEN:
         return written(family)[1]
     _, make, arguments = FAMILIES[family]
@@ -64,7 +61,7 @@ def file_of(family: str) -> dict[str, Tensor]:
         lambda state: {'ema_state_dict': {f'module.{name}': value for name, value in state.items()}},
     ],
 )
-def test_wrappers_are_peeled_off_in_any_order(wrap, tmp_path):
+def test_prefixes_of_wrappers_are_found(wrap, tmp_path):
     source, state = written('official')
     torch.save(wrap(state), tmp_path / 'x.pth')
     backbone = ConvNeXt(SMALL, out_norm=False)
@@ -73,8 +70,8 @@ def test_wrappers_are_peeled_off_in_any_order(wrap, tmp_path):
 
 
 @pytest.mark.parametrize('family', [*FAMILIES, *WRITTEN])
-def test_every_dialect_loads_below_a_wrapper(family, tmp_path):
-    """With the names of an image-text model around it."""
+def test_every_weights_format_loads_with_a_prefix(family, tmp_path):
+    """Inside an image-text model."""
     state = file_of(family)
     torch.save(state, tmp_path / 'bare.pth')
     others = {
@@ -92,7 +89,7 @@ def test_every_dialect_loads_below_a_wrapper(family, tmp_path):
 
 
 def two(plain: str, averaged: str, **others) -> tuple[ConvNeXt, ConvNeXt, dict]:
-    """A file with two sets of weights, at these paths."""
+    """A file with two sets of weights at the given paths."""
     sources, checkpoint = [], dict(others)
     for path, factor in ((plain, 1), (averaged, 2)):
         source, state = written('official')
@@ -111,11 +108,11 @@ def two(plain: str, averaged: str, **others) -> tuple[ConvNeXt, ConvNeXt, dict]:
         ('state_dict/', 'state_dict_ema/'),
         ('model/module.', 'ema/module.'),
         ('model/student.backbone.', 'model/teacher.backbone.'),
-        # mmengine's EMAHook exchanges the two as it saves: mmengine/hooks/ema_hook.py
+        # mmengine's EMAHook swaps the two when it saves: mmengine/hooks/ema_hook.py
         ('ema_state_dict/module.backbone.', 'state_dict/backbone.'),
     ],
 )
-def test_a_parameter_chooses_between_plain_and_averaged_weights(plain, averaged, ema, tmp_path):
+def test_ema_chooses_between_plain_and_averaged_weights(plain, averaged, ema, tmp_path):
     one, other, checkpoint = two(plain, averaged)
     if 'ema_state_dict' in checkpoint:
         checkpoint['ema_state_dict']['steps'] = torch.tensor(7)
@@ -128,7 +125,7 @@ def test_a_parameter_chooses_between_plain_and_averaged_weights(plain, averaged,
 
 @pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
 @pytest.mark.parametrize('in_list', [False, True])
-def test_init_cfg_goes_the_same_way(kind, in_list, tmp_path):
+def test_init_cfg_loads_strictly_and_last(kind, in_list, tmp_path):
     _, other, checkpoint = two('model/', 'model_ema/')
     torch.save(checkpoint, tmp_path / 'x.pth')
     init_cfg = dict(type=kind, checkpoint=str(tmp_path / 'x.pth'), ema=True)
@@ -141,21 +138,21 @@ def test_init_cfg_goes_the_same_way(kind, in_list, tmp_path):
         backbone.init_weights()
 
 
-def test_other_initialisations_are_the_engines():
+def test_other_initializers_are_mmengines():
     backbone = ConvNeXt(SMALL, init_cfg=dict(type='Constant', layer='Conv2d', val=7.0))
     backbone.init_weights()
     assert (backbone.stages[0][0].dwconv.weight == 7).all() and backbone.stages[0][0].pwconv1.weight.std() > 0
 
 
 @pytest.mark.parametrize('init_cfg', [dict(type='Pretrained'), dict(type='Pretrained', checkpoint='x.pth', emma=True)])
-def test_a_wrong_key_of_init_cfg_is_named(init_cfg):
+def test_an_invalid_key_of_init_cfg_raises(init_cfg):
     with pytest.raises(ArgumentError, match='takes checkpoint, and maybe prefix and ema'):
         ConvNeXt(SMALL, init_cfg=init_cfg).init_weights()
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
-def test_nothing_initialises_again_inside_of_a_detector_or_a_segmentor(scope, tmp_path):
-    """Both a whole model's own initialisation and a second call leave the loaded weights alone."""
+def test_a_detector_or_segmentor_does_not_reinitialize_the_backbone(scope, tmp_path):
+    """Neither the init_cfg of the model nor a second call changes the loaded weights."""
     source, state = written('mmpretrain')
     torch.save(state, tmp_path / 'x.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'))
@@ -174,7 +171,7 @@ def test_nothing_initialises_again_inside_of_a_detector_or_a_segmentor(scope, tm
         assert_equal(model.backbone, source)
 
 
-def test_what_cannot_be_chosen_is_named(tmp_path):
+def test_an_ambiguous_or_impossible_choice_raises(tmp_path):
     _, _, checkpoint = two('model/first.', 'model/second.')
     torch.save(checkpoint, tmp_path / 'x.pth')
     backbone = ConvNeXt(SMALL, out_norm=False)
@@ -202,16 +199,16 @@ def test_the_stem_adapts_as_in_timm(in_channels, tmp_path):
 
 @pytest.mark.parametrize('change', ['removed', 'renamed', 'reshaped'])
 @pytest.mark.parametrize('family', [*FAMILIES, *WRITTEN])
-def test_any_single_tensor_that_does_not_fit_is_refused(family, change, monkeypatch):
-    """All of them, one after the other; the model is left as it was."""
+def test_every_single_tensor_that_does_not_fit_is_refused(family, change, monkeypatch):
+    """One after the other; the model is unchanged."""
     state = file_of(family)
     backbone = blank(family)
     before = copy.deepcopy(backbone)
     current = state
     monkeypatch.setattr('convnext_backbone.weights.load.read_checkpoint', lambda source: current)
-    ((prefix, dialect),) = find_backbones(state).items()
+    ((prefix, key_map),) = find_backbones(state).items()
     own = before.state_dict().keys()
-    needed = [name for name in state if to_canonical({name: state[name]}, prefix, dialect, 'x')[0].keys() & own]
+    needed = [name for name in state if to_canonical({name: state[name]}, prefix, key_map, 'x')[0].keys() & own]
     assert len(needed) == len(own)
     for name in needed:
         current = dict(state)
@@ -225,7 +222,7 @@ def test_any_single_tensor_that_does_not_fit_is_refused(family, change, monkeypa
     assert_equal(backbone, before)
 
 
-def test_the_line_that_would_fit_is_named(tmp_path):
+def test_the_config_line_that_fits_is_named(tmp_path):
     torch.save(ConvNeXt('femto', use_grn=True).state_dict(), tmp_path / 'x.pth')
     with pytest.raises(CheckpointMismatch) as raised:
         load_backbone(ConvNeXt('atto'), tmp_path / 'x.pth')

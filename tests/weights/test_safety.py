@@ -1,7 +1,4 @@
-"""Safety, by attack: crafted files at every door of the tools.
-
-Nothing of a file runs, nothing is written, and whoever passed the file is told in one sentence.
-"""
+"""Safety against crafted files, through every tool: no code runs, nothing is written, one sentence says why."""
 
 import contextlib
 import copy
@@ -62,7 +59,7 @@ def in_a_plain_pickle(path: Path, harm: Path) -> None:
 
 
 def repacked(path: Path, state: object, compression: int = zipfile.ZIP_STORED, **more: bytes) -> None:
-    """Writes torch's format of today with further entries."""
+    """Write torch's zip format with additional entries."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, 'w', compression) as target:
@@ -73,12 +70,12 @@ def repacked(path: Path, state: object, compression: int = zipfile.ZIP_STORED, *
 
 
 def bomb(path: Path, harm: Path, size: int = 300_000_000) -> None:
-    """A few hundred kilobytes that unpack to 300 MB."""
+    """Decompression bomb: a few hundred kilobytes that unpack to 300 MB."""
     repacked(path, dict(state_dict=dict(weight=torch.zeros(size, dtype=torch.uint8))), zipfile.ZIP_DEFLATED)
 
 
 def bomb_that_lies(path: Path, harm: Path) -> None:
-    """Another, whose directory claims that the large entry unpacks to 64 bytes."""
+    """One whose directory claims that the large entry unpacks to 64 bytes."""
     size = 30_000_000
     bomb(path, harm, size)
     before, _, after = path.read_bytes().rpartition(size.to_bytes(4, 'little'))
@@ -86,7 +83,7 @@ def bomb_that_lies(path: Path, harm: Path) -> None:
 
 
 def bomb_of_one_entry_many_times(path: Path, harm: Path) -> None:
-    """Every name of the directory stands for the same bytes."""
+    """All names of the directory refer to the same bytes."""
     repacked(path, dict(state_dict=dict(weight=torch.zeros(1_000_000, dtype=torch.uint8))))
     with zipfile.ZipFile(path, 'a') as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
@@ -97,11 +94,11 @@ def bomb_of_one_entry_many_times(path: Path, harm: Path) -> None:
         archive.writestr('archive/more', b'')
 
 
-def entry_that_climbs_out(path: Path, harm: Path) -> None:
+def path_traversal(path: Path, harm: Path) -> None:
     repacked(path, dict(state_dict=tiny()), **{'../../escaped': b'x'})
 
 
-def entry_that_climbs_out_of_its_folder(path: Path, harm: Path) -> None:
+def path_traversal_inside_of_the_archive(path: Path, harm: Path) -> None:
     repacked(path, dict(state_dict=tiny()), **{'archive/../../../escaped': b'x'})
 
 
@@ -119,11 +116,11 @@ CRAFTED = CODE | {
     'bomb.pth': (bomb, REFUSED),
     'lying_bomb.pth': (bomb_that_lies, UNREADABLE),
     'overlapping.pth': (bomb_of_one_entry_many_times, REFUSED),
-    'climbing.pth': (entry_that_climbs_out, REFUSED),
-    'climbing_inside.pth': (entry_that_climbs_out_of_its_folder, REFUSED),
-    'hf://owner/repository/../../x.pth': (None, 'is no address of a file: '),
+    'climbing.pth': (path_traversal, REFUSED),
+    'climbing_inside.pth': (path_traversal_inside_of_the_archive, REFUSED),
+    'hf://owner/repository/../../x.pth': (None, 'is not an address of a file: '),
 }
-DOORS = {
+COMMANDS = {
     'init_cfg': 'train CONFIG --data-root DATA --work-dir out '
     '--cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE',
     'load_from': 'train CONFIG --data-root DATA --work-dir out --cfg-options load_from=FILE',
@@ -132,7 +129,7 @@ DOORS = {
     'predict': 'predict CONFIG FILE DATA/val2017 --work-dir out',
     'convert': 'convert_checkpoint FILE out.safetensors',
 }
-OWN = 'deep/down', 'deep/temporary'  # where a run works and puts its temporary files, below tmp_path
+OWN = 'deep/down', 'deep/temporary'  # working directory and temporary files of a run, below tmp_path
 
 
 @pytest.fixture(scope='module')
@@ -148,7 +145,7 @@ def crafted(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory) -> Path:
-    """The demo's config in one file: looking up its bases takes longer than all else that a refusal needs."""
+    """The demo's config in one file, as resolving its bases takes most of the time of a test."""
     path = tmp_path_factory.mktemp('config') / 'demo.py'
     Config.fromfile(REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py').dump(path)
     return path
@@ -156,13 +153,13 @@ def config(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def enter(config, shapes, tmp_path, monkeypatch, call_tool) -> Callable[..., subprocess.CompletedProcess]:
-    """Passes a file to a tool by one of the doors."""
+    """Pass a file to a tool by one of the commands."""
     for folder in OWN:
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / OWN[1]))
 
-    def run(door: str, file: object, *options: str) -> subprocess.CompletedProcess:
-        tool, *words = [*DOORS[door].split(), *options]
+    def run(command: str, file: object, *options: str) -> subprocess.CompletedProcess:
+        tool, *words = [*COMMANDS[command].split(), *options]
         for word, value in dict(CONFIG=config, DATA=shapes, FILE=file).items():
             words = [given.replace(word, str(value)) for given in words]
         return call_tool(f'{tool}.py', *words, cwd=tmp_path / OWN[0])
@@ -171,34 +168,34 @@ def enter(config, shapes, tmp_path, monkeypatch, call_tool) -> Callable[..., sub
 
 
 def found_outside(tmp_path: Path, crafted: Path) -> set[Path]:
-    """What there is around a run and around the crafted files, but for what belongs to the run."""
+    """All files around a run and the crafted files, apart from those of the run."""
     own = [tmp_path / folder for folder in OWN]
     found = {*tmp_path.rglob('*'), *crafted.parents[1].rglob('*')}
     return {path for path in found if not any(folder in path.parents for folder in own)}
 
 
 @pytest.mark.parametrize('name', CRAFTED)
-@pytest.mark.parametrize('door', DOORS)
-def test_a_crafted_file_is_refused_at_every_door_and_nothing_of_it_runs(door, name, crafted, enter, tmp_path):
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_tool_refuses_crafted_files_and_runs_no_code(command, name, crafted, enter, tmp_path):
     craft, says = CRAFTED[name]
     file = crafted / name if craft else name
     before = found_outside(tmp_path, crafted)
-    sentence = refusal(enter(door, file))
+    sentence = refusal(enter(command, file))
     assert f'The checkpoint {file} {says}' in sentence
     assert found_outside(tmp_path, crafted) == before
     assert not [path for path in tmp_path.rglob('*') if path.suffix in ('.pth', '.safetensors')]
 
 
 @pytest.mark.parametrize('name', CODE)
-def test_the_crafted_files_are_what_they_claim_to_be(name, tmp_path):
-    """So that the test above can fail: an unsafe reader runs them, even those that it then cannot read."""
+def test_an_unsafe_reader_runs_the_crafted_files(name, tmp_path):
+    """So that the test above can fail; even the files that cannot be read run their code."""
     CODE[name][0](tmp_path / name, tmp_path / 'harm')
     with (tmp_path / name).open('rb') as file, contextlib.suppress(RuntimeError):
         torch.load(file, weights_only=False)
     assert (tmp_path / 'harm').is_dir()
 
 
-def test_every_scheme_of_the_engine_has_a_loader_of_ours():
+def test_every_scheme_of_mmengine_has_a_safe_loader():
     loaders = CheckpointLoader._schemes
     assert {'', 'file://', 'http://', 'https://'} <= loaders.keys() and len(loaders) > 8
     assert {load.__module__ for load in loaders.values()} == {'convnext_backbone.weights.safe_load'}
@@ -206,8 +203,8 @@ def test_every_scheme_of_the_engine_has_a_loader_of_ours():
 
 @pytest.mark.parametrize('key', ['trust', 'weights_only'])
 @pytest.mark.parametrize('name', ['metadata.pth', 'legacy.pth'])
-def test_no_setting_switches_safety_off(name, key, crafted, monkeypatch):
-    """Neither the variable by which torch is told to trust, nor keys that a config might have for it."""
+def test_no_setting_disables_safe_reading(name, key, crafted, monkeypatch):
+    """Neither torch's environment variable nor keys of a config."""
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     init_cfg = dict(type='Pretrained', checkpoint=str(crafted / name))
     with pytest.raises(CheckpointError, match='was refused'):
@@ -220,34 +217,34 @@ def test_no_setting_switches_safety_off(name, key, crafted, monkeypatch):
 
 
 @pytest.fixture
-def whole_run(config) -> dict:
-    """What a run of the demo has saved after its last epoch but one."""
+def saved_run(config) -> dict:
+    """Checkpoint of a run of the demo after its last epoch but one."""
     cfg = Config.fromfile(config)
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model)
-    hub = MessageHub('whole_run')
+    hub = MessageHub('saved_run')
     hub.update_info('best_score', -1.0)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     parts = dict(state_dict=model.state_dict(), optimizer=optimizer.state_dict(), message_hub=hub.state_dict())
     return dict(meta=dict(epoch=3, iter=9), **parts)
 
 
-def test_a_config_in_the_metadata_is_never_run(enter, whole_run, tmp_path):
-    """mmengine's Runner.resume takes meta['config'] for a config file, which is Python."""
-    whole_run['meta'] |= dict(epoch=4, iter=12, config=f"x = __import__('os').mkdir({str(tmp_path / 'harm')!r})")
-    torch.save(whole_run, tmp_path / 'x.pth')
+def test_a_config_in_the_metadata_is_never_run(enter, saved_run, tmp_path):
+    """mmengine's Runner.resume parses meta['config'] as a config file, which is Python."""
+    saved_run['meta'] |= dict(epoch=4, iter=12, config=f"x = __import__('os').mkdir({str(tmp_path / 'harm')!r})")
+    torch.save(saved_run, tmp_path / 'x.pth')
     result = enter('resume', tmp_path / 'x.pth')
     assert result.returncode in (0, 2), result.stderr[-2000:]
     assert not (tmp_path / 'harm').exists()
 
 
-def test_a_checkpoint_cannot_name_what_to_delete(enter, whole_run, tmp_path):
-    """mmengine's CheckpointHook removes the best checkpoint so far, wherever a checkpoint says that it is."""
+def test_a_checkpoint_cannot_name_what_to_delete(enter, saved_run, tmp_path):
+    """mmengine's CheckpointHook deletes the previous best checkpoint, whose path is in the checkpoint."""
     (tmp_path / 'photos').mkdir()
-    hub = whole_run['message_hub']
+    hub = saved_run['message_hub']
     hub['runtime_info']['best_ckpt'] = str(tmp_path / 'photos')
     hub['resumed_keys']['best_ckpt'] = True
-    torch.save(whole_run, tmp_path / 'x.pth')
+    torch.save(saved_run, tmp_path / 'x.pth')
     best = 'default_hooks.checkpoint.save_best=coco/bbox_mAP'
     result = enter('resume', tmp_path / 'x.pth', '--cfg-options', best, 'train_dataloader.batch_size=6')
     assert result.returncode in (0, 2), result.stderr[-2000:]
@@ -255,7 +252,7 @@ def test_a_checkpoint_cannot_name_what_to_delete(enter, whole_run, tmp_path):
 
 
 class Made:
-    """Unpickles to a call and to what is then built from a state."""
+    """Unpickles to the result of a call, with a state."""
 
     def __init__(self, *reduced):
         self.reduced = reduced
@@ -264,8 +261,8 @@ class Made:
         return self.reduced
 
 
-def test_bytes_do_not_pass_for_objects_of_numpy(tmp_path):
-    """A dtype of objects that claims to hold none lets bytes of the file be taken for the addresses of objects."""
+def test_forged_numpy_dtypes_cannot_dereference_bytes(tmp_path):
+    """With a dtype of objects that claims to have none, numpy takes bytes of the file for addresses of objects."""
     dtype = Made(np.dtype, ('O8', False, True), (3, '|', None, None, None, -1, -1, 0))
     array = Made(np.ndarray, ((1,),), (1, (1,), dtype, False, b'ADDRESS!'))
     torch.save(dict(state_dict=tiny(), meta=dict(note=Made(set, (array,)))), tmp_path / 'x.pth')
@@ -291,7 +288,7 @@ def test_bytes_do_not_pass_for_objects_of_numpy(tmp_path):
     ],
     ids=lambda tensor: f'{tensor.dtype} {tensor.layout}',
 )
-def test_what_is_not_plain_finite_numbers_is_no_weight(tensor, tmp_path):
+def test_tensors_without_plain_finite_numbers_are_refused(tensor, tmp_path):
     torch.save(tiny() | {'stages.2.0.gamma': tensor}, tmp_path / 'x.pth')
     model = ConvNeXt(TINY)
     with pytest.raises(UserError) as raised:
@@ -299,7 +296,7 @@ def test_what_is_not_plain_finite_numbers_is_no_weight(tensor, tmp_path):
     assert '\n' not in str(raised.value) and len(str(raised.value)) < 1000
 
 
-def test_attributes_of_a_tensor_do_not_pass_for_its_methods(tmp_path):
+def test_attributes_of_a_stored_tensor_do_not_shadow_its_methods(tmp_path):
     state = tiny()
     for name in ('sum', 'flatten', 'isfinite'):
         setattr(state['stages.2.0.gamma'], name, 'x')
@@ -319,7 +316,7 @@ def test_attributes_of_a_tensor_do_not_pass_for_its_methods(tmp_path):
     ],
     ids=['many backbones', 'deep', 'many digits', 'long'],
 )
-def test_names_neither_stop_the_reader_nor_fill_the_screen(names, tmp_path):
+def test_pathological_names_are_refused_fast_and_in_short(names, tmp_path):
     torch.save(dict.fromkeys(names, torch.ones(1)), tmp_path / 'x.pth')
     with pytest.raises(CheckpointMismatch) as raised:
         load_backbone(ConvNeXt(TINY), tmp_path / 'x.pth')
@@ -327,7 +324,7 @@ def test_names_neither_stop_the_reader_nor_fill_the_screen(names, tmp_path):
     assert len(text) < 5000 and text.replace('\n', '').isprintable() and '\nerror' not in text
 
 
-def test_a_dict_in_itself_is_read_once(tmp_path):
+def test_recursive_dicts_are_read_once(tmp_path):
     state = dict(model=tiny())
     state['model']['again'] = state
     torch.save(dict(a=state, b=[state]) | {f'c{number}': state for number in range(1000)}, tmp_path / 'x.pth')
@@ -339,13 +336,13 @@ def test_a_dict_in_itself_is_read_once(tmp_path):
     ['hf://owner/repository@../x.pth', 'http://[::1', 'x' * 5000, 'a\nb.pth', 'a\x1b[2J.pth', 'a\0.pth', '.', ''],
     ids=lambda source: ascii(source[:20]),
 )
-def test_odd_sources_are_refused_in_one_line(source):
+def test_invalid_sources_are_refused_in_one_line(source):
     with pytest.raises(CheckpointError) as raised:
         read_checkpoint(source)
     assert str(raised.value).isprintable() and len(str(raised.value)) < 1000
 
 
-def test_a_program_of_torchscript_is_named(tmp_path):
+def test_torchscript_is_refused_with_the_remedy(tmp_path):
     repacked(tmp_path / 'x.pth', dict(state_dict=tiny()), **{'archive/constants.pkl': b''})
     with pytest.raises(CheckpointError, match='is a TorchScript program and not weights; save the state_dict'):
         read_checkpoint(tmp_path / 'x.pth')
