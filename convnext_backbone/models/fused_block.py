@@ -49,7 +49,7 @@ class Weights(NamedTuple):
 
 def can_fuse(block: 'ConvNeXtBlock') -> bool:
     """Whether the layers of a block are unchanged, unhooked and not traced or transformed."""
-    # What tells whether torch.func is at work is private: where torch lacks it, it may be.
+    # Private: where torch lacks it, any call may be inside a transform of torch.func.
     transformed = getattr(torch._C, '_are_functorch_transforms_active', None)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed is None or transformed():
         return False

@@ -1,7 +1,7 @@
 """The architecture of a ConvNeXt from the canonical names and shapes of its tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -30,11 +30,9 @@ class Architecture:
         kinds = {name.partition('.')[0] for name in tensors}
         isotropic = 'blocks' in kinds and 'stages' not in kinds
         stems = [ISOTROPIC_STEM] if isotropic else [STEM, *(f'downsample_layers.{i}.1.weight' for i in (1, 2, 3))]
-        pattern = re.compile(r'()blocks\.(\d+)\.' if isotropic else r'stages\.(\d+)\.(\d+)\.')
-        blocks = {(match[1], match[2]) for match in map(pattern.match, tensors) if match}
-        stages = [''] if isotropic else ['0', '1', '2', '3']
+        stages = ['blocks'] if isotropic else [rf'stages\.{i}' for i in range(4)]
         return cls(
-            depths=tuple(sum(stage == of for of, _ in blocks) for stage in stages),
+            depths=tuple(_count(rf'{stage}\.(\d+)\.', tensors) for stage in stages),
             channels=tuple(_size(tensors.get(stem), 0) for stem in stems),
             use_grn=any('.grn.' in name for name in tensors),
             layer_scale=any(re.fullmatch(r'(stages\.\d+|blocks)\.\d+\.gamma', name) for name in tensors),
@@ -86,6 +84,10 @@ class Architecture:
         """The line of a config that builds it; empty if none does."""
         arguments = ''.join(f', {name}={value!r}' for name, value in self.arguments().items())
         return f'backbone=dict(type={self.model!r}{arguments})' if arguments else ''
+
+
+def _count(pattern: str, names: Iterable[str]) -> int:
+    return len({match[1] for match in map(re.compile(pattern).match, names) if match})
 
 
 def _size(tensor: Tensor | None, dim: int) -> int:

@@ -72,7 +72,7 @@ def fill_backbone(
             f'The checkpoint {source} does not fit the classifier of the config '
             f'({", ".join(report.new + report.unfit)}): use the config that it was trained with.'
         )
-    if 'head.weight' in own:  # a classifier has the backbone below `backbone.`, norm and head beside it
+    if 'head.weight' in own:  # a classifier, where all but norm and head have the prefix
         filled = {n if n.startswith(('norm.', 'head.')) else f'backbone.{n}': tensor for n, tensor in filled.items()}
     model.load_state_dict(filled, strict=False)
     print_log(str(report), logger='current')
