@@ -39,7 +39,7 @@ test: setup  ## run the tests
 test-all: setup  ## run all tests, including those that take minutes
 	$(BIN)/python -m pytest -m ''
 
-faults: setup  ## fault tolerance (docs/fault_tolerance.md): a hundred kills, ten thousand invalid configs and annotations, ...
+faults: setup  ## fault tolerance (docs/fault_tolerance.md): a hundred kills, 15,000 random arguments and annotation files, ...
 	KILLS=100 $(BIN)/python -m pytest -q -s tests/engine/test_kills.py -k moments
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/config/test_fuzz.py tests/engine/test_places.py tests/engine/test_faults.py \
 	    tests/datasets/test_image_loading.py tests/weights/test_damage.py tests/engine/test_resume.py tests/engine/test_processes.py

@@ -23,9 +23,11 @@ from roadmaps.training import print_small, train_small
 from torch import nn
 
 from convnext_backbone import ModernizedResNet
-from convnext_backbone.analysis.roadmap import PUBLISHED, count_step, describe_change
+from convnext_backbone.analysis.roadmap import count_step, describe_change, read_published
 from convnext_backbone.models.modernized_resnet import REGIMES, STEPS
 from convnext_backbone.utils.cli import user_errors
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
 
 def make_step(regime: str, step: str) -> nn.Module:
@@ -35,7 +37,7 @@ def make_step(regime: str, step: str) -> nn.Module:
 
 def measure_steps(regime: str, shape: Shape, repeat: int) -> dict[str, dict[str, float]]:
     """Of each step here: images a second in inference and training, and peak memory of training in MiB an image."""
-    makers = {step: partial(make_step, regime, step) for step in PUBLISHED[regime]}
+    makers = {step: partial(make_step, regime, step) for step in STEPS}
     runs = {mode: partial(run_backbone, mode=mode, dtype='fp32') for mode in MODES}
     inputs = partial(make_images, shape)
     times = {mode: in_own_process(time_models, mode, makers, inputs, run, repeat) for mode, run in runs.items()}
@@ -49,7 +51,7 @@ def collect(args: argparse.Namespace) -> dict:
     shape = parse_shape(args.shape)
     measured = measure_steps(args.regime, shape, args.repeat) if args.repeat else {}
     rows = []
-    for step, published in PUBLISHED[args.regime].items():
+    for step, published in read_published(CONFIGS)[args.regime].items():
         row = dict(step=step, change=describe_change(args.regime, step), **count_step(args.regime, step)._asdict())
         row |= dict(published=published._asdict())
         rows.append(row | (dict(measured=measured[step]) if measured else {}))

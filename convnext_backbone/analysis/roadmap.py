@@ -47,9 +47,6 @@ def read_published(configs: Path) -> dict[str, dict[str, Published]]:
     return published
 
 
-PUBLISHED = read_published(Path(__file__).parents[2] / 'configs')
-
-
 def describe_change(regime: str, step: str) -> str:
     """Say in a few words what a step changes."""
     return CHANGES[step].format(**REGIMES[regime]._asdict())

@@ -1,6 +1,6 @@
 """Checks of arguments and settings: a value out of range raises one sentence that names it and what is allowed."""
 
-import sys
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple, TypeGuard
@@ -26,7 +26,10 @@ class Kind(NamedTuple):
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= sys.float_info.max
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def integers(low: int, high: int | None = None) -> Kind:

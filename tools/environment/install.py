@@ -60,8 +60,8 @@ def note(venv: Path, **changes: object) -> None:
 
 def stamp(args: argparse.Namespace) -> str:
     """A hash that changes whenever another set-up would have another outcome."""
-    files = [ROOT / name for name in ('pyproject.toml', f'constraints/{args.stack}.txt', 'tools/environment/install.py')]
-    parts = [args.stack, args.torch, str(ROOT), str(args.venv), *(file.read_text() for file in files)]
+    names = ('pyproject.toml', f'constraints/{args.stack}.txt', 'tools/environment/install.py')
+    parts = [args.stack, args.torch, str(ROOT), str(args.venv), *((ROOT / name).read_text() for name in names)]
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
 
