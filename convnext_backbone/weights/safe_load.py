@@ -1,9 +1,9 @@
 """Safe reading of checkpoint files: no code in a file is ever run.
 
-Files are unpickled by torch's ``weights_only`` reader, with the few types of :mod:`.safe_globals` allowed. Importing
-this module registers it for all of mmengine's checkpoint schemes: it then serves ``init_cfg``, ``load_from``, resuming
-and testing. (mmengine 0.10.7 cannot read its own checkpoints on torch >= 2.6; onedl-mmengine reads a file that the safe
-reader refused again without its protection.)
+Files are unpickled by torch's ``weights_only`` reader, with the few types of :mod:`.safe_globals` allowed; only
+``trust`` lifts that, for a file of your own. Importing this module registers the reader for all of mmengine's
+checkpoint schemes: it then serves ``init_cfg``, ``load_from``, resuming and testing. (mmengine 0.10.7 cannot read its
+own checkpoints on torch >= 2.6; onedl-mmengine reads a file that the safe reader refused again without its protection.)
 """
 
 import functools
