@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
+from families import optimizer_groups
 from torch import nn
 
 from convnext_backbone import ConvNeXt, lr_scale
@@ -30,18 +30,6 @@ class Detector(nn.Module):
         with torch.device('meta'):
             self.backbone = ConvNeXt(arch, **kwargs)
             self.head = nn.Linear(4, 4)
-
-
-def optimizer_groups(model, base_lr=1e-4, weight_decay=0.05, **paramwise):
-    wrapper = build_optim_wrapper(
-        model,
-        dict(
-            constructor='LayerDecayOptimWrapperConstructor',
-            paramwise_cfg=paramwise,
-            optimizer=dict(type='AdamW', lr=base_lr, weight_decay=weight_decay),
-        ),
-    )
-    return wrapper.optimizer.param_groups
 
 
 def module_of(name: str) -> str:
