@@ -1,4 +1,4 @@
-"""Heartbeat between processes: ends a distributed run within a minute of losing one, where torch waits half an hour."""
+"""Heartbeat: ends a distributed run within a minute of losing a process, where torch waits for half an hour."""
 
 import atexit
 import os
@@ -26,7 +26,7 @@ class HeartbeatHook(Hook):
     For runs on several machines: ``custom_hooks=[dict(type='HeartbeatHook')]``. Without it a lost process ends the
     others by the timeout of torch.distributed, or by torchrun if it runs on the same machine.
 
-    The processes meet each second in a thread, so a long step is no silence, but a stopped process is.
+    A thread of each process meets those of the others each second, so a step may take as long as it needs.
     """
 
     def __init__(self) -> None:
