@@ -1,6 +1,12 @@
-"""ConvNeXt for the MM libraries. Importing this package registers everything in it.
+"""ConvNeXt for the MM libraries.
 
 It needs torch and mmengine; mmcv, mmdet, mmsegmentation and timm only where a config uses them.
+Importing this package registers everything in it in mmengine's root registries, and changes mmengine and mmcv so that
+
+- whoever loads a checkpoint through mmengine, no code in it is run (:mod:`.weights.safe_load`);
+- ``init_cfg=dict(type='Pretrained', ...)`` is strict for the models of this package (:mod:`.weights.pretrained_init`);
+- the local file backend writes atomically (:class:`.AtomicLocalBackend`);
+- mmcv finds its operators, where none are compiled (:mod:`.ops`).
 """
 
 __version__ = '0.1.0'
@@ -25,6 +31,7 @@ from .engine.classification import LabelledImagesHook
 from .engine.curves import CurvesHook
 from .engine.ema import AveragedWeightsHook
 from .engine.finite_check import FiniteCheckHook
+from .engine.heartbeat import HeartbeatHook
 from .engine.layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
 from .engine.runner import ResumableRunner
 from .evaluation.accuracy import AccuracyMetric
@@ -55,6 +62,7 @@ __all__ = [
     'ConvNeXtIsotropic',
     'CurvesHook',
     'FiniteCheckHook',
+    'HeartbeatHook',
     'ImageClassifier',
     'ImagePreprocessor',
     'LabelledImagesHook',

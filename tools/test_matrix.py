@@ -44,7 +44,7 @@ FAST = [
     'tests/ops/test_ops.py',
     'tests/config/test_configs.py::test_importing_the_package_imports_no_mm_library',
     'tests/config/test_configs.py::test_the_registry_finds_the_backbone_from_any_directory',
-    'tests/engine/test_processes.py::test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged',
+    'tests/engine/test_processes.py::test_a_sharded_model_has_full_state_dicts_and_cannot_be_averaged',
     'tests/engine/test_pretraining.py::test_a_resumed_run_ends_with_the_same_weights_and_averages',
     'tests/apis/test_segmentation.py::test_a_killed_run_resumes_to_the_same_weights',
     'tests/tools/test_tools.py::test_a_killed_run_resumes_to_the_same_weights',

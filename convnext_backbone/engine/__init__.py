@@ -1,3 +1,1 @@
 """What runs a training: the runner, its hooks, layer decay, sharding and deterministic resume."""
-
-from .heartbeat import HeartbeatHook  # noqa: F401  # registers

@@ -161,6 +161,7 @@ class ResumableRunner(Runner):
             load_model(model, checkpoint, filename, strict or self._resume or testing, revise_keys)
         self._loaded_meta = checkpoint.get('meta', {})
         self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -137,7 +137,7 @@ def test_a_sharded_classifier_starts_from_a_checkpoint_and_is_tested(data, of_on
     assert scores[0] == scores[1] != {}
 
 
-def test_a_sharded_model_gives_and_takes_whole_weights_and_cannot_be_averaged(tmp_path):
+def test_a_sharded_model_has_full_state_dicts_and_cannot_be_averaged(tmp_path):
     dist.init_process_group('gloo', init_method=f'file://{tmp_path}/meeting', rank=0, world_size=1)
     try:
         plain, model = ConvNeXt(TINY), shard(ConvNeXt(TINY))
