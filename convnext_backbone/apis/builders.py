@@ -58,7 +58,7 @@ def _build_model(cfg: Config, checkpoint: str) -> BaseModel:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_model(model, state, checkpoint)
-    meta = (state.get('meta') or {}).get('dataset_meta') or {}
+    meta = _dataset_meta(state)
     if not meta.get('classes'):
         meta = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
     if not meta.get('classes'):
@@ -71,6 +71,10 @@ def _build_model(cfg: Config, checkpoint: str) -> BaseModel:
     return model.to(get_device()).eval()
 
 
+def _dataset_meta(state: dict) -> dict:
+    return (state.get('meta') or {}).get('dataset_meta') or {}
+
+
 def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
     """Build the classifier of a config with the weights of a checkpoint of any supported format, loaded strictly.
 
@@ -81,7 +85,7 @@ def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
     model = MODELS.build(cfg.model)
     state = read_state(checkpoint)
     fill_backbone(model, state, checkpoint, head=True)
-    meta = (state.get('meta') or {}).get('dataset_meta') or {}
+    meta = _dataset_meta(state)
     model.class_names = meta.get('classes') or imagenet_classes(cfg.model.num_classes)
     model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
     return model.to(get_device()).eval()
