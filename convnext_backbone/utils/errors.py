@@ -32,5 +32,9 @@ class CheckpointMismatch(UserError):
     """A checkpoint does not fill every tensor of the backbone."""
 
 
+class ImageError(UserError):
+    """An image is missing, cannot be decoded or cannot be used."""
+
+
 class NonFiniteError(UserError):
     """Training met a loss or a gradient that is not finite."""

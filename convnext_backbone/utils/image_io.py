@@ -1,6 +1,7 @@
 """Image decoding and encoding shared by all tasks: 8-bit RGB, EXIF orientation applied, truncated files raise."""
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,20 +10,24 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from mmengine import fileio
 
-from .errors import UserError, printable
+from .errors import ImageError, UserError, printable
 from .files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The formats that OpenCV reads, too. Pillow goes by the content of a file, not by its name, and would hand PostScript
+# to an interpreter.
+FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM', 'JPEG2000')
+FORMATS += ('AVIF',) if importlib.util.find_spec('PIL.AvifImagePlugin') else ()  # from Pillow 11.3 on
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
 
 def decode_image(file: str | Path | BinaryIO) -> 'Image':
     """Decode an image of any mode to 8-bit RGB, with its EXIF orientation applied.
 
-    The upper 8 of 16 bits stay, where Pillow clips grey values to white; transparent pixels keep their colour, as in
-    OpenCV and timm; CMYK and palettes become RGB.
+    The upper 8 of 12 or 16 bits stay, where Pillow clips grey values to white; transparent pixels keep their colour, as
+    in OpenCV and timm; CMYK and palettes become RGB; of an animation or several pages the first is taken.
 
     Args:
         file: Its path, or itself.
@@ -31,20 +36,29 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
         In mode RGB.
 
     Raises:
-        Exception: Of any type: it is no image, it is truncated (OpenCV would fill the rest with grey), or its pixels
-            are 32-bit numbers of unknown range.
+        Exception: Of any type: it is no image of :data:`FORMATS`, it is truncated (OpenCV would fill the rest with
+            grey), or its pixels are numbers of unknown range.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(file) as image:
-        if image.mode in ('I', 'F'):
-            raise ValueError('its pixels are numbers of 32 bits, whose range is not known')
+    with Image.open(file, formats=FORMATS) as image:
+        deep = image.mode.startswith('I;16') or (image.mode, image.format) == ('I', 'PPM')
+        if image.mode in ('I', 'F') and not deep:
+            raise ValueError('its pixels are numbers of 32 bits, or with a sign, whose range is not known')
+        bits, white_is_zero = _tiff_depth(image)
         image.load()
         with contextlib.suppress(Exception):  # of any type: unreadable EXIF data is ignored
             ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith('I;16'):
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
-        return image.convert('RGB')
+        if not deep:
+            return image.convert('RGB')
+        grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+        return Image.fromarray(255 - grey if white_is_zero else grey).convert('RGB')
+
+
+def _tiff_depth(image: 'Image') -> tuple[int, bool]:
+    """The bits of a grey value, and whether 0 is white: Pillow applies the tags of TIFF only up to 8 bits."""
+    tags = getattr(image, 'tag_v2', {})
+    return tags.get(258, (16,))[0], tags.get(262) == 0
 
 
 def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray:
@@ -58,21 +72,22 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         (H, W, 3), RGB.
 
     Raises:
-        UserError: It is missing or cannot be decoded.
+        ImageError: It is missing or cannot be decoded.
     """
     from PIL import UnidentifiedImageError
 
     try:
         return np.array(decode_image(io.BytesIO(fileio.get(path, backend_args=backend_args))))
     except FileNotFoundError as error:
-        raise UserError(
+        raise ImageError(
             f'The image {printable(str(path))} is missing: put it there, correct data_root and data_prefix, or take '
             f'it out of the data.'
         ) from error
     except Exception as error:  # decoders raise anything
-        reason = '' if isinstance(error, UnidentifiedImageError) else f' ({printable(str(error))})'
-        raise UserError(
-            f'The image {printable(str(path))} cannot be decoded{reason}: replace it or leave it out.'
+        unknown = f'none of {", ".join(FORMATS)}'
+        reason = unknown if isinstance(error, UnidentifiedImageError) else printable(str(error))
+        raise ImageError(
+            f'The image {printable(str(path))} cannot be decoded ({reason}): replace it or leave it out.'
         ) from error
 
 
