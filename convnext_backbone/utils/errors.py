@@ -32,8 +32,8 @@ class CheckpointMismatch(UserError):
     """A checkpoint does not fill every tensor of the backbone."""
 
 
-class ImageError(UserError):
-    """An image is missing, cannot be decoded or cannot be used."""
+class WriteError(UserError):
+    """A file cannot be written: the disk is full or read-only."""
 
 
 class NonFiniteError(UserError):

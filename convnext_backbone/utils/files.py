@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, WriteError
 
 _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -18,7 +18,7 @@ def replaced_atomically(path: str | os.PathLike) -> Iterator[Path]:
     """Context of a temporary file that replaces ``path`` at the end, unless something was raised.
 
     Raises:
-        UserError: The disk is full or the folder is not writable; the old file is untouched.
+        WriteError: The disk is full or the folder is not writable; the old file is untouched.
     """
     path = Path(path)
     temporary = None
@@ -38,8 +38,8 @@ def replaced_atomically(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _cannot_be_written(path: str | os.PathLike, error: OSError) -> UserError:
-    return UserError(
+def _cannot_be_written(path: str | os.PathLike, error: OSError) -> WriteError:
+    return WriteError(
         f'{path} cannot be written: {error.strerror}; what was saved before is untouched. Free space there or choose '
         f'another folder.'
     )
@@ -49,7 +49,7 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
     """Write a file so that a reader, or a crash, finds either the old or the new content, never a part.
 
     Raises:
-        UserError: As of :func:`replaced_atomically`.
+        WriteError: As of :func:`replaced_atomically`.
     """
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(data)
@@ -63,7 +63,7 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def explain_disk_errors(work_dir: str | os.PathLike) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into a :class:`UserError`; a log that cannot be written stops nothing."""
+    """Turn errors of a full or read-only disk into :class:`WriteError`; a log that cannot be written stops nothing."""
     tell, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from mmengine import fileio
 
-from .errors import ImageError, UserError, printable
+from .errors import UserError, printable
 from .files import write_atomically
 
 if TYPE_CHECKING:
@@ -72,21 +72,21 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         (H, W, 3), RGB.
 
     Raises:
-        ImageError: It is missing or cannot be decoded.
+        UserError: It is missing or cannot be decoded.
     """
     from PIL import UnidentifiedImageError
 
     try:
         return np.array(decode_image(io.BytesIO(fileio.get(path, backend_args=backend_args))))
     except FileNotFoundError as error:
-        raise ImageError(
+        raise UserError(
             f'The image {printable(str(path))} is missing: put it there, correct data_root and data_prefix, or take '
             f'it out of the data.'
         ) from error
     except Exception as error:  # decoders raise anything
         unknown = f'none of {", ".join(FORMATS)}'
         reason = unknown if isinstance(error, UnidentifiedImageError) else printable(str(error))
-        raise ImageError(
+        raise UserError(
             f'The image {printable(str(path))} cannot be decoded ({reason}): replace it or leave it out.'
         ) from error
 
