@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..utils.errors import ArgumentError
-from ..utils.files import write_atomically
+from ..utils.files import remove_link, write_atomically
 from .accumulation import is_step_complete
 
 STOPPED = 'stopped'  # stem of the one checkpoint that SIGTERM asks for
@@ -81,6 +81,8 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if is_main_process():
+            remove_link(Path(runner.work_dir) / 'last_checkpoint')  # which the engine writes in place
         with self._postponed_removals():
             super()._save_checkpoint_with_step(runner, step, meta)
 

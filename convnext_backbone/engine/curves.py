@@ -10,6 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..utils.files import replaced_atomically
+from ..utils.validation import is_number
+
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
@@ -30,12 +33,14 @@ def read_scalars(work_dir: str | Path) -> tuple[dict[int, dict], dict[int, dict]
     training: dict[int, dict] = {}
     validation: dict[int, dict] = {}
     for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in file.read_text().splitlines():
+        for line in file.read_text(errors='replace').splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a run that was killed
+                step, trained = record.get('step', 0), 'loss' in record
+            except (ValueError, AttributeError):  # the last line of a run that was killed, or what no run wrote
                 continue
-            (training if 'loss' in record else validation)[record.get('step', 0)] = record
+            if is_number(step) and (not trained or isinstance(record['loss'], int | float)):
+                (training if trained else validation)[step] = record
     return training, validation
 
 
@@ -64,5 +69,6 @@ def draw_curves(work_dir: str | Path) -> Path | None:
     for axes in (loss_axes, score_axes):
         axes.grid(alpha=0.3)
     path = Path(work_dir) / 'curves.png'
-    figure.savefig(path, dpi=110)
+    with replaced_atomically(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=110)
     return path

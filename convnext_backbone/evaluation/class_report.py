@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..utils.files import write_atomically
+from ..utils.files import replaced_atomically, write_atomically
 
 _MOST_NAMED = 40  # more class names do not fit the axes
 
@@ -49,4 +49,5 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None:
             share = float(shares[row, column])
             colour = 'white' if share > 0.5 else 'black'
             axes.text(column, row, f'{100 * share:.0f}', ha='center', va='center', fontsize=7, color=colour)
-    figure.savefig(path, dpi=110)
+    with replaced_atomically(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=110)

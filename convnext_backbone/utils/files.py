@@ -55,6 +55,14 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         temporary.write_bytes(data)
 
 
+def remove_link(path: str | os.PathLike) -> Path:
+    """Remove a link, also a hard one, where a library writes a file in place: what it leads to is not to be written."""
+    path = Path(path)
+    if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
+        path.unlink()
+    return path
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
