@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..datasets.seeded_loader import FastForwardIterator, SeededLoader
-from ..utils.errors import CheckpointError, UserError
+from ..utils.errors import CheckpointError, UserError, printable
 from ..weights.safe_load import read_checkpoint, verify_checksums
 from .checkpoint import STOPPED
 from .curves import read_scalars
@@ -99,14 +99,17 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
     Raises:
         UserError: Another run holds the lock.
     """
-    with (Path(work_dir) / '.lock').open('a+') as file:
+    path = Path(work_dir) / '.lock'
+    if path.is_symlink():  # which would be followed
+        path.unlink()
+    with path.open('a+', errors='replace') as file:
         try:
             # Not flock, which the workers of a loader would hold for some seconds longer than a run that was killed.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise UserError(
-                f'The work_dir {work_dir} is in use by another run ({file.read()}): wait for its end, or choose '
+                f'The work_dir {work_dir} is in use by another run ({printable(file.read(300))}): wait for its end, or choose '
                 f'another folder with --work-dir.'
             ) from error
         except OSError:  # a file system without locks
@@ -115,9 +118,10 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
             for kind in (*_TO_RESUME, 'best_*'):
                 for path in Path(work_dir).glob(f'.{kind}.pth.*.tmp'):
                     path.unlink(missing_ok=True)
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {platform.node()}')
-        file.flush()
+        if os.stat(path).st_nlink == 1:  # and no hard link to a file of somebody else's
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {platform.node()}')
+            file.flush()
         yield
 
 
