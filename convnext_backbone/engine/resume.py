@@ -109,8 +109,8 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise UserError(
-                f'The work_dir {work_dir} is in use by another run ({printable(file.read(300))}): wait for its end, or choose '
-                f'another folder with --work-dir.'
+                f'The work_dir {work_dir} is in use by another run ({printable(file.read(300))}): wait for its end, or '
+                f'choose another folder with --work-dir.'
             ) from error
         except OSError:  # a file system without locks
             pass

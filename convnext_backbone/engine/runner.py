@@ -1,10 +1,11 @@
 """mmengine's Runner with deterministic resume."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import is_distributed, is_main_process, master_only
 from mmengine.model import BaseModule
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import RUNNERS
@@ -17,7 +18,9 @@ from ..datasets.seeded_loader import SeededLoader
 from ..datasets.shard_stream import ImageStream
 from ..models.classifier import ImageClassifier
 from ..utils.errors import ArgumentError, CheckpointError
-from ..weights.load import REVISE_KEYS, fill_backbone, load_model
+from ..utils.files import write_atomically
+from ..weights.load import fill_backbone
+from ..weights.load_model import REVISE_KEYS, load_model
 from .accumulation import batches_per_step, set_accumulation, set_epoch_length
 from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_state
 from .preemption import PreemptionHook, SigtermShield
@@ -48,6 +51,12 @@ class ResumableRunner(Runner):
         """Set the seed, and store a random one in the config, so that the dumped config repeats the run."""
         super().set_randomness(seed, diff_rank_seed, deterministic)
         self.cfg.randomness = {**self._randomness_cfg, 'seed': self.seed}
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config to the work_dir, atomically; a link there is replaced."""
+        name = Path(self.cfg.filename or f'{self.timestamp}.py').name
+        write_atomically(self.cfg.dump().encode('utf-8', 'backslashreplace'), Path(self.work_dir) / name)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: BaseModule) -> nn.Module:
         """Wrap the model for distributed training, or shard it; mmengine's default wrapper needs a GPU."""
