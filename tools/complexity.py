@@ -13,12 +13,12 @@ import json
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
+import interruptible  # noqa: F401  # first, before what takes seconds to import
 
 from convnext_backbone.analysis.complexity import AUXILIARY_HEAD, Complexity, count_complexity
 from convnext_backbone.analysis.zoo import MARKDOWN_HEAD, Entry, count_published, markdown_row, read_zoo
 from convnext_backbone.config.load import load_config
-from convnext_backbone.utils.cli import user_errors
+from convnext_backbone.utils.cli import add_cfg_options, user_errors
 from convnext_backbone.utils.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'), help='height and width of the image; default as in tests'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='settings over the config')
+    add_cfg_options(parser)
     parser.add_argument('--zoo', action='store_true', help="count all models, beside the papers' numbers")
     parser.add_argument('--markdown', action='store_true', help='with --zoo: print the table of docs/zoo.md')
     parser.add_argument('--json', action='store_true', help='print json on stdout, all else on stderr')

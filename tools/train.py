@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
 from mmengine.hooks import iter_timer_hook
 from mmengine.registry import RUNNERS
 
@@ -24,7 +25,7 @@ from convnext_backbone.config.load import prepare_config
 from convnext_backbone.config.recipes import list_recipes
 from convnext_backbone.engine.resume import lock_work_dir, set_resume
 from convnext_backbone.utils.cli import add_launcher, common_parser, is_first_process, user_errors
-from convnext_backbone.utils.files import check_work_dir, explain_disk_errors
+from convnext_backbone.utils.files import check_work_dir
 
 
 class ListAction(argparse.Action):
@@ -67,10 +68,9 @@ def main() -> None:
     check_data(cfg)
     check_work_dir(cfg.work_dir)
     lock = lock_work_dir(cfg.work_dir) if is_first_process() else contextlib.nullcontext()
-    with explain_disk_errors(cfg.work_dir), lock:
+    with explain_failures(cfg), lock:
         set_resume(cfg, args.resume, args.auto_resume)
-        with explain_failures(cfg):
-            RUNNERS.build(cfg).train()
+        RUNNERS.build(cfg).train()
     print(f'Done: checkpoints, logs and curves.png are in {Path(cfg.work_dir).absolute()}')
 
 

@@ -15,17 +15,24 @@ from mmengine.registry import MODELS, Registry
 
 from ..datasets.coco_check import find_coco_problem
 from ..utils.errors import UserError, printable
+from ..utils.files import explain_disk_errors
 from ..utils.image_io import IMAGE_SUFFIXES
 from .check import DATALOADERS, as_list, walk
 from .check_data import find_classes, reads_coco
 from .load import find_datasets
 
+# What processes that load data are short of, by what torch and Python say of it, and the remedy.
+_LACKS = {
+    '.*(?:Too many open files|items of ancdata).*': ('open files', 'raise their limit with `ulimit -n 65536`'),
+    r'unable to .*(?:shared memory|</torch_\d).*': ('shared memory', 'enlarge /dev/shm (docker run --shm-size=8g)'),
+}
+
 
 @contextlib.contextmanager
 def explain_failures(cfg: Config) -> Iterator[None]:
-    """Turn a failure that a run's data or config explains into a :class:`UserError`; others keep their traceback."""
+    """Turn a failure that disk, data or config explain into a :class:`UserError`; others keep their traceback."""
     try:
-        with _mark_failed_builds():
+        with explain_disk_errors(cfg.get('work_dir') or 'The work_dir'), _mark_failed_builds():
             yield
     except UserError:
         raise
@@ -71,12 +78,20 @@ def find_explanation(error: Exception, cfg: Config) -> str | None:
 
 
 def _worker_problem(error: Exception, cfg: Config) -> str | None:
-    """A worker was killed: torch says so, or what it was handing over by a socket (which has no file name) is lost."""
+    """Workers are short of a resource, or were killed.
+
+    Of the latter torch says so, or what one was handing over by a socket (which has no file name) is lost.
+    """
+    text = str(error)
+    for pattern, (lack, remedy) in _LACKS.items():
+        if found := re.findall(pattern, text):  # the last one: a worker's message quotes its source first
+            said = printable(found[-1].strip())
+            return f'The run is short of {lack} ({said}): {remedy}, or lower num_workers of the data loaders.'
     lost = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not getattr(error, 'filename', None)
     workers = any((cfg.get(loader) or {}).get('num_workers') for loader in DATALOADERS)
-    if not str(error).startswith('DataLoader worker (pid') and not (lost and workers):
+    if not text.startswith('DataLoader worker (pid') and not (lost and workers):
         return None
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = (text.strip() or type(error).__name__).splitlines()[0]
     return (
         f'A process that loads data was killed, usually because memory ran out ({first}): give the run more memory and '
         f'more of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, and continue with --resume.'

@@ -1,15 +1,20 @@
-"""Flags that the command-line tools share, and their exit codes."""
+"""Flags that the command-line tools share, their exit codes, and what they say where they end early."""
 
 import argparse
+import contextlib
 import functools
+import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from mmengine.config import DictAction
 
-from .errors import UserError
+from .errors import UserError, printable
+from .files import explain_disk_errors
 
 
 def common_parser(description: str, checkpoint: bool = False) -> argparse.ArgumentParser:
@@ -25,14 +30,36 @@ def common_parser(description: str, checkpoint: bool = False) -> argparse.Argume
         parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint file or http(s) address')
     parser.add_argument('--data-root', metavar='DIR', help="takes the place of the config's data folder")
     parser.add_argument('--work-dir', metavar='DIR', help='where to write; default work_dirs/<name of the config>')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='K=V',
-        help='settings that win over the config: model.backbone.with_cp=True train_dataloader.batch_size=1',
-    )
+    add_cfg_options(parser)
     return parser
+
+
+class SettingsAction(DictAction):
+    """``KEY=VALUE ...``, parsed as mmengine does; a word that is none is named."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Add the settings.
+
+        Raises:
+            UserError: A word has no ``=``, or no name before it, or its brackets do not match.
+        """
+        for word in values:
+            try:
+                super().__call__(parser, namespace, [word], option_string)
+                named = all(word.partition('=')[0].split('.'))
+            except (ValueError, AssertionError, RecursionError):
+                named = False
+            if not named:
+                raise UserError(
+                    f'{option_string} {printable(word)} is no KEY=VALUE: write it without spaces, and lists in quotes '
+                    f'and brackets, such as "scale=[(1333,800),(1333,640)]".'
+                )
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    settings = 'settings that win over the config: model.backbone.with_cp=True train_dataloader.batch_size=1'
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction, metavar='K=V', help=settings)
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +75,11 @@ def is_first_process() -> bool:
 
 
 def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
-    """Decorator of a tool's ``main``: a :class:`UserError` becomes one sentence on stderr and exit code 2."""
+    """Decorator of a tool's ``main``: what a user can fix ends in one sentence, all else keeps its traceback.
+
+    Exit codes: 2 for a :class:`UserError` or a file that cannot be used, 130 for Ctrl-C, 141 for an output that nobody
+    reads any more (``| head``).
+    """
 
     @functools.wraps(main)
     def wrapped() -> int:
@@ -56,13 +87,44 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         warnings.filterwarnings('ignore', category=FutureWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
         warnings.filterwarnings('ignore', 'pkg_resources is deprecated', category=UserWarning)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be UTF-8
+        if callable(signal.getsignal(signal.SIGINT)):  # not ignored, as in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            return main() or 0
-        except UserError as error:
-            print(f'error: {error}', file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print('interrupted', file=sys.stderr)
-            return 130
+            with explain_disk_errors('The output of the command'):
+                try:
+                    code = main() or 0
+                except SystemExit:
+                    sys.stdout.flush()
+                    raise
+                sys.stdout.flush()  # what fails does so here, and not at Python's end
+                return code
+        except BaseException as error:
+            code, sentence = _explain_end(error)
+            if not code:
+                raise
+            if sentence:
+                with contextlib.suppress(OSError):
+                    print(sentence, file=sys.stderr)
+            return code
 
     return wrapped
+
+
+def _explain_end(error: BaseException) -> tuple[int, str]:
+    """The exit code for an exception and what to say; code 0 for a fault of the program."""
+    cause: BaseException | None = error
+    while cause is not None:  # libraries may take Ctrl-C for an error of their own
+        if isinstance(cause, KeyboardInterrupt):
+            return 130, 'interrupted'
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, UserError):
+        return 2, f'error: {error}'
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
+        return 141, ''
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        name = printable(str(error.filename))
+        return 2, f'error: {name} cannot be used: {error.strerror}; check its path, its permissions and `ulimit -a`.'
+    return 0, ''
