@@ -13,14 +13,16 @@ import argparse
 import json
 import sys
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
 from benchmarks.compile import COMPILE
 from benchmarks.data import DATA
 from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
-from benchmarks.report import print_result
+from benchmarks.report import check_picture, print_result
 
 from convnext_backbone.utils.cli import user_errors
+from convnext_backbone.utils.validation import COUNT
 
 BENCHMARKS = dict(backbone=BACKBONE, detector=DETECTOR, operators=OPERATORS, compile=COMPILE, load=LOAD, data=DATA)
 
@@ -40,6 +42,10 @@ def main() -> None:
             default = '(default: %(default)s)' if 'default' in options else ''
             command.add_argument(flag, **options | dict(help=f'{options.get("help", "")} {default}'.strip()))
     args = parser.parse_args()
+    for name in {'repeat', 'batch_size', 'size'} & vars(args).keys():
+        COUNT.check(f'--{name.replace("_", "-")}', getattr(args, name))
+    if getattr(args, 'out', None):
+        check_picture(args.out)
     result = BENCHMARKS[args.what].measure(args)
     if args.json:
         print(json.dumps(result, indent=2))

@@ -7,14 +7,16 @@ tools/browse_data.py configs/cascade_convnext_t_coco.py --data-root /path/to/coc
 import sys
 from pathlib import Path
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
+
 from convnext_backbone.apis.browse_data import browse
 from convnext_backbone.config.check_data import check_data
 from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
-from convnext_backbone.utils.errors import UserError
 from convnext_backbone.utils.files import check_work_dir
 from convnext_backbone.utils.image_io import write_picture
+from convnext_backbone.utils.validation import COUNT
 from convnext_backbone.visualization.legend import contact_sheet
 
 
@@ -25,8 +27,7 @@ def main() -> None:
     parser.add_argument('--split', choices=('train', 'val'), default='train', help='which data (default train)')
     parser.add_argument('--number', type=int, default=12, metavar='N', help='how many samples (default 12)')
     args = parser.parse_args()
-    if args.number < 1:
-        raise UserError(f'--number {args.number} is out of range: it is 1 or more.')
+    COUNT.check('--number', args.number)
     cfg = prepare_config(args)
     check_data(cfg, splits=(args.split,))
     out_dir = Path(cfg.work_dir) / 'browse'

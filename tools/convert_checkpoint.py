@@ -10,6 +10,8 @@ import dataclasses
 import json
 import sys
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
+
 from convnext_backbone.utils.cli import user_errors
 from convnext_backbone.weights.convert import SUFFIXES, TARGETS, check_target, convert_checkpoint, write_checkpoint
 

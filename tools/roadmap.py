@@ -15,9 +15,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
 from benchmarks.measuring import Shape, conditions, device, in_own_process, parse_shape
 from benchmarks.models import MODES, make_images, measure_peaks, run_backbone, time_models
-from benchmarks.report import Bars, draw_bars, print_result
+from benchmarks.report import Bars, check_picture, draw_bars, print_result
 from roadmaps.blocks import print_side_by_side
 from roadmaps.training import print_small, train_small
 from torch import nn
@@ -26,6 +27,7 @@ from convnext_backbone import ModernizedResNet
 from convnext_backbone.analysis.roadmap import count_step, describe_change, read_published
 from convnext_backbone.models.modernized_resnet import REGIMES, STEPS
 from convnext_backbone.utils.cli import user_errors
+from convnext_backbone.utils.validation import COUNT, integers
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -96,9 +98,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print, draw or train."""
     args = parse_args()
+    for name in ('seeds', 'jobs'):
+        COUNT.check(f'--{name}', getattr(args, name))
+    integers(0).check('--repeat', args.repeat)
     if args.describe:
         print_side_by_side(args.regime, *args.describe)
         return
+    if args.out:
+        check_picture(args.out)
     result = train_small(args) if args.train_small else collect(args)
     if args.json:
         print(json.dumps(result, indent=2))

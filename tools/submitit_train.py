@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
 import submitit
 
 from convnext_backbone.utils.cli import user_errors

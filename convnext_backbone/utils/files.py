@@ -83,8 +83,8 @@ def explain_disk_errors(work_dir: str | os.PathLike) -> Iterator[None]:
         logging.raiseExceptions = tell
 
 
-def check_work_dir(work_dir: str | os.PathLike) -> None:
-    """Create the folder of a run and make sure that it is writable.
+def check_work_dir(work_dir: str | os.PathLike, flag: str = '--work-dir') -> None:
+    """Create a folder that a flag names, and make sure that it is writable.
 
     Raises:
         UserError: It cannot be created or written.
@@ -94,5 +94,5 @@ def check_work_dir(work_dir: str | os.PathLike) -> None:
         tempfile.TemporaryFile(dir=Path(work_dir)).close()
     except OSError as error:
         raise UserError(
-            f'The work_dir {work_dir} cannot be written: {error.strerror}; choose another with --work-dir.'
+            f'The folder {work_dir} cannot be written: {error.strerror}; choose another with {flag}.'
         ) from error

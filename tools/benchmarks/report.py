@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from convnext_backbone.utils.errors import UserError
+from convnext_backbone.utils.files import check_work_dir, replaced_atomically
+
 
 class Benchmark(NamedTuple):
     """A command of `tools/benchmark.py`."""
@@ -64,6 +67,14 @@ class Bars(NamedTuple):
     errors: list[float] | None = None
 
 
+def check_picture(path: Path) -> None:
+    """Raise UserError if no picture can be written to a path, before what it shows is measured for minutes."""
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in kinds:
+        raise UserError(f'--out {path} names no kind of picture: its suffix is one of {", ".join(kinds)}.')
+    check_work_dir(path.parent, '--out')
+
+
 def draw_bars(grid: list[list[Bars]], colors: list[str], title: str, path: Path) -> None:
     """Draw rows of panels; a color for each name."""
     size = 3 + 2.7 * len(grid[0]), 1 + sum(0.4 * len(row[0].names) + 0.3 for row in grid)
@@ -77,4 +88,5 @@ def draw_bars(grid: list[list[Bars]], colors: list[str], title: str, path: Path)
             axis.spines[['top', 'right']].set_visible(False)
         axes[0].invert_yaxis()  # of the whole row, which shares it
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with replaced_atomically(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=120)

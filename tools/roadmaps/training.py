@@ -15,6 +15,7 @@ from tqdm import tqdm
 from convnext_backbone.engine.curves import read_scalars
 from convnext_backbone.engine.resume import find_checkpoint
 from convnext_backbone.utils.errors import UserError
+from convnext_backbone.utils.files import remove_link
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,12 +40,12 @@ def _train(step: str, seed: int, args: argparse.Namespace) -> float:
     if find_checkpoint(work_dir) is not None:
         command.append('--resume')
     environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // args.jobs)))
-    log = work_dir / 'output.log'
+    log = remove_link(work_dir / 'output.log')
     with log.open('a') as file:
         subprocess.run([*map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
     score = _final_score(work_dir, epochs)
     if score is None:
-        last = log.read_text().strip().rpartition('\n')[2].removeprefix('error: ')
+        last = log.read_text(errors='replace').strip().rpartition('\n')[2].removeprefix('error: ')
         raise UserError(f'The run {work_dir} failed ({last}): see {log}, then give the same command again.')
     return score
 
