@@ -8,6 +8,7 @@ tools/test.py configs/upernet_convnext_t_ade20k.py work_dirs/upernet_convnext_t_
 import argparse
 import contextlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from convnext_backbone.utils.cli import add_launcher, common_parser, user_errors
 from convnext_backbone.utils.files import check_work_dir, write_atomically
 
 
-def evaluate(args: argparse.Namespace) -> tuple[dict[str, float], Path]:
-    """The scores by name, and the json file that holds them."""
+def evaluate(args: argparse.Namespace) -> tuple[dict[str, float | None], Path]:
+    """The scores by name, None for one that is no number, and the json file that holds them."""
     cfg = prepare_config(args)
     check_data(cfg, splits=('test',))
     check_work_dir(cfg.work_dir)
     with explain_failures(cfg):
-        scores = {name: float(score) for name, score in RUNNERS.build(cfg).test().items()}
+        found = {name: float(score) for name, score in RUNNERS.build(cfg).test().items()}
+    scores = {name: score if math.isfinite(score) else None for name, score in found.items()}  # NaN is no json
     path = Path(cfg.work_dir) / 'scores.json'
     write_atomically(json.dumps(scores, indent=2).encode(), path)
     return scores, path
@@ -48,7 +50,8 @@ def main() -> None:
         print(json.dumps(scores, indent=2))
         return
     for name in sorted(scores):
-        print(f'{name:<24}{scores[name]:8.4f}')
+        score = scores[name]
+        print(f'{name:<24}' + ('no number' if score is None else f'{score:8.4f}'))
     print(f'All scores as json: {path}')
 
 
