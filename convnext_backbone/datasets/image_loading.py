@@ -1,13 +1,16 @@
 """Image and annotation loading of mmdet and mmseg with the shared decoder; annotations of another size are refused."""
 
 import functools
+import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from mmengine import fileio
 
 from ..utils.errors import UserError, printable
-from ..utils.image_io import read_image
+from ..utils.image_io import FORMATS, read_image
+from .masks import read_ids, to_labels
 
 if TYPE_CHECKING:
     from mmcv.transforms import LoadImageFromFile
@@ -35,8 +38,14 @@ def _replace_steps(steps: list) -> None:
         if type(step) is LoadImageFromFile:
             if (step.color_type, step.imdecode_backend, step.file_client_args) == ('color', 'cv2', None):
                 steps[i] = functools.partial(_load_image, step)
+            elif step.imdecode_backend == 'pillow':
+                steps[i] = functools.partial(_load_known_format, step, 'img_path')
         elif isinstance(step, LoadAnnotations):
-            steps[i] = functools.partial(_load_annotations, step)
+            load: Callable[[dict], dict] = step
+            if step.imdecode_backend == 'pillow':
+                ours = type(step).__name__ == 'LoadAnnotations' and type(step).__module__.startswith('mmseg.')
+                load = functools.partial(*((_load_mask, step) if ours else (_load_known_format, step, 'seg_map_path')))
+            steps[i] = functools.partial(_load_annotations, load)
         for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
             _replace_steps(branch.transforms)
 
@@ -57,10 +66,40 @@ def _load_image(replaced: 'LoadImageFromFile', results: dict) -> dict | None:
     return results
 
 
+def _load_known_format(load: Callable[[dict], dict], key: str, results: dict) -> dict:
+    """Refuse other formats before mmcv has Pillow open a file by its content."""
+    from PIL import Image
+
+    if results.get(key):
+        try:
+            Image.open(io.BytesIO(fileio.get(results[key])), formats=FORMATS).close()
+        except Exception as error:
+            raise UserError(
+                f'The image {printable(results[key])} is none of {", ".join(FORMATS)}: replace it.'
+            ) from error
+    return load(results)
+
+
+def _load_mask(step: Any, results: dict) -> dict:
+    """Load what ``LoadAnnotations`` of mmsegmentation does; files that hold no class ids are refused."""
+    reduce_zero_label = results['reduce_zero_label']
+    if step.reduce_zero_label not in (None, reduce_zero_label):
+        raise UserError(
+            f'reduce_zero_label={step.reduce_zero_label} of LoadAnnotations in the pipeline contradicts '
+            f'reduce_zero_label={reduce_zero_label} of its data set: set it in the data set alone.'
+        )
+    ids = read_ids(results['seg_map_path'], results['img_path'], step.backend_args)
+    results['gt_seg_map'] = to_labels(ids, reduce_zero_label, results.get('label_map'))
+    results['seg_fields'].append('gt_seg_map')
+    return results
+
+
 def _load_annotations(load: Callable[[dict], dict], results: dict) -> dict:
     path, mask = results['img_path'], results.get('seg_map_path')
     try:
         results = load(results)
+    except UserError:
+        raise
     except Exception as error:  # decoders and malformed polygons raise anything
         raise UserError(
             f'The annotations of the image {printable(path)} cannot be read{f" from {mask}" if mask else ""} '

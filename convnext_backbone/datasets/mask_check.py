@@ -1,0 +1,205 @@
+"""Checks of segmentation masks before a run: each image has one, and a sample of them holds the ids of classes."""
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.registry import DATASETS
+
+from ..utils.errors import UserError, printable, shorten
+from .masks import VOID, read_ids, to_labels
+
+_SAMPLE, _WIDE_SAMPLE = 64, 1000  # masks
+_MOST_PIXELS = 2 * 10**8  # of a sample: some seconds
+_FEW = 16  # masks of an evaluation, in which a class may be missing
+
+
+class MaskReport(NamedTuple):
+    """What a sample of the masks of a data set holds.
+
+    Attributes:
+        masks: The number of masks of the data set.
+        sampled: How many of them were looked at.
+        void: The share of pixels without a class.
+        unseen: The classes that no pixel has.
+    """
+
+    masks: int
+    sampled: int
+    void: float
+    unseen: tuple[str, ...]
+
+
+def check_masks(
+    config: Mapping, scope: str | None, split: str, ignored: Collection[int] = (VOID,)
+) -> MaskReport | None:
+    """Check the masks of a data set of mmsegmentation.
+
+    Args:
+        config: Of the data set.
+        scope: The default scope of the config.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        ignored: The labels that loss or metric ignore.
+
+    Returns:
+        None for what is not checked: data of other kinds, with other transforms that load it, or without masks.
+
+    Raises:
+        UserError: A mask is missing, is no image of ids, has ids that no class has, or does not mean what the config
+            says: the text names the mask, what was found, and the remedy.
+    """
+    dataset = _build(config, scope)
+    if dataset is None:
+        return None
+    infos = dataset.load_data_list()
+    _check_names(infos, dataset, split)
+    if 'seg_map_path' not in infos[0]:
+        return None
+    sample = _Sample(infos, dataset)
+    sample.read(_SAMPLE)
+    problem = sample.find_problem(split, ignored)
+    if problem:
+        raise UserError(problem)
+    return sample.report(ignored)
+
+
+def _build(config: Mapping, scope: str | None) -> Any:
+    """The data set without its pipeline; None if it is not checked, or cannot be built, which the run will explain."""
+    loads = [step for step in _steps(config.get('pipeline')) if str(step.get('type')).endswith('LoadAnnotations')]
+    known = all(
+        step['type'] in ('LoadAnnotations', 'mmseg.LoadAnnotations')
+        and step.get('imdecode_backend') in (None, 'pillow')
+        and not step.get('backend_args')
+        for step in loads
+    )
+    if not loads or not known or config.get('backend_args'):
+        return None
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        try:
+            kind = config['type'] if isinstance(config['type'], type) else registry.get(config['type'])
+            if 'BaseSegDataset' in [base.__name__ for base in kind.__mro__]:
+                return registry.build({**config, 'pipeline': [], 'lazy_init': True})
+        except Exception:  # of any type
+            pass
+    return None
+
+
+def _steps(node: Any) -> Iterator[Mapping]:
+    """The transforms of a pipeline, those of test-time augmentation included."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    for item in node if isinstance(node, (list, tuple)) else ():
+        yield from _steps(item)
+
+
+def _check_names(infos: list[dict], dataset: Any, split: str) -> None:
+    """Compare the names of all images and masks with the files that there are."""
+    if not infos:
+        folder = str(dataset.data_prefix.get('img_path') or '.')
+        raise UserError(
+            f'The {split} data has no image: {printable(str(dataset.ann_file or folder))} has none with '
+            f'img_suffix={dataset.img_suffix!r} ({_endings(folder)}); correct img_suffix or data_prefix.'
+        )
+    listing = functools.cache(lambda folder: set(os.listdir(folder)) if os.path.isdir(folder) else set())
+    for key, what in (('img_path', 'image'), ('seg_map_path', 'mask')):
+        paths = [info[key] for info in infos if key in info]
+        lost = [i for i, path in enumerate(paths) if os.path.basename(path) not in listing(os.path.dirname(path))]
+        if lost:
+            folder, name = os.path.split(paths[lost[0]])
+            owner = f' of the image {printable(infos[lost[0]]["img_path"])}' if what == 'mask' else ''
+            raise UserError(
+                f'The {split} data lacks {len(lost)} of {len(infos)} {what}s: there is no {printable(name)}{owner} in '
+                f'{printable(folder)} ({_endings(folder)}); put it there, leave the image out, or correct data_prefix '
+                f'and the suffixes.'
+            )
+
+
+def _endings(folder: str) -> str:
+    """The suffixes of the files of a folder, in words."""
+    found = Counter(path.suffix for path in Path(folder).rglob('*') if path.is_file())
+    return f'it holds {shorten([f"{number} files {suffix}" for suffix, number in found.most_common()]) or "no files"}'
+
+
+class _Sample:
+    """The ids in a sample of the masks of a data set."""
+
+    def __init__(self, infos: list[dict], dataset: Any) -> None:
+        self._infos, self._dataset = infos, dataset
+        self._classes = dataset.metainfo.get('classes') or ()
+        self._first: dict[int, str] = {}  # the first mask that has an id
+
+    def read(self, number: int, until: int | None = None) -> None:
+        """Read masks that are spread over the data set, up to the first one with a certain id."""
+        self._pixels = np.zeros(256, np.int64)  # by id
+        places = np.linspace(0, len(self._infos) - 1, min(number, len(self._infos))).round().astype(int)
+        for sampled, place in enumerate(places, 1):
+            self._sampled, info = sampled, self._infos[place]
+            counts = np.bincount(read_ids(info['seg_map_path'], info['img_path']).ravel(), minlength=256)
+            self._pixels += counts
+            for found in np.flatnonzero(counts).tolist():
+                self._first.setdefault(found, info['seg_map_path'])
+            if until in self._first or self._pixels.sum() > _MOST_PIXELS:
+                break
+
+    def _labels(self, ids: Any) -> list[int]:
+        dataset = self._dataset
+        return to_labels(np.array(ids, np.uint8), dataset.reduce_zero_label, dataset.label_map).tolist()
+
+    def report(self, ignored: Collection[int]) -> MaskReport:
+        """Sum up what there is."""
+        labels = np.array(self._labels(range(256)))
+        void = self._pixels[np.isin(labels, [*ignored])].sum() / max(1, self._pixels.sum())
+        seen = set(labels[self._pixels > 0])
+        unseen = tuple(name for label, name in enumerate(self._classes) if label not in seen)
+        return MaskReport(len(self._infos), self._sampled, float(void), unseen)
+
+    def find_problem(self, split: str, ignored: Collection[int]) -> str | None:
+        """Describe what is wrong with the ids; None if nothing is."""
+        ids, number, reduced = sorted(self._first), len(self._classes), self._dataset.reduce_zero_label
+        labels = {one: label for one, label in zip(ids, self._labels(ids), strict=True) if label not in ignored}
+        wrong = [one for one, label in labels.items() if number and label >= number]
+        held = f'{", ".join(map(str, ids[:12]))}{", ..." if len(ids) > 12 else ""}'
+        if wrong:
+            first = ', of which reduce_zero_label=True makes 1 the first' if reduced else ''
+            return (
+                f'The mask {printable(self._first[wrong[0]])} holds the id {wrong[0]}, which no class has: the {split} '
+                f'masks hold {held}, and there are {number} classes{first}; {self._remedy(wrong)}.'
+            )
+        if ids == [0, VOID] and labels and number > 1:
+            return (
+                f'The {split} masks, such as {printable(self._first[VOID])}, hold 0 and {VOID} alone, and {VOID} is '
+                f'void: only {printable(str(self._classes[labels[0]]))} is left; write the objects as 1.'
+            )
+        if not labels:
+            return (
+                f'No pixel of the {split} masks has a class: {self._sampled} of {len(self._infos)}, such as '
+                f'{printable(self._first[ids[0]])}, hold {held}, which is void'
+                f'{" by reduce_zero_label=True" if reduced and 0 in ids else ""}; write the ids of the classes.'
+            )
+        return self._shift_problem(split) if reduced and not self._dataset.label_map and number > 1 else None
+
+    def _remedy(self, wrong: list[int]) -> str:
+        number, reduced = len(self._classes), self._dataset.reduce_zero_label
+        if number == 1 and wrong == [1] and not reduced:
+            return 'the background is one, too: name both in metainfo.classes and set num_classes=2 of the heads'
+        shift = 'set reduce_zero_label=True if 0 is unlabelled and 1 the first class, or ' if wrong == [number] else ''
+        return f'{shift}name all classes in metainfo.classes, or write {VOID} for pixels of no class'
+
+    def _shift_problem(self, split: str) -> str | None:
+        """With ``reduce_zero_label`` all ids from 0 on occur, but not the last one."""
+        last = len(self._classes)
+        if last in self._first or not set(range(last)) <= self._first.keys():
+            return None
+        self.read(_WIDE_SAMPLE, until=last)  # it may be rare
+        if last in self._first or (split != 'train' and self._sampled < _FEW):
+            return None
+        return (
+            f'The {split} masks, such as {printable(self._first[0])}, hold the ids 0 to {last - 1} and never {last}: '
+            f'they count the {last} classes from 0, but reduce_zero_label=True takes 0 for void and 1 for the first '
+            f'class; set reduce_zero_label=False, or leave out the class without pixels.'
+        )
