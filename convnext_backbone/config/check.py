@@ -77,10 +77,14 @@ def check_settings(cfg: Config) -> None:
     for name, value in walk(settings):
         if isinstance(value, float) and value != value:
             raise ArgumentError(f'{name}={value!r} is not a number.')
+        if name.endswith(('metainfo.CLASSES', 'metainfo.PALETTE')):
+            key = name.rpartition('.')[2]
+            raise ArgumentError(f'{name} is the spelling of earlier versions and has no effect: write {key.lower()}.')
         for pattern, kind in SETTINGS.items():
             if fnmatchcase(name, pattern):
                 kind.check(name, value)
     _check_samplers(settings)
+    _check_class_weights(settings.get('model'))
 
 
 def _check_samplers(settings: dict) -> None:
@@ -93,3 +97,18 @@ def _check_samplers(settings: dict) -> None:
                 f'{loader}.sampler.type={sampler["type"]!r} never ends, and so would the first epoch: use '
                 f'DefaultSampler, or in training a train_cfg of the type IterBasedTrainLoop.'
             )
+
+
+def _check_class_weights(model: Any) -> None:
+    for name, head in walk(model, 'model'):
+        classes = head.get('num_classes') if isinstance(head, dict) else None
+        for key in ('loss_decode', 'loss_cls') if COUNT.fits(classes) else ():
+            for loss in as_list(head.get(key) or []):
+                weights = loss.get('class_weight') if isinstance(loss, dict) else None
+                background = key == 'loss_cls' and not loss.get('use_sigmoid')
+                expected = head['out_channels'] if head.get('out_channels') == 1 else classes + background
+                if isinstance(weights, (list, tuple)) and len(weights) != expected:
+                    raise ArgumentError(
+                        f'{name}.{key}.class_weight={weights!r} has {len(weights)} values, but {name}.num_classes='
+                        f'{classes!r}: give {expected}{", the last for the background" if background else ""}.'
+                    )

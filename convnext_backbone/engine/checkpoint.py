@@ -6,7 +6,7 @@ mmengine first deletes the oldest checkpoint and then writes the new one in plac
 import contextlib
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,8 @@ class AtomicCheckpointHook(CheckpointHook):
         return due and not self._pending
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        for name in self.key_indicators if self.save_best and metrics else ():
-            if name not in ('auto', *metrics):
-                raise ArgumentError(
-                    f'default_hooks.checkpoint.save_best={name!r} is none of the scores: {", ".join(metrics)}.'
-                )
+        if self.save_best and metrics:
+            check_score_names('default_hooks.checkpoint.save_best', self.key_indicators, metrics)
         with self._postponed_removals():
             super()._save_best_checkpoint(runner, metrics)
 
@@ -101,6 +98,13 @@ class AtomicCheckpointHook(CheckpointHook):
         for path in outdated:
             if path not in (self.last_ckpt, *best):  # not one that was written again
                 backend.remove(path)
+
+
+def check_score_names(setting: str, names: Iterable[str], scores: Iterable[str]) -> None:
+    """Raise where a setting names a score that an evaluation does not have."""
+    for name in names:
+        if name not in ('auto', *scores):
+            raise ArgumentError(f'{setting}={name!r} is none of the scores: {", ".join(scores)}.')
 
 
 def save_state(runner: Runner, name: str, iterations: int) -> Path:
