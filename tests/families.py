@@ -51,6 +51,20 @@ def timm_model(**arguments):
     return model, model.forward_intermediates(IMAGES, intermediates_only=True)
 
 
+def timm_features():
+    """What segmentation_models_pytorch and others use as an encoder."""
+    import timm
+
+    model = timm.create_model('convnext_tiny', features_only=True, depths=DEPTHS, dims=CHANNELS)
+    return randomized(model), model(IMAGES)
+
+
+def torchvision_features():
+    """As in torchvision's detectors, below `backbone.body.` with an FPN."""
+    model, maps = torchvision_model()
+    return model.features, maps
+
+
 def torchvision_model():
     from torchvision.models.convnext import CNBlockConfig
     from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
@@ -82,7 +96,9 @@ FAMILIES = {
     'timm conv_mlp': ('timm', timm_model, dict(conv_mlp=True)),
     'timm without head': ('timm', timm_model, dict(num_classes=0)),  # DINOv3's, and CLIP's below `visual.trunk.`
     'timm norm first': ('timm', timm_model, dict(head_norm_first=True)),
+    'timm features_only': ('timm', timm_features, {}),
     'torchvision': ('torchvision', torchvision_model, {}),
+    'torchvision features': ('torchvision', torchvision_features, {}),
     **{
         name: ('transformers-dinov3' if 'DINO' in name else 'transformers', transformers_model, dict(name=name))
         for name in (

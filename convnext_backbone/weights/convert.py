@@ -78,6 +78,10 @@ def convert_checkpoint(
     source = os.fspath(source)
     found = choose_backbone(read_checkpoint(source, trust=trust), source, prefix, ema)
     arch = Architecture.of(found.tensors)
+    if arch.unlike:
+        raise CheckpointMismatch(
+            f'The checkpoint {source} has {arch.unlike}, and no backbone of this package has that.'
+        )
     if not arch.arguments():
         raise CheckpointMismatch(f'The checkpoint {source} ({arch}) is not a complete ConvNeXt: convert one that is.')
     report, _ = compare(empty_state(arch), found, source)

@@ -1,8 +1,12 @@
-"""Class names in a checkpoint, as training runs store them."""
+"""Class names and colours in a checkpoint, as training runs store them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..utils.errors import CheckpointError, printable
+from ..utils.validation import integers
+
+_COLOUR = integers(0, 255)
 
 
 def dataset_classes(checkpoint: Mapping, source: str) -> tuple[str, ...] | None:
@@ -15,15 +19,29 @@ def dataset_classes(checkpoint: Mapping, source: str) -> tuple[str, ...] | None:
     Raises:
         CheckpointError: They are no list of texts.
     """
+    return dataset_meta(checkpoint, source).get('classes')
+
+
+def dataset_meta(checkpoint: Mapping, source: str) -> dict[str, Any]:
+    """The ``classes`` as of :func:`dataset_classes`, and the ``palette``; each only if the checkpoint has it.
+
+    A palette that is not one colour for each class is left out: it changes no result.
+    """
     meta = checkpoint.get('meta') or {}
     # mmcv 1 stored them in capitals, where mmdet 3 still finds them.
-    stored = meta.get('dataset_meta') or {'classes': meta.get('CLASSES')}
+    stored = meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}
     names = stored.get('classes') if isinstance(stored, Mapping) else stored
     if names is None or (isinstance(names, (list, tuple)) and not names):
-        return None
+        return {}
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
             f'The checkpoint {printable(source)} has meta.dataset_meta.classes={printable(repr(names))}, which is no '
             f'list of names: save it again with the names of its classes, or without meta.'
         )
-    return tuple(map(printable, names))
+    classes, palette = tuple(map(printable, names)), stored.get('palette')
+    fits = isinstance(palette, (list, tuple)) and len(palette) >= len(classes) and all(map(_is_colour, palette))
+    return dict(classes=classes, palette=palette) if fits else dict(classes=classes)
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_COLOUR.fits, value))

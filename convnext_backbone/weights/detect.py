@@ -7,17 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..utils.errors import CheckpointMismatch, printable, shorten
 from .key_maps import KEY_MAPS, KeyMap
+from .plain_tensors import check_plain
 
 _AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
 _LONGEST_NAME = 300  # characters; no library comes near it
-_BLOCKS = ('stages.', 'blocks.')
+_BLOCK = '.dwconv.weight'  # which every block has once
 _CLASSIFIER = ('norm.', 'head.')  # what may belong to a module around the backbone
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def find_backbones(names: Iterable[str]) -> dict[str, KeyMap]:
         hits = [hit for hit in map(key_map.split, names) if hit]
         inside[key_map] = Counter(prefix for prefix, _ in hits)
         around[key_map] = Counter(prefix for prefix, own in hits if own.startswith(_CLASSIFIER))
-        blocks |= Counter(prefix for prefix, own in hits if own.startswith(_BLOCKS))  # the larger of each
+        blocks |= Counter(prefix for prefix, own in hits if own.endswith(_BLOCK))  # the larger of each
     most = max(blocks.values(), default=0)
 
     def best(prefix: str) -> KeyMap:
@@ -72,26 +73,9 @@ def to_canonical(
             outside.append(name)
             continue
         if own:
-            _check_plain(name, tensor, source)
+            check_plain(name, tensor, source)
             inside[own] = _canonical_layout(own, _from_sparse(tensor) if name.endswith('.kernel') else tensor)
     return inside, outside
-
-
-def _check_plain(name: str, tensor: Tensor, source: str) -> None:
-    """Check that a tensor holds finite numbers that the file really has: a crafted one may claim any size."""
-    counts = name.endswith('.num_batches_tracked') and tensor.dtype == torch.int64  # of a batch norm
-    plain = (tensor.dtype in _DTYPES or counts) and tensor.layout == torch.strided and tensor.device.type != 'meta'
-    plain = plain and not tensor.is_nested
-    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointMismatch(
-            f'The checkpoint {source} holds {printable(name)} not as plain floating-point numbers but as '
-            f'{tensor.dtype}, {tensor.layout}: save the plain weights.'
-        )
-    if not tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).isfinite():
-        raise CheckpointMismatch(
-            f'The checkpoint {source} holds numbers in {printable(name)} that are not finite: it was saved '
-            f'from a run that failed, or is corrupt; take an earlier one.'
-        )
 
 
 def _canonical_layout(name: str, tensor: Tensor) -> Tensor:
@@ -123,7 +107,8 @@ def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
         seen.add(id(node))  # a dict may occur many times in a file, and in itself
         items = [(name, value) for name, value in node.items() if isinstance(name, str) and len(name) <= _LONGEST_NAME]
         # A new view: attributes that a file gives to a tensor could shadow its methods.
-        own = {path + name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}
+        tensors = [(name, _from_numpy(value)) for name, value in items]
+        own = {path + name: Tensor.detach(value) for name, value in tensors if isinstance(value, Tensor)}
         if own:
             found[path] = own
         for name, value in items:
@@ -132,6 +117,12 @@ def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
 
     visit(checkpoint, '', 4)
     return found
+
+
+def _from_numpy(value: Any) -> Any:
+    """The tensor of an array of floats, as detectron2 stores them; anything else as it is."""
+    floats = isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float32, np.float64)
+    return torch.from_numpy(np.array(value)) if floats else value
 
 
 def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema: bool = False) -> FoundBackbone:

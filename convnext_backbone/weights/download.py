@@ -1,10 +1,13 @@
 """Cached downloads of checkpoints from http(s) addresses, resumed if interrupted, and from the Hugging Face Hub."""
 
+import contextlib
 import hashlib
 import os
 import re
-from http.client import HTTPException
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
@@ -16,6 +19,7 @@ from tqdm import tqdm
 from ..utils.errors import CheckpointError, printable
 
 _HUB = re.compile(r'hf://(?P<repo_id>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?/(?P<filename>[^/].*)')
+_PLAIN_NAME = re.compile(r'[\w-][\w.+=~-]*')
 _CHUNK = 2**20
 
 
@@ -36,6 +40,8 @@ def fetch_url(url: str) -> Path:
     """
     try:
         target = cached_path(url)
+        if target.is_file():  # without a lock, which a cache that is only readable cannot hold
+            return target
         part = target.with_name(f'{target.name}.part')
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{target}.lock'):
@@ -56,29 +62,39 @@ def fetch_url(url: str) -> Path:
 
 
 def _transfer_with_retries(url: str, part: Path) -> None:
-    """Retry after an interruption as long as the file grows."""
+    """Retry after an interruption as long as the file grows; start again once if the rest is not of the same file."""
+    may_restart = True
     while True:
         before = _size(part)
         try:
             return _transfer(url, part)
         except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError) and error.code == 416:  # nothing beyond what is there: start again
-                part.unlink()
-            elif isinstance(error, HTTPError) or _size(part) <= before:
+            if isinstance(error, HTTPError) and error.code == 416:  # there is nothing beyond what has arrived
+                part.unlink(missing_ok=True)
+            restart = before and may_restart and not part.exists()
+            if not restart and (isinstance(error, HTTPError) or _size(part) <= before):
                 raise
+            may_restart = may_restart and not restart
 
 
 def _transfer(url: str, part: Path) -> None:
     """Append the rest of a partial file; start again if the file on the server has changed."""
     note = part.with_name(f'{part.name}.etag')
-    have = _size(part)
     version = note.read_text() if note.is_file() else ''
-    resume = {'Range': f'bytes={have}-', 'If-Range': version} if have and version else {}
+    have = _size(part) if version else 0
+    resume = {'Range': f'bytes={have}-', 'If-Range': version} if have else {}
     with urlopen(Request(url, headers={'User-Agent': 'convnext-backbone', **resume}), timeout=60) as response:
-        have = have if response.status == 206 else 0
-        length = response.headers['Content-Length']
-        total = have + int(length) if length else None
-        note.write_text(response.headers['ETag'] or response.headers['Last-Modified'] or '')
+        if response.status == 200:
+            have = 0
+        total = None if response.length is None else have + response.length
+        if response.status != 200:
+            # Many servers know Range but not If-Range: they send the rest of whatever file they have now.
+            rest = re.fullmatch(rf'bytes {have}-\d+/(\d+|\*)', response.headers['Content-Range'] or '')
+            if response.status != 206 or not have or rest is None or _version(response.headers) != version:
+                part.unlink(missing_ok=True)
+                raise ConnectionError(f'the server answered {response.status} with another part than was asked for')
+            total = total if rest[1] == '*' else int(rest[1])
+        note.write_text(_version(response.headers))
         bar = tqdm(desc=f'Downloading {url}', initial=have, total=total, unit='B', unit_scale=True, unit_divisor=1024)
         with bar, part.open('ab' if have else 'wb') as file:
             while chunk := response.read(_CHUNK):
@@ -87,6 +103,12 @@ def _transfer(url: str, part: Path) -> None:
     if total is not None and _size(part) != total:
         raise ConnectionError(f'the connection broke after {_size(part)} of {total} bytes')
     note.unlink()
+
+
+def _version(headers: HTTPMessage) -> str:
+    """What a server calls this version of a file; empty if it does not tell versions apart byte by byte."""
+    etag = headers['ETag'] or ''
+    return headers['Last-Modified'] or '' if etag.startswith('W/') or not etag else etag
 
 
 def _size(path: Path) -> int:
@@ -107,7 +129,8 @@ def fetch_hub(source: str) -> Path:
     from huggingface_hub.errors import GatedRepoError
 
     try:
-        return Path(hf_hub_download(match['repo_id'], match['filename'], revision=match['revision']))
+        with _plain_names_from_server():
+            return Path(hf_hub_download(match['repo_id'], match['filename'], revision=match['revision']))
     except GatedRepoError as error:
         raise CheckpointError(
             f'The checkpoint {source} requires a licence: accept it at https://huggingface.co/{match["repo_id"]}, '
@@ -119,3 +142,30 @@ def fetch_hub(source: str) -> Path:
             f'The checkpoint {source} cannot be downloaded ({reason}): check its name and the network, or download it '
             f'by hand and name the file.'
         ) from error
+
+
+@contextlib.contextmanager
+def _plain_names_from_server() -> Iterator[None]:
+    """Context in which huggingface_hub names its files by what a server sends only if that leads nowhere else."""
+    from huggingface_hub import file_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    fetch = file_download.get_hf_file_metadata
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            metadata = fetch(*args, **kwargs)
+        except EntryNotFoundError as error:  # it would note the missing file in a folder that the answer names
+            raise FileNotFoundError('404 Not Found') from error
+        for name in (metadata.etag, metadata.commit_hash):
+            if name is not None and not _PLAIN_NAME.fullmatch(name):
+                raise ValueError(
+                    f'the server calls it {printable(name)}, which is a path: check HF_ENDPOINT and proxies'
+                )
+        return metadata
+
+    file_download.get_hf_file_metadata = checked
+    try:
+        yield
+    finally:
+        file_download.get_hf_file_metadata = fetch

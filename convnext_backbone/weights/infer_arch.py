@@ -1,7 +1,7 @@
 """The architecture of a ConvNeXt from the canonical names and shapes of its tensors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -23,22 +23,24 @@ class Architecture:
     in_channels: int  # 0 where the stem is missing
     classes: int | None  # of its classifier, if it has one
     modernized: bool  # a ModernizedResNet before its last step, which is a ConvNeXt
+    unlike: str  # what it has that no ConvNeXt of this package has; often empty
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> 'Architecture':
         """Infer it from tensors by canonical names; sizes that are missing or ill-shaped are 0."""
         kinds = {name.partition('.')[0] for name in tensors}
         isotropic = 'blocks' in kinds and 'stages' not in kinds
-        stems = [ISOTROPIC_STEM] if isotropic else [STEM, *(f'downsample_layers.{i}.1.weight' for i in (1, 2, 3))]
-        stages = ['blocks'] if isotropic else [rf'stages\.{i}' for i in range(4)]
+        stages = ['blocks'] if isotropic else [f'stages.{i}' for i in range(4)]
+        modernized = any(re.match(r'stages\.\d+\.\d+\.(norm1|shortcut)\.', name) for name in tensors)
         return cls(
-            depths=tuple(_count(rf'{stage}\.(\d+)\.', tensors) for stage in stages),
-            channels=tuple(_size(tensors.get(stem), 0) for stem in stems),
+            depths=tuple(_count(rf'{re.escape(stage)}\.(\d+)\.', tensors) for stage in stages),
+            channels=tuple(_size(tensors.get(f'{stage}.0.dwconv.weight'), 0) for stage in stages),
             use_grn=any('.grn.' in name for name in tensors),
             layer_scale=any(re.fullmatch(r'(stages\.\d+|blocks)\.\d+\.gamma', name) for name in tensors),
-            in_channels=_size(tensors.get(stems[0]), 1),
+            in_channels=_size(tensors.get(ISOTROPIC_STEM if isotropic else STEM), 1),
             classes=_size(tensors.get('head.weight'), 0) or None,
-            modernized=any(re.match(r'stages\.\d+\.\d+\.(norm1|shortcut)\.', name) for name in tensors),
+            modernized=modernized,
+            unlike='' if modernized or isotropic else ' and '.join(_differences(tensors)),
         )
 
     @property
@@ -65,11 +67,11 @@ class Architecture:
             return f'ModernizedResNet of {list(self.depths)} blocks'
         name = self.arch or f'depths {list(self.depths)}, channels {list(self.channels)}'
         kind = '' if not self.isotropic else 'isotropic ' if self.arch else 'isotropic, '
-        return f'{kind}{name}, {"V2" if self.use_grn else "V1"}'
+        return f'{kind}{name}, {"V2" if self.use_grn else "V1"}' + (f' with {self.unlike}' if self.unlike else '')
 
     def arguments(self) -> dict:
         """Arguments of :attr:`model` that build it, without defaults; empty if none do."""
-        if not all(self.depths + self.channels) or not self.in_channels or self.modernized:
+        if not all(self.depths + self.channels) or not self.in_channels or self.modernized or self.unlike:
             return {}
         arguments: dict = {'arch': self.arch or dict(depths=list(self.depths), channels=list(self.channels))}
         if self.in_channels != 3:
@@ -84,6 +86,28 @@ class Architecture:
         """The line of a config that builds it; empty if none does."""
         arguments = ''.join(f', {name}={value!r}' for name, value in self.arguments().items())
         return f'backbone=dict(type={self.model!r}{arguments})' if arguments else ''
+
+
+def _differences(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """What tells the relatives of ConvNeXt, most of them timm's, from the models of the papers."""
+    if any(re.fullmatch(r'downsample_layers\.0\.[23]\.weight', name) for name in tensors):
+        yield 'a stem of overlapping convolutions'
+    elif (kernel := _kernel(tensors.get(STEM))) not in ('', '4x4'):
+        yield f'a stem of {kernel} patches'
+    blocks = {
+        name.split('.', 3)[3]: tensor for name, tensor in tensors.items() if re.match(r'stages\.\d+\.\d+\.', name)
+    }
+    kernels = {_kernel(tensor) for name, tensor in tensors.items() if name.endswith('.dwconv.weight')} - {'', '7x7'}
+    if kernels:
+        yield f'depthwise convolutions of {", ".join(sorted(kernels))}'
+    if 'norm.weight' in blocks and 'norm.bias' not in blocks:
+        yield 'norms without a bias, such as RMS norm'
+    if 'dwconv.weight' in blocks and 'dwconv.bias' not in blocks:
+        yield 'convolutions without a bias'
+
+
+def _kernel(weight: Tensor | None) -> str:
+    return '' if weight is None or weight.ndim != 4 else f'{weight.shape[2]}x{weight.shape[3]}'
 
 
 def _count(pattern: str, names: Iterable[str]) -> int:

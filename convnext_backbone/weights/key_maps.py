@@ -71,13 +71,23 @@ def _compile(given: str, wanted: str) -> tuple[re.Pattern, str]:
     return re.compile(rf'(?P<prefix>(?:.*\.)?){module}(?P<tail>{tail})'), template
 
 
-def _torchvision() -> Rows:
+def _torchvision(features: str) -> Rows:
     """Stem and downsampling at even indices of ``features``, stages at odd ones."""
-    rows = [(f'features.{2 * i}.{{k}}', f'downsample_layers.{i}.{{k}}') for i in range(4)]
+    rows = [(f'{features}{2 * i}.{{k}}', f'downsample_layers.{i}.{{k}}') for i in range(4)]
     for i in range(4):
         names = ('block.0', 'block.2', 'block.3', 'block.5', 'layer_scale')
-        rows += _block(f'features.{2 * i + 1}.{{j}}', *names, ours=f'stages.{i}.{{j}}')
+        rows += _block(f'{features}{2 * i + 1}.{{j}}', *names, ours=f'stages.{i}.{{j}}')
     return rows
+
+
+def _timm(joint: str) -> Rows:
+    """Its ``features_only`` models, which the encoders of segmentation_models_pytorch contain, join names by ``_``."""
+    names = ('conv_dw', 'norm', 'mlp.fc1', 'mlp.fc2', 'gamma', 'mlp.grn.weight', 'mlp.grn.bias')
+    return [
+        (f'stem{joint}{{k}}', 'downsample_layers.0.{k}'),
+        (f'stages{joint}{{i}}.downsample.{{k}}', 'downsample_layers.{i}.{k}'),
+        *_block(f'stages{joint}{{i}}.blocks.{{j}}', *names),
+    ]
 
 
 _GRN_OF_NHWC: dict[str, tuple[int, ...]] = {'grn.gamma': (1, 1, 1, -1), 'grn.beta': (1, 1, 1, -1)}
@@ -99,11 +109,8 @@ FCMAE = KeyMap(
 TIMM = KeyMap(
     'timm',
     [
-        ('stem.{k}', 'downsample_layers.0.{k}'),
-        ('stages.{i}.downsample.{k}', 'downsample_layers.{i}.{k}'),
-        *_block(
-            'stages.{i}.blocks.{j}', 'conv_dw', 'norm', 'mlp.fc1', 'mlp.fc2', 'gamma', 'mlp.grn.weight', 'mlp.grn.bias'
-        ),
+        *_timm('.'),
+        *_timm('_'),
         ('head.norm', 'norm'),
         ('norm_pre', 'norm3'),  # of models that normalize before pooling
         ('head.fc', 'head'),
@@ -111,7 +118,8 @@ TIMM = KeyMap(
 )
 TORCHVISION = KeyMap(
     'torchvision',
-    [*_torchvision(), ('classifier.0', 'norm'), ('classifier.2', 'head')],
+    # Its detectors and segmentors contain what is in `features` under a name of their own.
+    [*_torchvision('features.'), *_torchvision(''), ('classifier.0', 'norm'), ('classifier.2', 'head')],
     {'gamma': (-1, 1, 1)},
 )
 _HF_BLOCK = ('dwconv', 'layernorm', 'pwconv1', 'pwconv2', 'layer_scale_parameter', 'grn.weight', 'grn.bias')

@@ -2,22 +2,18 @@
 
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
-from ..models.backbone import Backbone
-from ..utils.errors import CheckpointMismatch, printable
+from ..utils.errors import CheckpointMismatch
 from .detect import FoundBackbone, choose_backbone
 from .infer_arch import ISOTROPIC_STEM, STEM, Architecture
 from .report import LoadReport
 from .safe_load import read_checkpoint
 
-REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
 _HEAD = ('head.weight', 'head.bias')
 _MAY_LACK = re.compile(r'norm\d?\.|head\.')
 _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d)\.')
@@ -62,10 +58,12 @@ def fill_backbone(
     own = {name.removeprefix('backbone.'): shapes.get(name, tensor) for name, tensor in model.state_dict().items()}
     report, filled = compare(own, found, source)
     if not report.complete:
-        line = Architecture.of(found.tensors).config_line()
+        arch = Architecture.of(found.tensors)
+        line, unlike = arch.config_line(), arch.unlike
         raise CheckpointMismatch(
             f'The checkpoint does not fit the backbone, which is {Architecture.of(own)}; nothing was loaded.\n{report}'
             + (f'\nThe config line that fits: {line}' if line else '')
+            + (f'\nNo backbone of this package has {unlike}.' if unlike else '')
         )
     if head and (report.new or report.unfit):
         raise CheckpointMismatch(
@@ -77,55 +75,6 @@ def fill_backbone(
     model.load_state_dict(filled, strict=False)
     print_log(str(report), logger='current')
     return report
-
-
-def load_model(
-    model: nn.Module, checkpoint: dict, source: str, strict: bool = True, revise_keys: list = REVISE_KEYS
-) -> None:
-    """Load a model from a checkpoint with the model's own names, as training runs write them.
-
-    Args:
-        model: Detector, segmentor or classifier.
-        checkpoint: What :func:`.read_state` returned.
-        source: Path or address, for errors.
-        strict: Every tensor must be filled and none left over. If False, only those of backbones must: the heads of
-            another data set may differ.
-        revise_keys: Pairs of a pattern and its replacement in names, as in mmengine.
-
-    Raises:
-        CheckpointMismatch: The checkpoint does not fit.
-    """
-    stored = checkpoint.get('state_dict', checkpoint)
-    weights: Any = OrderedDict(stored)  # with an attribute, as torch's state dicts have
-    for pattern, replacement in revise_keys:
-        weights = OrderedDict((re.sub(pattern, replacement, name), value) for name, value in weights.items())
-    weights._metadata = getattr(stored, '_metadata', OrderedDict())  # modules convert those of older versions by it
-    try:
-        load_state_dict(model, weights, strict, 'current')
-    except RuntimeError as error:
-        if not strict:
-            raise
-        details = printable(' '.join(line.strip() for line in str(error).splitlines()[1:]))
-        raise CheckpointMismatch(
-            f'The checkpoint {printable(source)} does not fit the model of the config ({details}): use the config that '
-            f'it was trained with.'
-        ) from error
-    if not strict:
-        _check_backbones(model, weights, source)
-
-
-def _check_backbones(model: nn.Module, weights: dict, source: str) -> None:
-    for where, backbone in model.named_modules():
-        if not isinstance(backbone, Backbone):
-            continue
-        own = backbone.state_dict(prefix=f'{where}.' if where else '')
-        lacking = [name for name, tensor in own.items() if getattr(weights.get(name), 'shape', None) != tensor.shape]
-        if lacking:
-            raise CheckpointMismatch(
-                f'The checkpoint {source} does not fill the backbone of the config, {len(lacking)} of its '
-                f'{len(own)} tensors are missing or of another shape ({", ".join(lacking[:3])}, ...): use the '
-                f'config that it was trained with, or name it in init_cfg of the backbone, which knows all names.'
-            )
 
 
 def compare(own: Mapping[str, Tensor], found: FoundBackbone, source: str) -> tuple[LoadReport, dict[str, Tensor]]:

@@ -6,12 +6,14 @@ checkpoint schemes: it then serves ``init_cfg``, ``load_from``, resuming and tes
 own checkpoints on torch >= 2.6; onedl-mmengine reads a file that the safe reader refused again without its protection.)
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from .safe_globals import safe_globals
 
 _URL = ('http://', 'https://')
 _SHORT_NAMES = ('torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://')
+_HEAD = 64  # bytes by which the kind of a file is told
+_TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, 'little')  # of torch's format before zip
 # Schemes whose loaders in mmengine unpickle files themselves.
 _REFUSED_SCHEMES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'mmcls://')
 
@@ -53,36 +57,73 @@ def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu', trust:
     return _read(os.fspath(source), map_location, mmap=True, trust=trust)
 
 
+class _CorruptFile(CheckpointError):
+    """A file that is not what it should be: to be copied or downloaded again."""
+
+
 def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> Any:
-    shown = printable(source)
+    address, asked, digest = source.partition('#sha256=')
     try:
-        address, asked, digest = source.partition('#sha256=')
         path = _local(address)
-        if asked:
-            _check_digest(path, source, digest)
+        try:
+            if asked:
+                _check_digest(path, source, digest)
+            return _read_file(path, printable(source), map_location, mmap, trust)
+        except _CorruptFile as error:
+            if address.startswith(_URL):
+                with contextlib.suppress(OSError):
+                    path.unlink()  # the next try downloads it again
+            if address.startswith((*_URL, 'hf://')) and path.exists():
+                raise CheckpointError(f'{error} It lies at {path}: remove it there first.') from error
+            raise
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # the latter two where it is no name of a file
+        reason = printable(getattr(error, 'strerror', None) or str(error))
+        raise CheckpointError(f'The checkpoint {printable(source)} cannot be read: {reason}.') from error
+
+
+def _read_file(path: Path, shown: str, map_location: Any, mmap: bool, trust: bool) -> Any:
+    with path.open('rb') as file:
+        head = file.read(_HEAD)
+    text = ' '.join(head.decode(errors='replace').rstrip('\ufffd').split())
+    if text and text.isprintable() and '\ufffd' not in text:  # no format of checkpoints begins with text
+        raise _corrupt(shown, f'it is text that begins with {text!r}')
+    try:
         if path.suffix == '.safetensors':
             return load_file(path, device=str(map_location or 'cpu'))
-        is_zip = _check_zip(path, source)
+        is_zip = _check_zip(path, shown)
         if is_zip and not mmap:
             verify_checksums(path)
+        if head.startswith(b'\x80') and _TORCH_MAGIC not in head:
+            return _read_pickle(path, shown, trust)
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(path, map_location=map_location, weights_only=not trust, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
         forbidden = re.search(r'GLOBAL (\S+)|(?:function|class|type) (\S+)', str(error))
         if forbidden is None:
-            raise CheckpointError(_corrupt(shown)) from error
+            raise _corrupt(shown) from error
         name = (forbidden[1] or forbidden[2]).strip('`\'"')
         raise CheckpointError(
             f'The checkpoint {shown} was refused: it holds {name!r}, which is neither a tensor nor part of a training '
             f'state and could run code; nothing of it was run. If you made it yourself, extract its weights with '
             f'tools/convert_checkpoint.py --trust.'
         ) from error
-    except CheckpointError:
+    except (CheckpointError, OSError):
         raise
-    except OSError as error:
-        raise CheckpointError(f'The checkpoint {shown} cannot be read: {error.strerror or error}.') from error
     except Exception as error:  # a parser may raise anything on corrupt bytes
-        raise CheckpointError(_corrupt(shown)) from error
+        raise _corrupt(shown) from error
+
+
+def _read_pickle(path: Path, shown: str, trust: bool) -> Any:
+    """Read a file that Python's pickle wrote and not torch."""
+    if not trust:
+        raise CheckpointError(
+            f'The checkpoint {shown} was refused: it is a plain pickle, as of detectron2, and could run code; nothing '
+            f'of it was run. If you trust its source, extract its weights with tools/convert_checkpoint.py --trust.'
+        )
+    with path.open('rb') as file:
+        return pickle.load(file)
 
 
 def _local(source: str) -> Path:
@@ -104,17 +145,14 @@ def _check_digest(path: Path, source: str, expected: str) -> None:
     with path.open('rb') as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
-    if digest.hexdigest() == expected.lower():
-        return
-    if source.startswith(_URL):
-        path.unlink()  # the next try downloads it again
-    raise CheckpointError(
-        f'The checkpoint {printable(source)} was refused: the sha256 of the file is {digest.hexdigest()}; it is '
-        f'another file or corrupt: download it again, or correct the digits after #sha256=.'
-    )
+    if digest.hexdigest() != expected.lower():
+        raise _CorruptFile(
+            f'The checkpoint {printable(source)} was refused: the sha256 of the file is {digest.hexdigest()}; it is '
+            f'another file or corrupt: download it again, or correct the digits after #sha256=.'
+        )
 
 
-def _check_zip(path: Path, source: str) -> bool:
+def _check_zip(path: Path, shown: str) -> bool:
     """Whether a file has torch's zip format; raises if it is one that torch never writes."""
     with path.open('rb') as file:
         if file.read(4) != b'PK\x03\x04':
@@ -129,7 +167,7 @@ def _check_zip(path: Path, source: str) -> bool:
     elif any(entry.filename.endswith('/constants.pkl') for entry in entries):
         wrong = 'it is a TorchScript program and not weights; save the state_dict of the model'
     if wrong:
-        raise CheckpointError(f'The checkpoint {printable(source)} was refused: {wrong}.')
+        raise CheckpointError(f'The checkpoint {shown} was refused: {wrong}.')
     return True
 
 
@@ -140,12 +178,9 @@ def verify_checksums(path: str | os.PathLike) -> None:
     try:
         part = _first_corrupt_part(path, file.st_mtime_ns, file.st_size)
     except Exception as error:  # a parser may raise anything on corrupt bytes
-        raise CheckpointError(_corrupt(shown)) from error
+        raise _corrupt(shown) from error
     if part is not None:
-        raise CheckpointError(
-            f'The checkpoint {shown} cannot be read: the checksum of {printable(part)} in it is wrong; copy or '
-            f'download it again.'
-        )
+        raise _corrupt(shown, f'the checksum of {printable(part)} in it is wrong')
 
 
 @functools.lru_cache(maxsize=8)  # a resume chooses a file by this, and then reads it
@@ -155,8 +190,8 @@ def _first_corrupt_part(path: str, changed: int, size: int) -> str | None:
         return archive.testzip()
 
 
-def _corrupt(source: str) -> str:
-    return f'The checkpoint {source} cannot be read: it is cut off or not a checkpoint; copy or download it again.'
+def _corrupt(shown: str, why: str = 'it is cut off or not a checkpoint') -> _CorruptFile:
+    return _CorruptFile(f'The checkpoint {shown} cannot be read: {why}; copy or download it again.')
 
 
 def _refuse(source: str, map_location: Any = None) -> None:
@@ -179,16 +214,18 @@ def read_state(source: str, map_location: Any = None) -> dict:
         raise CheckpointError(
             f'The checkpoint {printable(source)} holds no weights by name: use one that a training run wrote.'
         )
-    weights = state.get('state_dict') or state
-    for name, value in weights.items():
-        if isinstance(value, Tensor):
-            weights[name] = Tensor.detach(value)  # attributes from the file could shadow its methods
+    stored = state.get('state_dict') or state
+    # Attributes of a tensor in a file could shadow its methods.
+    weights: Any = OrderedDict((k, Tensor.detach(v) if isinstance(v, Tensor) else v) for k, v in stored.items())
+    metadata = getattr(stored, '_metadata', None)
+    weights._metadata = OrderedDict(metadata if isinstance(metadata, dict) else {})
+    weights._metadata.source = source  # mmengine hands this on with the weights, but not their source
     # mmengine runs the config in a file as Python code: on a resume, or in an inferencer without a config.
     _, _, meta, hub = parts
     for part, key in ((meta, 'config'), (meta, 'cfg'), (hub.get('runtime_info'), 'cfg')):
         if isinstance(part, dict):
             part.pop(key, None)
-    return state
+    return {**state, 'state_dict': weights} if state.get('state_dict') else weights
 
 
 def _is_dict(value: Any) -> bool:

@@ -1,0 +1,111 @@
+"""Strict loading of whole models: no part of a backbone of this package is left out, whatever else the file lacks.
+
+Importing this module puts :func:`load_state_dict` in the place of mmengine's, which serves its runner, its
+``load_checkpoint`` and so the inferencers of mmdet and mmseg.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import mmengine.runner
+from torch import Tensor, nn
+
+from ..models.backbone import Backbone
+from ..utils.errors import CheckpointMismatch, printable, shorten
+from .detect import find_backbones, to_canonical
+from .plain_tensors import check_weights, named_modules, own_tensors
+
+REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
+_fill = mmengine.runner.load_state_dict
+
+
+def load_model(
+    model: nn.Module, checkpoint: dict, source: str, strict: bool = True, revise_keys: list = REVISE_KEYS
+) -> None:
+    """Load a model from a checkpoint with the model's own names, as training runs write them.
+
+    A backbone of this package may have the names of any format in :mod:`.key_maps`, as mmdet's and mmseg's zoos do.
+
+    Args:
+        model: Detector, segmentor or classifier.
+        checkpoint: What :func:`.read_state` returned.
+        source: Path or address, for errors.
+        strict: Every tensor must be filled and none left over. If False, only those of backbones must: the heads of
+            another data set may differ.
+        revise_keys: Pairs of a pattern and its replacement in names, as in mmengine.
+
+    Raises:
+        CheckpointMismatch: The checkpoint does not fit, or holds anything but plain finite numbers.
+    """
+    stored = checkpoint.get('state_dict', checkpoint)
+    weights = dict(stored)
+    for pattern, replacement in revise_keys:
+        weights = {re.sub(pattern, replacement, name): value for name, value in weights.items()}
+    try:
+        _load(model, weights, getattr(stored, '_metadata', {}), source, strict)
+    except RuntimeError as error:
+        if not strict:
+            raise
+        details = printable(' '.join(line.strip() for line in str(error).splitlines()[1:]))
+        raise CheckpointMismatch(
+            f'The checkpoint {printable(source)} does not fit the model of the config ({details}): use the config that '
+            f'it was trained with.'
+        ) from error
+
+
+def load_state_dict(module: nn.Module, state_dict: Mapping, strict: bool = False, logger: Any = None) -> None:
+    """The function of mmengine of this name, strict for the backbones of this package.
+
+    Raises:
+        CheckpointMismatch: As of :func:`load_model`, where the model contains such a backbone.
+    """
+    if any(isinstance(part, Backbone) for part in module.modules()):
+        metadata = getattr(state_dict, '_metadata', {})
+        _load(module, dict(state_dict), metadata, getattr(metadata, 'source', 'that is loaded'), strict, logger)
+    else:
+        _fill(module, state_dict, strict, logger)
+
+
+def _load(
+    model: nn.Module, weights: dict, metadata: Mapping, source: str, strict: bool, logger: Any = 'current'
+) -> None:
+    own = own_tensors(model)
+    lacking: list[str] = []
+    for prefix, module in named_modules(model):
+        if isinstance(module, Backbone):
+            parts = {name: tensor for name, tensor in own.items() if name.startswith(prefix)}
+            if _lacking(parts, weights):
+                weights = _translate(weights, prefix, source)
+            lacking += _lacking(parts, weights)
+    check_weights(model, weights, source)
+    if lacking and not strict:
+        raise CheckpointMismatch(
+            f'The checkpoint {printable(source)} does not fill the backbone of the config: tensors are missing or of '
+            f'another shape ({shorten(lacking)}). Use the config that it was trained with, or name it in init_cfg of '
+            f'the backbone, which knows all names.'
+        )
+    ordered: Any = OrderedDict(weights)  # with an attribute, as torch's state dicts have
+    ordered._metadata = metadata  # modules convert those of older versions by it
+    _fill(model, ordered, strict, logger)
+
+
+def _lacking(own: Mapping[str, Tensor], weights: Mapping[str, Any]) -> list[str]:
+    return [name for name, tensor in own.items() if getattr(weights.get(name), 'shape', None) != tensor.shape]
+
+
+def _translate(weights: dict, prefix: str, source: str) -> dict:
+    """Give the tensors of a backbone its own names, if they have those of another library."""
+    theirs = {name: value for name, value in weights.items() if name.startswith(prefix) and isinstance(value, Tensor)}
+    found = find_backbones(theirs)
+    if len(found) != 1:
+        return weights
+    ((where, key_map),) = found.items()
+    translated, _ = to_canonical(theirs, where, key_map, source)
+    return {name: value for name, value in weights.items() if name not in theirs} | {
+        prefix + name: value for name, value in translated.items()
+    }
+
+
+mmengine.runner.load_state_dict = mmengine.runner.checkpoint.load_state_dict = load_state_dict

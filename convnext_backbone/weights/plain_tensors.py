@@ -1,0 +1,87 @@
+"""Whether the tensors of a file hold plain finite numbers that the file really has: a crafted one may claim any."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
+
+from ..utils.errors import CheckpointMismatch, printable
+
+_FLOATS: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COMPLEX = (torch.complex64, torch.complex128)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_plain(name: str, tensor: Any, source: str, own: Tensor | None = None) -> None:
+    """Check a tensor of a file.
+
+    Args:
+        name: Its name, and ``source`` that of the file, for errors.
+        tensor: What the file has under the name.
+        source: Path or address.
+        own: The tensor of the model that it fills, whose kind of numbers it must have; floating point if unknown.
+
+    Raises:
+        CheckpointMismatch: It does not hold plain finite numbers.
+    """
+    allowed, words = _FLOATS, 'floating-point numbers'
+    if (own is None and name.endswith('.num_batches_tracked')) or (own is not None and own.dtype in _INTEGERS):
+        allowed, words = _INTEGERS, 'integers'
+    elif own is not None and own.dtype in _COMPLEX:
+        allowed, words = _COMPLEX, 'complex numbers'
+    if not _is_plain(tensor) or tensor.dtype not in allowed:
+        kind = f'{tensor.dtype}, {tensor.layout}' if isinstance(tensor, Tensor) else type(tensor).__name__
+        stretched = ', fewer than its shape takes' if isinstance(tensor, Tensor) and tensor.dtype in allowed else ''
+        raise CheckpointMismatch(
+            f'The checkpoint {printable(source)} holds {printable(name)} not as plain {words} but as '
+            f'{kind}{stretched}: save the plain weights.'
+        )
+    # One pass and no copy; only where that overflows or fails, a second look.
+    total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None)
+    if not total.isfinite() and not tensor.isfinite().all() and (own is None or own.isfinite().all()):
+        raise CheckpointMismatch(
+            f'The checkpoint {printable(source)} holds numbers in {printable(name)} that are not finite: it was saved '
+            f'from a run that failed, or is corrupt; take an earlier one.'
+        )
+
+
+def _is_plain(tensor: Any) -> bool:
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type == 'meta':
+        return False
+    if tensor.is_nested or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return False
+    return all(stride or size < 2 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
+    """Check whatever of a file would fill a tensor of a model, by the model's names.
+
+    Raises:
+        CheckpointMismatch: As of :func:`check_plain`.
+    """
+    for name, own in own_tensors(model).items():
+        if name in weights:
+            check_plain(name, weights[name], source, own)
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the names that mmengine saves and loads them by; whole ones of a sharded model, too."""
+    return {
+        prefix + name: tensor
+        for prefix, module in named_modules(model)
+        for tensors in (module._parameters, module._buffers)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+
+
+def named_modules(module: Any, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model with their prefixes (``'backbone.'``), which wrappers have no part in."""
+    while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        module = module.module
+    yield prefix, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from named_modules(child, f'{prefix}{name}.')
