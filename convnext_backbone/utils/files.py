@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import UserError, WriteError
+from .errors import UserError, WriteError, printable
 
 _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -90,9 +90,11 @@ def check_work_dir(work_dir: str | os.PathLike, flag: str = '--work-dir') -> Non
         UserError: It cannot be created or written.
     """
     try:
+        os.path.abspath(work_dir).encode()  # other files will hold it
         Path(work_dir).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=Path(work_dir)).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, 'strerror', 'its name is no UTF-8')
         raise UserError(
-            f'The folder {work_dir} cannot be written: {error.strerror}; choose another with {flag}.'
+            f'The folder {printable(str(work_dir))} cannot be written: {reason}; choose another with {flag}.'
         ) from error
