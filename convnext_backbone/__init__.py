@@ -4,6 +4,8 @@ It needs torch and mmengine; mmcv, mmdet, mmsegmentation and timm only where a c
 Importing this package registers everything in it in mmengine's root registries, and changes mmengine and mmcv so that
 
 - whoever loads a checkpoint through mmengine, no code in it is run (:mod:`.weights.safe_load`);
+- nor is that of data files and configs: ``mmengine.load`` reads no pickles, and of YAML plain values only
+  (:mod:`.datasets.plain_files`);
 - ``init_cfg=dict(type='Pretrained', ...)`` is strict for the models of this package (:mod:`.weights.pretrained_init`);
 - the local file backend writes atomically (:class:`.AtomicLocalBackend`);
 - mmcv finds its operators, where none are compiled (:mod:`.ops`).
@@ -23,6 +25,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import ops as _ops
+from .datasets import plain_files as _plain_files  # noqa: F401  # registers
 from .datasets.preprocessor import ImagePreprocessor
 from .datasets.timm_dataset import TimmDataset, TimmShards
 from .engine.accumulation import StepSchedulerHook

@@ -1,17 +1,19 @@
 """Whether the data of a run exists and fits its model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
-from ..datasets.coco_check import find_coco_problem
+from ..datasets.mask_check import check_masks
+from ..datasets.masks import VOID
+from ..datasets.plain_files import refuse_pickles
 from ..utils.errors import ArgumentError, UserError, printable, shorten
 from .check import walk
-from .load import find_datasets
+from .check_annotations import check_annotations
+from .dataset_types import find_classes, name_datasets
 
-_QUICKLY_READ = 32 * 2**20  # bytes of json, a second or two
 _HEADS = ('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
@@ -22,21 +24,21 @@ def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
         UserError: Something is missing (the text names the folder, the files expected in it and the flag) or invalid,
             or the model has other classes.
     """
-    scope = cfg.get('default_scope')
     for split in splits:
-        for dataset in find_datasets(cfg.get(f'{split}_dataloader')):
-            if dataset.get('reader'):  # it downloads or finds what it is told to
-                continue
-            _check_files(dataset, split)
-            classes = find_classes(dataset, scope)
-            if split == 'train' and classes is not None:
-                check_heads(cfg, classes)
-            # What is labelled must be so; a larger file is judged after a failure.
-            if split != 'test' and dataset.get('ann_file') and reads_coco(dataset, scope):
-                path = Path(dataset.get('data_root') or '.') / dataset['ann_file']
-                problem = find_coco_problem(dataset, classes) if path.stat().st_size <= _QUICKLY_READ else None
-                if problem:
-                    raise UserError(problem)
+        refuse_pickles(walk(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'))
+        for _, dataset in name_datasets(cfg, split):
+            if not dataset.get('reader'):  # which downloads or finds what it is told to
+                _check_files(dataset, split)
+        check_classes(cfg, split)
+        check_annotations(cfg, split)
+        _check_masks(cfg, split)
+
+
+def _check_masks(cfg: Config, split: str) -> None:
+    owner = cfg.get('model' if split == 'train' else f'{split}_evaluator')  # of what is ignored
+    ignored = {value for name, value in walk(owner) if name.endswith('ignore_index') and isinstance(value, int)}
+    for _, dataset in name_datasets(cfg, split):
+        check_masks(dataset, cfg.get('default_scope'), split, {VOID, *ignored})
 
 
 def _check_files(dataset: Mapping, split: str) -> None:
@@ -52,32 +54,26 @@ def _check_files(dataset: Mapping, split: str) -> None:
         )
 
 
-def find_classes(dataset: Mapping, scope: str | None) -> Sequence[str] | None:
-    """Return the classes that a config gives a data set, or that its type has; None where neither names them."""
-    for meta in (dataset.get('metainfo'), getattr(_find_type(dataset, scope), 'METAINFO', None)):
-        if isinstance(meta, Mapping) and 'classes' in meta:
-            return meta['classes'] if isinstance(meta['classes'], (list, tuple)) else None
-    return None
+def check_classes(cfg: Config, split: str) -> None:
+    """Compare the classes that a config gives a split with the heads of the model and with the training data.
 
-
-def reads_coco(dataset: Mapping, scope: str | None) -> bool:
-    """Whether a data set is mmdet's CocoDataset, or derived from it and reads its file the same way."""
-    kind = _find_type(dataset, scope)
-    base = next((base for base in getattr(kind, '__mro__', ()) if base.__name__ == 'CocoDataset'), None)
-    return base is not None and all(
-        getattr(kind, name) is getattr(base, name) for name in ('load_data_list', 'parse_data_info')
-    )
-
-
-def _find_type(dataset: Mapping, scope: str | None) -> type | None:
-    kind = dataset.get('type')
-    if not isinstance(kind, str):
-        return kind
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        try:
-            return registry.get(kind)
-        except (ValueError, RuntimeError, ImportError):  # no such name
-            return None
+    Raises:
+        ArgumentError: They differ; the text names them.
+    """
+    scope = cfg.get('default_scope')
+    trained = [find_classes(dataset, scope) for _, dataset in name_datasets(cfg, 'train')]
+    for name, dataset in name_datasets(cfg, split):
+        classes = find_classes(dataset, scope)
+        if classes is None:
+            continue
+        if split == 'train':
+            check_heads(cfg, classes)
+        elif split == 'val' and any(trained) and [*classes] not in [one and [*one] for one in trained]:
+            raise ArgumentError(
+                f'{name} has the classes {printable(repr([*classes]))}, but the training data '
+                f'{printable(repr([*(trained[0] or ())]))}: labels are places in this list, so give both the same '
+                f'metainfo.classes.'
+            )
 
 
 def check_heads(cfg: Config, classes: Sequence[str]) -> None:
@@ -86,10 +82,17 @@ def check_heads(cfg: Config, classes: Sequence[str]) -> None:
     Raises:
         ArgumentError: A head has another number of classes; the text names it.
     """
+    for name, value in find_heads(cfg):
+        if value != len(classes):
+            raise ArgumentError(
+                f'{name}={printable(repr(value))} does not fit the training data, which has {len(classes)} classes '
+                f'({printable(", ".join(map(str, classes)))}): change it, or metainfo.classes of the data sets.'
+            )
+
+
+def find_heads(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """The settings ``num_classes`` of the heads that predict the classes of the data, by dotted names."""
     for part in _HEADS:
         for name, value in walk((cfg.get('model') or {}).get(part), f'model.{part}'):
-            if name.endswith('.num_classes') and 'semantic_head' not in name and value != len(classes):
-                raise ArgumentError(
-                    f'{name}={printable(repr(value))} does not fit the training data, which has {len(classes)} classes '
-                    f'({printable(", ".join(map(str, classes)))}): change it, or metainfo.classes of the data sets.'
-                )
+            if name.endswith('.num_classes') and 'semantic_head' not in name:
+                yield name, value

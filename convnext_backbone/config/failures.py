@@ -13,13 +13,12 @@ from mmengine.config import Config
 from mmengine.model import weight_init
 from mmengine.registry import MODELS, Registry
 
-from ..datasets.coco_check import find_coco_problem
+from ..datasets.coco_check import check_coco
 from ..utils.errors import UserError, printable
 from ..utils.files import explain_disk_errors
 from ..utils.image_io import IMAGE_SUFFIXES
 from .check import DATALOADERS, as_list, walk
-from .check_data import find_classes, reads_coco
-from .load import find_datasets
+from .dataset_types import find_classes, name_datasets, reads_coco
 
 # What processes that load data are short of, by what torch and Python say of it, and the remedy.
 _LACKS = {
@@ -71,6 +70,7 @@ def find_explanation(error: Exception, cfg: Config) -> str | None:
         _worker_problem(error, cfg)
         or _batch_norm_problem(str(error))
         or _image_problem(str(error))
+        or _empty_problem(error, cfg)
         or _annotation_problem(cfg)
         or _channels_problem(cfg)
         or _build_problem(error, cfg)
@@ -118,14 +118,26 @@ def _image_problem(text: str) -> str | None:
     )
 
 
+def _empty_problem(error: Exception, cfg: Config) -> str | None:
+    """The engine fails with numpy's words on a data set that is empty."""
+    if str(error) != 'need at least one array to concatenate' or not hasattr(error, 'failed_config'):
+        return None
+    return (
+        f'{_describe_part(error.failed_config, cfg)} has no image left: correct data_root, ann_file, data_prefix and '
+        f'img_suffix, or what filter_cfg and indices leave of it.'
+    )
+
+
 def _annotation_problem(cfg: Config) -> str | None:
+    """An image is missing; all else that annotation files have was checked before the run."""
     scope = cfg.get('default_scope')
-    for dataset in (one for loader in DATALOADERS for one in find_datasets(cfg.get(loader))):
+    for dataset in (one for split in ('train', 'val', 'test') for _, one in name_datasets(cfg, split)):
         path = Path(dataset.get('data_root') or '.') / (dataset.get('ann_file') or '')
         if path.is_file() and isinstance(dataset.get('data_prefix', {}), dict) and reads_coco(dataset, scope):
-            problem = find_coco_problem(dataset, find_classes(dataset, scope), failed=True)
-            if problem:
-                return problem
+            try:
+                check_coco(dataset, find_classes(dataset, scope), failed=True)
+            except UserError as error:
+                return str(error)
     return None
 
 

@@ -1,130 +1,180 @@
 """Checks of COCO annotation files: the first problem as one sentence that names the file, the entry and its value.
 
-A problem is what mmdet fails on or silently misreads. What it skips is none: boxes without an area within the image,
-polygons of fewer than three points, annotations of other classes or of images that the file does not list.
+A problem is what mmdet fails on or silently misreads. What it leaves out is none: crowds, boxes without an area within
+the image, annotations of other classes or of images that the file does not list; it is counted.
 """
 
 import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from ..utils.errors import printable
+from ..utils.errors import UserError, printable
+from .coco_boxes import BoxEvidence
+from .coco_format import RLE, Annotation, CocoFile, CocoProblem, Image, read_coco
 
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-
-    from .coco_format import RLE, Annotation, CocoFile, Image
-
-_EXPECTED = 'a COCO annotation file is a json object with the lists images, annotations and categories'
+_CROWD = 'iscrowd=1'
+_DECODED = 2000  # annotations whose compressed masks are decoded, which takes half a millisecond each
 
 
-def find_coco_problem(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> str | None:
-    """Describe the first problem of the annotation file of a data set; None if there is none.
+class CocoContent(NamedTuple):
+    """What a data set takes from its annotation file: file names of images by id, and how many annotations."""
+
+    path: Path
+    images: dict[int | str, str]
+    dropped: Counter[str]  # images that are left out, by reason
+    used: int
+    left_out: Counter[str]  # annotations that are left out, by reason
+
+    def describe_loss(self) -> str:
+        """Say what is left out of what, and why."""
+        parts = [f'{number} of {len(self.images)} images {why}' for why, number in self.dropped.most_common()]
+        annotations = self.used + self.left_out.total()
+        parts += [f'{number} of {annotations} annotations have {why}' for why, number in self.left_out.most_common()]
+        return f'in {self.path} {" and ".join(parts) or "there are no annotations"}'
+
+
+def check_coco(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> CocoContent:
+    """Check the annotation file of a data set.
 
     Args:
         dataset: Config of a data set of mmdet.
         classes: The class names of the config, if it has any.
         failed: Whether a run has failed: then every image must exist, though a run may use only some of them.
+
+    Raises:
+        UserError: The file is missing or invalid, has other classes, or contradicts itself.
     """
-    from pydantic import ValidationError  # here: it takes a fifth of a second to import
-
-    from .coco_format import CocoFile
-
     root = Path(dataset.get('data_root') or '.')
     path = root / dataset['ann_file']
-    try:
-        coco = CocoFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        return f'The annotation file {path} cannot be read ({error}): point elsewhere with --data-root.'
-    except ValidationError as error:
-        return f'The annotation file {path} {_schema_problem(error)}.'
     steps = [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
-    masks = any(step.get('with_mask') for step in steps)
-    problem = _duplicate_id(coco) or _class_problem(coco, classes) or _segmentation_problem(coco, masks)
-    if not problem and failed and not any(step.get('backend_args') for step in steps):  # else images may be elsewhere
-        problem = _missing_image(coco, root / ((dataset.get('data_prefix') or {}).get('img') or ''))
-    return problem and f'The annotation file {path} {problem}.'
+    try:
+        coco = read_coco(path)
+        images = {image.id: image for image in coco.entries('images')}
+        if failed and not any(step.get('backend_args') for step in steps):  # else images may be elsewhere
+            _check_images(images, root / ((dataset.get('data_prefix') or {}).get('img') or ''))
+        wanted = _find_categories(coco, classes)
+        left_out, annotated = _check_annotations(coco, images, wanted, any(step.get('with_mask') for step in steps))
+    except OSError as error:
+        raise UserError(
+            f'The annotation file {path} cannot be read ({error}): point elsewhere with --data-root.'
+        ) from error
+    except CocoProblem as error:
+        raise UserError(f'The annotation file {path} {error}.') from error
+    dropped = _count_dropped(images, annotated, {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {})
+    used = len(coco.annotations) - left_out.total()
+    return CocoContent(path, {name: image.file_name for name, image in images.items()}, dropped, used, left_out)
 
 
-def _schema_problem(invalid: 'ValidationError') -> str:
-    errors = invalid.errors(include_url=False)
-    first, location = errors[0], errors[0]['loc']
-    if not location:
-        what = 'json' if first['type'] == 'json_invalid' else 'COCO json'
-        return f'is not {what} ({first["msg"]}): {_EXPECTED}; point elsewhere with --data-root'
-    name = ''.join(f'[{part}]' if isinstance(part, int) else f'.{part}' for part in location[:3])[1:]
-    if first['type'] == 'missing':
-        return f'lacks {name}' + (f': {_EXPECTED}' if len(location) == 1 else '')
-    # Of the alternatives of a union, the one that got furthest.
-    error = max((one for one in errors if one['loc'][:3] == location[:3]), key=lambda one: len(one['loc']))
-    return f'has {_shown(error["input"])} in {name} ({error["msg"]})'
-
-
-def _duplicate_id(coco: 'CocoFile') -> str | None:
-    for kind in ('images', 'annotations', 'categories'):
-        for one, number in Counter(entry.id for entry in getattr(coco, kind)).items():
-            if number > 1:
-                return f'has {number} {kind} with id={_shown(one)}'
-    return None
-
-
-def _class_problem(coco: 'CocoFile', classes: Sequence[str] | None) -> str | None:
-    names = [category.name for category in coco.categories]
-    # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
-    if classes is None or [name for name in names if name in classes] == list(classes):
-        return None
-    return (
-        f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: name those of the '
-        f'file, in its order, in metainfo.classes of the data set'
-    )
-
-
-def _segmentation_problem(coco: 'CocoFile', masks: bool) -> str | None:
-    images = {image.id: image for image in coco.images}
-    for number, annotation in enumerate(coco.annotations):
-        image, outline = images.get(annotation.image_id), annotation.segmentation
-        if image is None or _is_skipped(annotation, image):
-            continue
-        if not outline:
-            problem = 'but the config asks for masks' if masks else None
-        else:
-            problem = None if isinstance(outline, list) else _rle_problem(outline, image)
-        if problem:
-            return f'has annotations[{number}] with segmentation={_shown(outline)}, {problem}'
-    return None
-
-
-def _missing_image(coco: 'CocoFile', folder: Path) -> str | None:
-    for number, image in enumerate(coco.images):
+def _check_images(images: dict[int | str, Image], folder: Path) -> None:
+    for number, image in enumerate(images.values()):
         if not os.path.isfile(folder / image.file_name):
-            return (
+            raise CocoProblem(
                 f'has images[{number}] with file_name={_shown(image.file_name)}, which is missing in {folder}: fix '
                 f'data_root and data_prefix, or put it there'
             )
-    return None
 
 
-def _is_skipped(annotation: 'Annotation', image: 'Image') -> bool:
+def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[int | str]:
+    """Ids of the categories that a config names, which must be in the order of the file."""
+    categories = [*coco.entries('categories')]
+    names = [category.name for category in categories]
+    # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
+    if classes is not None and [name for name in names if name in classes] != list(classes):
+        raise CocoProblem(
+            f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: name those of '
+            f'the file, in its order, in metainfo.classes of the data set'
+        )
+    return {category.id for category in categories if classes is None or category.name in classes}
+
+
+def _check_annotations(
+    coco: CocoFile, images: dict[int | str, Image], wanted: set[int | str], masks: bool
+) -> tuple[Counter[str], set[int | str]]:
+    """Why annotations are left out, and the ids of images that have some of the wanted categories."""
+    left_out: Counter[str] = Counter()
+    annotated, boxes = set(), BoxEvidence()
+    for number, annotation in enumerate(coco.entries('annotations')):
+        image = images.get(annotation.image_id)
+        if annotation.category_id in wanted:
+            annotated.add(annotation.image_id)
+        if image is None:
+            left_out[_why_unknown('image', annotation.image_id, images)] += 1
+            continue
+        why = _why_left_out(annotation, image, wanted)
+        if why:
+            left_out[why] += 1
+        else:
+            boxes.add(number, annotation, image)
+        problem = _mask_problem(annotation, image, masks, number < _DECODED) if why in (None, _CROWD) else None
+        if problem:
+            raise CocoProblem(
+                f'has annotations[{number}] with segmentation={_shown(annotation.segmentation)}, {problem}'
+            )
+    boxes.check()
+    return left_out, annotated
+
+
+def _why_left_out(annotation: Annotation, image: Image, wanted: set[int | str]) -> str | None:
+    """Why mmdet does not learn from an annotation; None if it does."""
+    if annotation.category_id not in wanted:
+        return _why_unknown('category', annotation.category_id, wanted)
+    if annotation.ignore:
+        return 'ignore=1'
     x, y, width, height = annotation.bbox
-    inside = min(x + width, image.width) > max(x, 0) and min(y + height, image.height) > max(y, 0)
-    return bool(annotation.ignore) or not inside or width < 1 or height < 1 or annotation.area <= 0
+    if min(x + width, image.width) <= max(x, 0) or min(y + height, image.height) <= max(y, 0):
+        return 'a bbox outside of the image'
+    if width < 1 or height < 1:
+        return 'a bbox below one pixel'
+    if annotation.area <= 0:
+        return 'no area'
+    return _CROWD if annotation.iscrowd else None
 
 
-def _rle_problem(rle: 'RLE', image: 'Image') -> str | None:
+def _why_unknown(kind: str, name: int | str, known: set[int | str] | dict[int | str, Image]) -> str:
+    """Why an image or a category is not found by its id."""
+    other = str(name) if isinstance(name, int) else int(name) if name.isdecimal() else None
+    if other in known:
+        types = ('text', 'a number') if isinstance(name, str) else ('a number', 'text')
+        return f'{types[0]} as {kind}_id, where the id of the {kind} is {types[1]}'
+    return 'another image_id than any image' if kind == 'image' else 'another class'
+
+
+def _mask_problem(annotation: Annotation, image: Image, masks: bool, decode: bool) -> str | None:
+    mask = annotation.segmentation
+    if not mask:
+        return 'but the config asks for masks' if masks else None
+    if isinstance(mask, list):
+        return None
     size = [image.height, image.width]
-    if rle.size != size:
+    if mask.size != size:
         return f'whose size is not that of its image, {size}'
-    if isinstance(rle.counts, list):  # which pycocotools would decode to arbitrary pixels if their sum is wrong
-        return None if sum(rle.counts) == image.height * image.width else 'whose counts do not add up to its size'
-    from pycocotools import mask
+    if isinstance(mask.counts, list):  # which pycocotools would decode to arbitrary pixels if their sum is wrong
+        return None if sum(mask.counts) == image.height * image.width else 'whose counts do not add up to its size'
+    return _decoding_problem(mask) if decode else None
+
+
+def _decoding_problem(mask: RLE) -> str | None:
+    from pycocotools import mask as pycocotools_mask
 
     try:
-        mask.decode(rle.model_dump())
+        pycocotools_mask.decode(dict(size=mask.size, counts=mask.counts))
     except Exception as error:
         return f'which cannot be decoded ({error})'
     return None
+
+
+def _count_dropped(images: dict[int | str, Image], annotated: set[int | str], settings: Mapping) -> Counter[str]:
+    """Why mmdet's filter leaves out images."""
+    dropped: Counter[str] = Counter()
+    smallest = settings.get('min_size', 0)
+    for image in images.values():
+        if min(image.width, image.height) < smallest:
+            dropped[f'are smaller than filter_cfg.min_size={smallest}'] += 1
+        elif settings.get('filter_empty_gt') and image.id not in annotated:
+            dropped['have no annotation of the classes, which filter_cfg.filter_empty_gt asks for'] += 1
+    return dropped
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..utils.errors import ArgumentError, UserError
 from ..utils.image_io import decode_image
+from .plain_files import read_class_map
 from .shard_stream import ImageStream, black_image
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _posterize(image: 'Image', bits: int, **settings: Any) -> 'Image':
     return posterize(image, bits, **settings) if bits else image.point(lambda value: 0)
 
 
-def _open_reader(path: str, reader: str, split: str, class_map: str) -> Any:
+def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] | str) -> Any:
     """Open timm's reader of a folder, of tar files, or of a data set of the Hugging Face Hub or a local copy of one."""
     if reader == 'hfds':
         from timm.data.readers.reader_hfds import ReaderHfds
@@ -86,7 +87,7 @@ class TimmDataset(Dataset):
         transform: Settings of :func:`build_transform`.
         is_training: Whether to augment, and to replace unreadable images by the next one.
         reader: ``''`` or ``'hfds'``.
-        class_map: A file of class names, the first for label 0; by default the sorted names of the folders.
+        class_map: A file of class names, the first for label 0, or json; by default the sorted names of the folders.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class TimmDataset(Dataset):
     ) -> None:
         path = data_root.rstrip('/') if reader == 'hfds' else str(Path(data_root) / data_prefix)
         try:
-            self.reader = _open_reader(path, reader, data_prefix, class_map)
+            names = read_class_map(class_map, path) if class_map else ''  # timm would unpickle some
+            self.reader = _open_reader(path, reader, data_prefix, names)
         except (RuntimeError, AssertionError, ValueError, ImportError, OSError) as error:
             raise UserError(f'The images in {path} cannot be read: {error}') from error
         self.transform = build_transform(is_training, **(transform or {}))
@@ -160,5 +162,6 @@ def TimmShards(  # noqa: N802  # a type in a config
         **settings,
     )
     if class_map:
-        stream.metainfo['classes'] = tuple(Path(class_map).read_text().splitlines())
+        labels = read_class_map(class_map)
+        stream.metainfo['classes'] = tuple(sorted(labels, key=labels.__getitem__))
     return stream

@@ -1,18 +1,20 @@
-"""COCO annotation files: what mmdet fails on or misreads is described in one sentence, what it skips is not. Exact."""
+"""COCO annotation files: what mmdet fails on or misreads is one sentence, what it leaves out is counted. Exact."""
 
+import codecs
 import copy
 import json
 
 import pytest
 
-from convnext_backbone.datasets.coco_check import find_coco_problem
+from convnext_backbone import UserError
+from convnext_backbone.datasets.coco_check import CocoContent, check_coco
 
 RLE = dict(size=[10, 20], counts=[100, 50, 50])
 BOX = dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4.5], area=9)
 COCO = dict(
     images=[dict(id=1, file_name='a.jpg', height=10, width=20), dict(id='x', file_name='b.jpg', height=10, width=20)],
     annotations=[
-        dict(id=1, segmentation=[[1, 2, 3, 4, 5, 6]], **BOX),
+        dict(id=1, segmentation=[[1, 2, 4, 2, 4, 6]], **BOX),
         dict(id=2, segmentation=RLE, iscrowd=1, **BOX),
         dict(id='3', segmentation={**RLE, 'counts': 'b1b1T3'}, **BOX),
     ],
@@ -20,12 +22,17 @@ COCO = dict(
 )
 
 
-def find_problem(content: bytes | dict, folder, masks: bool = True, **arguments) -> str | None:
-    path = folder / 'coco.json'
-    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+def check(content: bytes | dict, folder, masks: bool = True, settings=(), **arguments) -> CocoContent:
+    (folder / 'coco.json').write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     dataset = dict(data_root=str(folder), ann_file='coco.json', pipeline=[dict(type='Load', with_mask=masks)])
-    problem = find_coco_problem(dataset, **arguments)
-    assert problem is None or (problem.startswith(f'The annotation file {path} ') and '\n' not in problem)
+    return check_coco({**dataset, **dict(settings)}, **arguments)
+
+
+def find_problem(content: bytes | dict, folder, **arguments) -> str:
+    with pytest.raises(UserError) as refused:
+        check(content, folder, **arguments)
+    problem = str(refused.value)
+    assert problem.startswith(f'The annotation file {folder / "coco.json"} ') and '\n' not in problem
     return problem
 
 
@@ -38,24 +45,54 @@ def changed(kind: str, entry: int, key: str, value: object) -> dict:
     return content
 
 
+def with_boxes(*boxes: list[float], outlines: bool = False, size: tuple[int, int] = (100, 100)) -> dict:
+    """A file with one image, and with annotations of these corners."""
+    annotations = []
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        one = dict(id=number, image_id=1, category_id=1, area=(right - left) * (bottom - top), iscrowd=0)
+        outline = [[left, top, right, top, right, bottom]]
+        box = [left, top, right - left, bottom - top]
+        annotations.append(dict(one, bbox=box, segmentation=outline if outlines else None))
+    image = dict(id=1, file_name='a.jpg', height=size[1], width=size[0])
+    return dict(COCO, images=[image], annotations=annotations)
+
+
+CORNERS = [[30, 20, 70, 60], [5, 5, 30, 90], [50, 50, 99, 99], [60, 10, 90, 40]]
+
+
 def test_a_valid_file_has_no_problem(tmp_path):
-    assert find_problem(COCO, tmp_path, classes=('cat', 'dog')) is None
-    assert find_problem(COCO, tmp_path, classes=('dog',)) is None
+    check(COCO, tmp_path, classes=('cat', 'dog'))
+    check(COCO, tmp_path, classes=('dog',))
 
 
 @pytest.mark.parametrize(
     ('content', 'named'),
     [
-        (b'{"images": [', ['is not json', 'EOF']),
+        (b'', ['is empty', 'images, annotations and categories']),
+        (b'{"images": [', ['is not json', 'line 1 column 13']),
         (b'[1]', ['is not COCO json', 'images, annotations and categories']),
         (b'{"labels": [1, 2]}', ['lacks images', 'images, annotations and categories']),
-        ({**COCO, 'images': []}, ['[] in images', 'at least 1']),
+        ({**COCO, 'images': []}, ['[] in images', 'length >= 1']),
         ({**COCO, 'annotations': [5]}, ['5 in annotations[0]', 'object']),
+        (json.dumps(COCO).encode('utf-16'), ['is not UTF-8 text']),
+        (json.dumps(COCO).encode().replace(b'dog', b'd\xf6g'), ['is not UTF-8 text']),
     ],
 )
 def test_another_kind_of_file_is_named(content, named, tmp_path):
     problem = find_problem(content, tmp_path)
     assert all(word in problem for word in named), problem
+
+
+def test_a_byte_order_mark_is_read(tmp_path):
+    assert check(codecs.BOM_UTF8 + json.dumps(COCO).encode(), tmp_path) == check(COCO, tmp_path)
+
+
+def test_what_python_takes_for_json_is_read(tmp_path):
+    """The values that json has no words for, in keys that mmdet does not read."""
+    content = dict(
+        COCO, info=dict(score=float('nan'), more=[float('inf'), '\ud800'.encode('utf-8', 'replace').decode()])
+    )
+    assert check(content, tmp_path) == check(COCO, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -65,17 +102,17 @@ def test_another_kind_of_file_is_named(content, named, tmp_path):
         ('images 1 height', True, 'True in images[1].height'),
         ('images 0 width', 0, '0 in images[0].width'),
         ('images 0 file_name', '', "'' in images[0].file_name"),
-        ('images 1 id', 1, '2 images with id=1'),
-        ('annotations 0 id', 2, '2 annotations with id=2'),
-        ('categories 0 id', 2, '2 categories with id=2'),
+        ('images 1 id', 1, 'several images with id=1'),
+        ('annotations 0 id', 2, 'several annotations with id=2'),
+        ('categories 0 id', 2, 'several categories with id=2'),
         ('annotations 0 category_id', None, 'None in annotations[0].category_id'),
         ('annotations 0 bbox', [1, 2, 3], '[1, 2, 3] in annotations[0].bbox'),
-        ('annotations 0 bbox', [1, 2, 'x', 3], "'x' in annotations[0].bbox"),
-        ('annotations 0 bbox', [1, 2, float('nan'), 3], 'nan in annotations[0].bbox'),
+        ('annotations 0 bbox', [1, 2, 'x', 3], "'x' in annotations[0].bbox[2]"),
+        ('annotations 0 bbox', [1, 2, float('nan'), 3], "'NaN' in annotations[0].bbox[2]"),
         ('annotations 0 area', '9', "'9' in annotations[0].area"),
-        ('annotations 0 segmentation', [1, 2, 3, 4, 5, 6], '1 in annotations[0].segmentation'),
-        ('annotations 0 segmentation', [[1, 2, 3, 4, 5, 1e9]], '1000000000.0 in annotations[0].segmentation'),
-        ('annotations 0 segmentation', dict(size=[10, 20]), "{'size': [10, 20]} in annotations[0].segmentation"),
+        ('annotations 0 segmentation', [1, 2, 3, 4, 5, 6], '1 in annotations[0].segmentation[0]'),
+        ('annotations 0 segmentation', [[1, 2, 3, 4, 5, 1e9]], '1000000000.0 in annotations[0].segmentation[0][5]'),
+        ('annotations 0 segmentation', dict(size=[10, 20]), 'lacks annotations[0].segmentation.counts'),
         ('annotations 0 segmentation', 'missing', 'annotations[0] with segmentation=None, but the config asks'),
         ('annotations 1 segmentation', {**RLE, 'size': [20, 10]}, 'size=[20, 10], counts=[100, 50, 50]), whose size'),
         ('annotations 1 segmentation', {**RLE, 'counts': [5, 5]}, 'whose counts do not add up to its size'),
@@ -95,22 +132,88 @@ def test_classes_must_have_the_order_of_the_file(tmp_path):
         assert "['cat', 'dog']" in problem and str([*classes]) in problem and 'metainfo.classes' in problem
 
 
+def test_the_order_of_a_large_file_is_checked(tmp_path):
+    content = dict(COCO, info='x' * (33 * 2**20))
+    assert "['cat', 'dog']" in find_problem(content, tmp_path, classes=('dog', 'cat'))
+
+
 def test_what_mmdet_skips_is_no_problem(tmp_path):
-    assert find_problem(changed('annotations', 0, 'segmentation', 'missing'), tmp_path, masks=False) is None
-    assert find_problem(changed('annotations', 0, 'segmentation', [[1, 2, 3]]), tmp_path) is None
-    assert find_problem(changed('annotations', 1, 'image_id', 99), tmp_path) is None
-    assert find_problem(changed('annotations', 1, 'category_id', 99), tmp_path) is None
+    check(changed('annotations', 0, 'segmentation', 'missing'), tmp_path, masks=False)
+    check(changed('annotations', 0, 'segmentation', [[1, 2, 3]]), tmp_path)
+    check(changed('annotations', 1, 'image_id', 99), tmp_path)
+    check(changed('annotations', 1, 'category_id', 99), tmp_path)
     wrong = {**RLE, 'size': [20, 10]}
     for key, value in (('bbox', [30, 2, 3, 4]), ('bbox', [1, 2, 0.5, 4]), ('area', 0), ('ignore', 1)):
         content = changed('annotations', 1, 'segmentation', wrong)
         content['annotations'][1][key] = value
-        assert find_problem(content, tmp_path) is None
+        check(content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'why'),
+    [
+        ('iscrowd', 1, 'iscrowd=1'),
+        ('ignore', True, 'ignore=1'),
+        ('category_id', 2, 'another class'),
+        ('category_id', '1', 'text as category_id, where the id of the category is a number'),
+        ('image_id', 7, 'another image_id than any image'),
+        ('image_id', '1', 'text as image_id, where the id of the image is a number'),
+        ('bbox', [20, 2, 3, 3], 'a bbox outside of the image'),
+        ('bbox', [0.1, 0.2, 0.5, 0.4], 'a bbox below one pixel'),
+        ('area', 0, 'no area'),
+    ],
+)
+def test_what_is_left_out_is_counted_with_its_reason(key, value, why, tmp_path):
+    content = check(changed('annotations', 0, key, value), tmp_path, classes=('cat',))
+    assert content.used == 1 and content.left_out == ({why: 1, 'iscrowd=1': 1} if key != 'iscrowd' else {why: 2})
+    assert f'1 of 3 annotations have {why}' in content.describe_loss() or key == 'iscrowd'
+
+
+def test_images_that_the_filter_leaves_out_are_counted(tmp_path):
+    filtered = dict(filter_cfg=dict(filter_empty_gt=True, min_size=5))
+    content = check(COCO, tmp_path, settings=filtered)
+    assert content.images == {1: 'a.jpg', 'x': 'b.jpg'}
+    assert content.dropped == {'have no annotation of the classes, which filter_cfg.filter_empty_gt asks for': 1}
+    content = check(COCO, tmp_path, settings=dict(filter_cfg=dict(min_size=11)))
+    assert '2 of 2 images are smaller than filter_cfg.min_size=11' in content.describe_loss()
+    assert not check(COCO, tmp_path, settings=dict(filtered, test_mode=True)).dropped
+
+
+@pytest.mark.parametrize('outlines', [True, False])
+@pytest.mark.parametrize('own_area', [True, False])
+def test_corners_in_the_place_of_sizes_are_named(outlines, own_area, tmp_path):
+    content = with_boxes(*CORNERS, outlines=outlines)
+    for one, corners in zip(content['annotations'], CORNERS, strict=True):
+        one['bbox'] = corners
+        one['area'] = one['area'] if own_area else corners[2] * corners[3]
+    problem = find_problem(content, tmp_path, masks=False)
+    assert 'annotations[0] with bbox=[30.0, 20.0, 70.0, 60.0]' in problem or not (outlines or own_area)
+    assert 'of 4 boxes that contradict their' in problem and 'not two corners' in problem
+
+
+def test_boxes_apart_from_their_segmentation_are_named(tmp_path):
+    content = with_boxes(*CORNERS, outlines=True)
+    for one in content['annotations']:  # as fractions of the size of the image
+        one['segmentation'] = [[value / 100 for value in one['segmentation'][0]]]
+    assert '4 of 4 boxes that contradict their segmentation, the first in annotations[0]' in find_problem(
+        content, tmp_path
+    )
+
+
+def test_boxes_as_real_data_has_them_pass(tmp_path):
+    """Some beyond the image or beside their mask, and people whose hidden part is outside of the image."""
+    check(with_boxes([0, 0, 101, 102], [-1, -1, 100, 100]), tmp_path, masks=False)
+    check(with_boxes([60, 40, 90, 160], [-20, 50, 10, 140], [20, 30, 40, 150], [10, 0, 120, 90]), tmp_path, masks=False)
+    content = with_boxes(*CORNERS, [40, 40, 43, 43], outlines=True)
+    content['annotations'][0]['bbox'] = [0, 0, 99, 99]  # one is wrong
+    content['annotations'][4]['bbox'] = [39, 39, 4, 4]
+    assert check(content, tmp_path).used == 5
 
 
 def test_missing_images_are_named_after_a_failure(tmp_path):
     (tmp_path / 'a.jpg').touch()
-    assert find_problem(COCO, tmp_path) is None
+    check(COCO, tmp_path)
     problem = find_problem(COCO, tmp_path, failed=True)
     assert f"images[1] with file_name='b.jpg', which is missing in {tmp_path}" in problem
     (tmp_path / 'b.jpg').touch()
-    assert find_problem(COCO, tmp_path, failed=True) is None
+    check(COCO, tmp_path, failed=True)

@@ -404,7 +404,7 @@ class TestVersions:
 
     def test_what_is_required(self, required):
         names = {re.match(r'[\w-]+', requirement)[0] for requirement in required['']}
-        assert names == {'torch', 'safetensors', 'huggingface_hub', 'filelock', 'tqdm', 'pydantic'}  # neither stack
+        assert names == {'torch', 'safetensors', 'huggingface_hub', 'filelock', 'tqdm', 'msgspec'}  # neither stack
 
     @pytest.mark.parametrize('minor, numpy', [(10, '2.2.6'), (11, '2.4.6'), (13, '2.4.6')])
     def test_constraints_by_python(self, monkeypatch, minor, numpy):

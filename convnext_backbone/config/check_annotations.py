@@ -1,0 +1,94 @@
+"""Whether the COCO annotation files of a run are valid, leave something to learn from, and are those evaluated."""
+
+import os
+from pathlib import PurePath
+
+from mmengine.config import Config
+
+from ..datasets.coco_check import CocoContent, check_coco
+from ..datasets.coco_format import read_utf8
+from ..utils.cli import is_first_process
+from ..utils.errors import UserError, printable
+from .check import walk
+from .dataset_types import find_classes, name_datasets, reads_coco
+
+
+def check_annotations(cfg: Config, split: str) -> None:
+    """Check the annotation files of a split in the first process; make pycocotools read UTF-8 in all.
+
+    Raises:
+        UserError: A file is invalid, no image or no annotation of it is left, or others are evaluated.
+    """
+    scope = cfg.get('default_scope')
+    datasets = dict(name_datasets(cfg, split))
+    coco = {name: one for name, one in datasets.items() if one.get('ann_file') and reads_coco(one, scope)}
+    if not coco:
+        return
+    read_utf8()
+    if not is_first_process():  # COCO's training file takes seconds
+        return
+    contents = {name: check_coco(dataset, find_classes(dataset, scope)) for name, dataset in coco.items()}
+    for name, content in contents.items():
+        if content.dropped.total() == len(content.images):
+            raise UserError(f'{name} has no image left: {content.describe_loss()}.')
+    if split != 'train':
+        _check_evaluators(cfg, split, coco, contents)
+    elif len(coco) == len(datasets) and not any(content.used for content in contents.values()):
+        raise UserError(_no_annotation(contents))
+
+
+def _no_annotation(contents: dict[str, CocoContent]) -> str:
+    name, content = next(iter(contents.items()))
+    return (
+        f'{name} has no annotation left: {content.describe_loss()}; correct the file, or name another one or other '
+        f'classes.'
+    )
+
+
+def _check_evaluators(cfg: Config, split: str, datasets: dict[str, dict], contents: dict[str, CocoContent]) -> None:
+    listed = [_listed_images(datasets[name], content) for name, content in contents.items()]
+    listed.append({key: name for images in listed for key, name in images.items()})
+    for name, metric in walk(cfg.get(f'{split}_evaluator'), f'{split}_evaluator'):
+        kind = metric.get('type') if isinstance(metric, dict) else None
+        if str(getattr(kind, '__name__', kind)).rpartition('.')[2] != 'CocoMetric' or metric.get('format_only'):
+            continue  # test data of challenges has no annotations
+        evaluated = contents
+        if metric.get('ann_file'):
+            content = _read_evaluated(metric['ann_file'], cfg, datasets, contents)
+            evaluated = {name: content}
+            images = _listed_images({}, content)
+            if images not in listed:
+                raise UserError(
+                    f'{name}.ann_file={printable(repr(metric["ann_file"]))} lists other images than '
+                    f'{", ".join(datasets)}, of which scores would be wrong: {_difference(images, listed[-1])}; name '
+                    f'the annotation file of the data, or leave {name}.ann_file out.'
+                )
+        if not any(content.used for content in evaluated.values()):
+            raise UserError(_no_annotation(evaluated))
+
+
+def _listed_images(dataset: dict, content: CocoContent) -> dict[int | str, str]:
+    """Names of the images that a data set takes from its file, without folders, by id."""
+    images = [(key, PurePath(name).name) for key, name in content.images.items()]
+    chosen = dataset.get('indices')
+    if isinstance(chosen, int):
+        images = images[:chosen] if chosen >= 0 else images[chosen:]
+    elif chosen is not None:
+        images = [images[index] for index in chosen]
+    return dict(images)
+
+
+def _read_evaluated(path: str, cfg: Config, datasets: dict[str, dict], contents: dict[str, CocoContent]) -> CocoContent:
+    """What an evaluator's file holds; that of the data is not read again."""
+    for content in contents.values():
+        if os.path.realpath(content.path) == os.path.realpath(path):
+            return content
+    dataset = next(iter(datasets.values()))
+    classes = find_classes(dataset, cfg.get('default_scope'))
+    return check_coco({**dataset, 'data_root': '', 'ann_file': path, 'test_mode': True}, classes)
+
+
+def _difference(one: dict[int | str, str], other: dict[int | str, str]) -> str:
+    key = next(key for key in {**one, **other} if one.get(key) != other.get(key))
+    there, here = (printable(images[key]) if key in images else 'missing' for images in (one, other))
+    return f'image {printable(repr(key))} is {there} there and {here} in the data'
