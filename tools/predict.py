@@ -4,30 +4,51 @@
 tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
 """
 
+import argparse
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.utils import track_iter_progress
+import interruptible  # noqa: F401  # first, before what takes seconds to import
+from mmengine.config import Config
 
 from convnext_backbone.apis.builders import build_classifier, build_detector, build_segmentor
-from convnext_backbone.apis.classification import classes_json, classify, describe_classes
-from convnext_backbone.apis.detection import coco_json, describe_detections, predict
-from convnext_backbone.apis.segmentation import describe_segments, segment, segments_json
+from convnext_backbone.apis.classification import build_classification, classes_json, describe_classes
+from convnext_backbone.apis.coco_output import coco_json, find_ids
+from convnext_backbone.apis.detection import build_detection, describe_detections
+from convnext_backbone.apis.image_files import OVERVIEW, PREDICTIONS, find_images, refuse_broken, run_on_images
+from convnext_backbone.apis.segmentation import build_segmentation, describe_segments, segments_json
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.config.recipes import task_of
 from convnext_backbone.utils.cli import common_parser, user_errors
 from convnext_backbone.utils.errors import UserError
 from convnext_backbone.utils.files import check_work_dir, write_atomically
-from convnext_backbone.utils.image_io import find_images
 from convnext_backbone.visualization.legend import contact_sheet
 
-# By task: build the model, predict and draw each image, all predictions as json, and as printed text.
-TASKS = dict(
-    detection=(build_detector, predict, coco_json, describe_detections),
-    segmentation=(build_segmentor, segment, segments_json, describe_segments),
-    classification=(build_classifier, classify, classes_json, describe_classes),
-)
+# By task: the function that predicts and draws an image, all predictions as json, and as printed text.
+Task = tuple[Callable[[Path, Path], dict], Callable[[list[dict]], str], Callable[[list[dict]], str]]
+
+
+def detection(cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
+    """Boxes and masks."""
+    model = build_detector(cfg, args.checkpoint)
+    classes = model.dataset_meta['classes']
+    ids = find_ids(cfg, classes, args.ann)
+    return build_detection(model, args.score_thr), lambda found: coco_json(found, classes, ids), describe_detections
+
+
+def segmentation(cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
+    """Class ids of pixels."""
+    return build_segmentation(build_segmentor(cfg, args.checkpoint), out_dir), segments_json, describe_segments
+
+
+def classification(cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
+    """Classes of images."""
+    return build_classification(build_classifier(cfg, args.checkpoint)), classes_json, describe_classes
+
+
+TASKS = dict(detection=detection, segmentation=segmentation, classification=classification)
 
 
 @user_errors
@@ -37,30 +58,35 @@ def main() -> None:
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a detection (default 0.3)')
     parser.add_argument('--json', action='store_true', help='print the json on stdout, all else on stderr')
+    parser.add_argument('--ann', metavar='FILE', help="COCO json whose ids detections get; default the config's data")
     args = parser.parse_args()
     if not 0 <= args.score_thr <= 1:
         raise UserError(f'--score-thr {args.score_thr} is out of range: a score is between 0 and 1.')
     cfg = prepare_config(args)
-    images = find_images(args.images)
-    out_dir = Path(cfg.work_dir) / 'predictions'
-    check_work_dir(out_dir)
     task = task_of(cfg)
-    build, run, to_json, describe = TASKS[task]
-    options = dict(score_thr=args.score_thr) if task == 'detection' else {}
+    if args.ann and task != 'detection':
+        raise UserError(f'--ann {args.ann} is for detections, but the config is for {task}: leave it out.')
+    out_dir = Path(cfg.work_dir) / 'predictions'
+    images = find_images(args.images, out_dir)
+    check_work_dir(out_dir)
+    predictions: list[dict] = []
+    broken: dict[Path, str] = {}
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        found = run(build(cfg, args.checkpoint), images, out_dir, **options)
+        run, to_json, describe = TASKS[task](cfg, args, out_dir)
         try:
-            predictions = [*track_iter_progress((found, len(images)), file=sys.stderr)]
-        finally:
-            print(file=sys.stderr)  # ends the line of the progress bar
-    result = to_json(predictions)
-    write_atomically(result.encode(), out_dir / 'predictions.json')
-    contact_sheet([prediction['picture'] for prediction in predictions], out_dir / 'overview.png')
-    if args.json:
+            for prediction in run_on_images(run, images, broken):
+                predictions.append(prediction)  # one by one: what there is must be kept
+        finally:  # also of a run that is interrupted
+            if predictions:
+                result = to_json(predictions)
+                write_atomically(result.encode(), out_dir / PREDICTIONS)
+                contact_sheet([prediction['picture'] for prediction in predictions], out_dir / OVERVIEW)
+    if predictions and args.json:
         print(result)
-    else:
+    elif predictions:
         print(describe(predictions))
-        print(f'Pictures: {out_dir}\nAll in one: {out_dir / "overview.png"}\njson: {out_dir / "predictions.json"}')
+        print(f'Pictures: {out_dir}\nAll in one: {out_dir / OVERVIEW}\njson: {out_dir / PREDICTIONS}')
+    refuse_broken(broken, len(images))
 
 
 if __name__ == '__main__':

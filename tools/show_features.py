@@ -7,14 +7,16 @@ tools/show_features.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
 import sys
 from pathlib import Path
 
+import interruptible  # noqa: F401  # first, before what takes seconds to import
 import torch
 
 from convnext_backbone.apis.builders import build_stages
+from convnext_backbone.apis.image_files import OVERVIEW, find_images, refuse_broken, run_on_images
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
 from convnext_backbone.utils.files import check_work_dir
-from convnext_backbone.utils.image_io import find_images, name_pictures, read_image, write_picture
+from convnext_backbone.utils.image_io import write_picture
 from convnext_backbone.visualization.feature_maps import draw_stages
 from convnext_backbone.visualization.legend import contact_sheet
 
@@ -26,20 +28,26 @@ def main() -> None:
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
     args = parser.parse_args()
     cfg = prepare_config(args)
-    images = find_images(args.images)
     out_dir = Path(cfg.work_dir) / 'features'
+    images = find_images(args.images, out_dir, results=OVERVIEW)
     check_work_dir(out_dir)
     backbone = build_stages(cfg, args.checkpoint)
     preprocessor = build_preprocessor(cfg)
-    feed = build_input_pipeline(cfg, preprocessor)
-    pictures = name_pictures(images, out_dir)
-    for image, picture in zip(images, pictures, strict=True):
-        inputs = feed(read_image(image))
+    prepare = build_input_pipeline(cfg, preprocessor)
+
+    def draw(image: Path, picture: Path) -> dict:
+        inputs = prepare(image)
         with torch.no_grad():
             maps = [stage[0] for stage in backbone(inputs)]
         write_picture(draw_stages(denormalize(inputs, preprocessor)[0], maps, backbone.strides), picture)
-    contact_sheet(pictures, out_dir / 'overview.png', columns=1, width=1280)
-    print(f'Pictures: {out_dir}\nAll in one: {out_dir / "overview.png"}')
+        return dict(picture=picture)
+
+    broken: dict[Path, str] = {}
+    pictures = [drawn['picture'] for drawn in run_on_images(draw, images, broken)]
+    if pictures:
+        contact_sheet(pictures, out_dir / OVERVIEW, columns=1, width=1280)
+        print(f'Pictures: {out_dir}\nAll in one: {out_dir / OVERVIEW}')
+    refuse_broken(broken, len(images))
 
 
 if __name__ == '__main__':

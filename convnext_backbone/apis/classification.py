@@ -1,7 +1,7 @@
 """Classification of image files: pictures with the predicted classes, and json."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,28 +10,31 @@ from torch import Tensor
 
 from ..datasets.class_names import describe_class
 from ..models.classifier import ImageClassifier
-from ..utils.image_io import name_pictures, read_image, write_picture
+from ..utils.errors import printable
+from ..utils.image_io import read_image, write_picture
 from ..visualization.legend import add_bars
 
 
-def classify(model: ImageClassifier, images: list[Path], out_dir: Path) -> Iterator[dict]:
-    """Classify images and write each with its three best classes into a folder.
+def build_classification(model: ImageClassifier) -> Callable[[Path, Path], dict]:
+    """Build the function that classifies an image and writes it with its three best classes.
 
     Args:
         model: As of :func:`.build_classifier`.
-        images: The image files.
-        out_dir: Where to write.
 
-    Yields:
-        For each image ``image`` and ``picture`` (paths) and ``classes`` as of :func:`top_classes`.
+    Returns:
+        A function of the paths of image and picture. It returns ``image``, ``picture`` and ``classes`` as of
+        :func:`top_classes`.
     """
-    for path, picture in zip(images, name_pictures(images, out_dir), strict=True):
+
+    def classify(path: Path, picture: Path) -> dict:
         image = read_image(path)
         with torch.no_grad():
             (prediction,) = model.test_step(dict(inputs=model.transform(Image.fromarray(image))[None]))
         classes = top_classes(prediction['scores'].cpu(), model.class_names)
         write_picture(add_bars(image, [(found['description'], found['score']) for found in classes[:3]]), picture)
-        yield dict(image=path, picture=picture, classes=classes)
+        return dict(image=path, picture=picture, classes=classes)
+
+    return classify
 
 
 def top_classes(scores: Tensor, names: Sequence[str], k: int = 5) -> list[dict]:
@@ -51,6 +54,7 @@ def classes_json(predictions: list[dict]) -> str:
 def describe_classes(predictions: list[dict]) -> str:
     """List the best classes of each image, one line per image."""
     return '\n'.join(
-        f'{one["image"]}: ' + ', '.join(f'{found["description"]} {found["score"]:.2f}' for found in one['classes'])
+        f'{printable(str(one["image"]))}: '
+        + ', '.join(f'{found["description"]} {found["score"]:.2f}' for found in one['classes'])
         for one in predictions
     )

@@ -1,19 +1,26 @@
 """Model inputs: images through a config's own test pipeline and preprocessor, and denormalized back to images."""
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
+from ..datasets.image_loading import guard_image_loading
 from ..datasets.timm_dataset import build_transform
-from ..utils.image_io import swap_colours
+from ..utils.image_io import read_image
+from ..visualization.bands import show_bands
+
+MAX_PIXELS = 2**21  # of a mask or a score map: with 150 classes the latter takes 1.2 GiB
 
 
 def dataset_with_pipeline(dataset: dict) -> dict:
@@ -23,30 +30,70 @@ def dataset_with_pipeline(dataset: dict) -> dict:
     return dataset
 
 
+def _name_of(step: dict) -> str:
+    return getattr(step['type'], '__name__', step['type'])  # a class in some configs
+
+
 def loads_annotations(step: dict) -> bool:
     """Whether a step of a pipeline loads boxes or masks."""
-    return str(step['type']).endswith('LoadAnnotations')
+    return 'Load' in _name_of(step) and 'Annotation' in _name_of(step)
 
 
-def build_test_pipeline(cfg: Config) -> Compose:
-    """Build the test pipeline of mmdet or mmseg for an image ``img`` in memory, (H, W, 3) in BGR, without labels."""
-    load, *steps = dataset_with_pipeline(cfg.test_dataloader.dataset)['pipeline']
+def build_test_pipeline(cfg: Config) -> Callable[[Path], tuple[dict, np.ndarray]]:
+    """Build the function from an image file to a sample of the test pipeline of mmdet or mmseg, without labels.
+
+    It also returns the image as an RGB picture, (H, W, 3). The image is loaded as the config says, from the local disk.
+    """
+    steps = [dict(step) for step in dataset_with_pipeline(cfg.test_dataloader.dataset)['pipeline']]
     steps = [step for step in steps if not loads_annotations(step)]
-    return Compose([{**load, 'type': 'LoadImageFromNDArray'}, *steps])
+    for step in steps:
+        if 'Load' in _name_of(step):
+            step.pop('backend_args', None), step.pop('file_client_args', None)
+    # mmcv's decoders give blue first; others keep the order of the file.
+    bgr = any(
+        _name_of(step).endswith('LoadImageFromFile') and step.get('imdecode_backend') != 'tifffile' for step in steps
+    )
+    pipeline = Compose(steps)
+    guard_image_loading(cast(Any, SimpleNamespace(pipeline=pipeline)))  # which looks for no more of a data set
 
-
-def build_input_pipeline(cfg: Config, preprocessor: BaseDataPreprocessor) -> Callable[[np.ndarray], Tensor]:
-    """Build the function from an RGB image, (H, W, 3), to the normalized input of a config's model, (1, C, h, w)."""
-    if cfg.model.type == 'ImageClassifier':
-        transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
-        return lambda image: preprocessor(dict(inputs=transform(Image.fromarray(image))[None]))['inputs']
-    pipeline = build_test_pipeline(cfg)
-
-    def prepare(image: np.ndarray) -> Tensor:
-        sample = pipeline(dict(img=swap_colours(image), img_id=0))
-        return preprocessor({name: [value] for name, value in sample.items()})['inputs']
+    def prepare(path: Path) -> tuple[dict, np.ndarray]:
+        results: dict[str, Any] = dict(img_path=str(path), img_id=0)
+        picture = None
+        for step in pipeline.transforms:
+            results = step(results)
+            if picture is None and 'img' in results:
+                picture = show_bands(results['img'], bgr)
+        assert picture is not None, 'the test pipeline loads no image'
+        return results, picture
 
     return prepare
+
+
+def limit_size(sample: dict) -> tuple[float, float]:
+    """Let the masks of a sample of a large image be predicted at 2 megapixels, to bound the memory they take.
+
+    Returns:
+        The width and the height of the image divided by those of its masks.
+    """
+    data: BaseDataElement = sample['data_samples']
+    height, width = data.ori_shape[:2]
+    shrink = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)
+    if shrink == 1:
+        return 1.0, 1.0
+    small = max(1, round(height * shrink)), max(1, round(width * shrink))
+    ratio = width / small[1], height / small[0]
+    scale = data.get('scale_factor', (1.0, 1.0))
+    data.set_metainfo(dict(ori_shape=small, scale_factor=(scale[0] * ratio[0], scale[1] * ratio[1])))
+    return ratio
+
+
+def build_input_pipeline(cfg: Config, preprocessor: BaseDataPreprocessor) -> Callable[[Path], Tensor]:
+    """Build the function from an image file to the normalized input of a config's model, (1, C, h, w)."""
+    if cfg.model.type == 'ImageClassifier':
+        transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
+        return lambda path: preprocessor(dict(inputs=transform(Image.fromarray(read_image(path)))[None]))['inputs']
+    prepare = build_test_pipeline(cfg)
+    return lambda path: preprocessor({name: [value] for name, value in prepare(path)[0].items()})['inputs']
 
 
 def build_preprocessor(cfg: Config) -> BaseDataPreprocessor:
@@ -64,5 +111,4 @@ def denormalize(inputs: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarra
     They are shown as RGB, as all published weights of ConvNeXt expect: wrong colours reveal a missing ``bgr_to_rgb``.
     """
     values = inputs * getattr(preprocessor, 'std', 1) + getattr(preprocessor, 'mean', 0)
-    values = values[:, :3] if values.shape[1] >= 3 else values[:, :1].expand(-1, 3, -1, -1)
-    return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return np.stack([show_bands(image) for image in values.float().permute(0, 2, 3, 1).cpu().numpy()])

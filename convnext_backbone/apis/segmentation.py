@@ -1,58 +1,58 @@
 """Semantic segmentation of image files: overlays with a legend, pngs of class ids, and json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from mmengine.dataset import Compose
 from mmengine.model import BaseModel
 
-from ..utils.image_io import name_pictures, read_image, swap_colours, write_picture
+from ..utils.errors import printable
+from ..utils.image_io import write_picture
 from ..visualization.overlays import class_shares, draw_classes
-from .model_inputs import build_test_pipeline
+from .image_files import CLASS_IDS
+from .model_inputs import build_test_pipeline, limit_size
 
-_MAX_PIXELS = 2**21  # of a score map: with 150 classes it takes 1.2 GiB
 
-
-def segment(model: BaseModel, images: list[Path], out_dir: Path) -> Iterator[dict]:
-    """Segment images and write an overlay of each into a folder, and its class ids as a png below ``class_ids``.
+def build_segmentation(model: BaseModel, out_dir: Path) -> Callable[[Path, Path], dict]:
+    """Build the function that segments an image and writes an overlay, and its class ids as a png below ``class_ids``.
 
     Args:
         model: As of :func:`.build_segmentor`.
-        images: The image files.
-        out_dir: Where to write.
+        out_dir: The folder of the pictures.
 
-    Yields:
-        For each image ``image``, ``picture`` and ``class_ids`` (paths) and ``classes`` as of :func:`.class_shares`.
+    Returns:
+        A function of the paths of image and picture. It returns ``image``, ``picture`` and ``class_ids`` (paths) and
+        ``classes`` as of :func:`.class_shares`.
     """
-    pipeline = build_test_pipeline(model.cfg)
+    prepare = build_test_pipeline(model.cfg)
     names, palette = model.dataset_meta['classes'], model.dataset_meta['palette']
-    pngs = name_pictures([path.with_suffix('.png') for path in images], out_dir / 'class_ids')
-    for path, picture, png in zip(images, name_pictures(images, out_dir), pngs, strict=True):
-        image = read_image(path)
-        ids = predict_ids(model, pipeline, image)
+
+    def segment(path: Path, picture: Path) -> dict:
+        sample, image = prepare(path)
+        ids = predict_ids(model, sample)
+        png = (out_dir / CLASS_IDS / picture.relative_to(out_dir)).with_suffix('.png')
         write_picture(ids, png)
         write_picture(draw_classes(image, ids, names, palette), picture)
-        yield dict(image=path, picture=picture, class_ids=png, classes=class_shares(ids, names))
+        return dict(image=path, picture=picture, class_ids=png, classes=class_shares(ids, names))
+
+    return segment
 
 
-def predict_ids(model: BaseModel, pipeline: Compose, image: np.ndarray) -> np.ndarray:
-    """Predict the class id of each pixel of an RGB image, (H, W), as uint8 or, with more than 256 classes, uint16.
+def predict_ids(model: BaseModel, sample: dict) -> np.ndarray:
+    """Predict the class id of each pixel of an image, (H, W), as uint8 or, with more than 256 classes, uint16.
 
     Above 2 megapixels the scores are computed at that size and the ids are enlarged: scores of every class at every
     pixel of a large photo would not fit into memory.
     """
-    height, width = image.shape[:2]
-    sample = pipeline(dict(img=swap_colours(image)))
-    shrink = min(1.0, (_MAX_PIXELS / (height * width)) ** 0.5)
-    sample['data_samples'].set_metainfo(dict(ori_shape=(round(height * shrink), round(width * shrink))))
+    height, width = sample['data_samples'].ori_shape[:2]
+    limit_size(sample)
     with torch.no_grad():
         (result,) = model.test_step({name: [value] for name, value in sample.items()})
     ids = result.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8 if model.num_classes <= 256 else np.uint16)
-    return ids if shrink == 1 else cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    return ids if ids.shape == (height, width) else cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def segments_json(predictions: list[dict]) -> str:
@@ -66,7 +66,7 @@ def segments_json(predictions: list[dict]) -> str:
 def describe_segments(predictions: list[dict]) -> str:
     """List the five largest classes of each image, one line per image."""
     return '\n'.join(
-        f'{one["image"]}: '
+        f'{printable(str(one["image"]))}: '
         + ', '.join(f'{found["class"]} {100 * found["share"]:.0f} %' for found in one['classes'][:5])
         for one in predictions
     )

@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, printable
 from ..utils.validation import NOT_NEGATIVE, NUMBER, PART, POSITIVE, one_or_three
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -39,6 +39,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         cutmix_alpha: float = 0.0,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         one_or_three(NUMBER).check('mean', mean)
         one_or_three(POSITIVE).check('std', std)
         for name, statistics in (('mean', mean), ('std', std)):
@@ -61,12 +62,16 @@ class ImagePreprocessor(BaseDataPreprocessor):
         """Normalize a batch and, in training, augment it.
 
         Args:
-            data: ``inputs``, images from 0 to 255, (N, C, H, W), and optionally ``labels``, (N,).
+            data: ``inputs``, images from 0 to 255, (N, C, H, W), and optionally ``labels``, (N,), and ``names``.
             training: Whether to augment.
 
         Returns:
             ``inputs``, normalized; ``labels`` unchanged, or (N, num_classes) after mixing.
+
+        Raises:
+            ArgumentError: A label is out of range, or the batch cannot be mixed.
         """
+        self._check_labels(data)
         batch = dict(self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data}))
         images = batch['inputs'].to(torch.float32, copy=True)
         images.sub_(self.mean).div_(self.std)
@@ -81,3 +86,14 @@ class ImagePreprocessor(BaseDataPreprocessor):
                 )
             images, batch['labels'] = self._mixup(images, batch['labels'])
         return {**batch, 'inputs': images}
+
+    def _check_labels(self, data: Mapping) -> None:
+        labels = data.get('labels')
+        if labels is None or not (labels >= self.num_classes).any():
+            return
+        i = int((labels >= self.num_classes).nonzero()[0])
+        name = f'The image {printable(data["names"][i])}' if 'names' in data else 'An image'
+        raise ArgumentError(
+            f'{name} has the label {int(labels[i])}, but model.num_classes={self.num_classes}, for labels from 0 to '
+            f'{self.num_classes - 1}: fix the labels of the data, or set model.num_classes.'
+        )

@@ -135,7 +135,7 @@ def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
                 break
             name = f'{shard}/{parts["__key__"]}'
             image = next((parts[extension] for extension in _IMAGES if extension in parts), None)
-            if image is None or not re.fullmatch(rb'\s*\d+\s*', parts.get('cls', b'')):
+            if image is None or not re.fullmatch(rb'\s*\d{1,9}\s*', parts.get('cls', b'')):
                 raise UserError(
                     f'The sample {printable(name)} lacks an image ({", ".join(_IMAGES)}) or a .cls with its number: '
                     f'write both, one after the other, into {printable(url)}, or fetch it again if it is truncated.'

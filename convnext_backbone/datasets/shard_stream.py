@@ -27,14 +27,14 @@ _SHARDS, _BUFFER, _IMAGE = 1, 2, 3  # purpose of a seed; not 0, which a seed seq
 
 
 class ImageStream(IterableDataset):
-    """Stream of ``dict(inputs=transform(image), labels=int, broken='')`` from tar files that are read sequentially.
+    """Stream of ``dict(inputs=transform(image), labels=int, names=str, broken='')`` from tar files, read sequentially.
 
     With ``shuffle`` all ranks yield the same number of samples, so that up to world size - 1 are left out, others each
     epoch; without it every sample is yielded once and ranks may differ by one. The order depends on the seed, the
     epoch, the batch size and the numbers of ranks and workers.
 
-    An image that cannot be decoded is named in ``broken``, as ``shard.tar/key``. With ``shuffle`` a neighbour replaces
-    it, augmented differently; without it a black image does, with the label -1.
+    An image is named ``shard.tar/key``. One that cannot be decoded is named in ``broken``: with ``shuffle`` a neighbour
+    replaces it, augmented differently; without it a black image does, with the label -1.
 
     Args:
         shards: A pattern such as ``/data/train-{000000..000099}.tar``, or a list of paths, URLs and patterns; anything
@@ -180,18 +180,18 @@ class ImageStream(IterableDataset):
             start += length
 
     def _decode(self, sample: Sample, seed: int, neighbours: Iterable[Sample]) -> dict:
-        image, label, broken = _decode_or_none(sample.image), sample.label, ''
+        image, label, name, broken = _decode_or_none(sample.image), sample.label, sample.name, ''
         if image is None:
             broken = sample.name
             if self.shuffle:
-                decoded = ((_decode_or_none(neighbour.image), neighbour.label) for neighbour in neighbours)
-                image, label = next((pair for pair in decoded if pair[0] is not None), (None, -1))
+                decoded = ((_decode_or_none(one.image), one.label, one.name) for one in neighbours)
+                image, label, name = next((found for found in decoded if found[0] is not None), (None, -1, name))
             else:
                 image, label = black_image(), -1
         if image is None:
             raise UserError(f'The image {printable(broken)} cannot be decoded, nor can its neighbours: write it again.')
         seed_all(seed)
-        return dict(inputs=self.transform(image), labels=label, broken=broken)
+        return dict(inputs=self.transform(image), labels=label, names=name, broken=broken)
 
 
 def _decode_or_none(data: bytes) -> 'Image | None':

@@ -3,7 +3,7 @@
 import contextlib
 import importlib.util
 import io
-from collections.abc import Iterable
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # The formats that OpenCV reads, too. Pillow goes by the content of a file, not by its name, and would hand PostScript
 # to an interpreter.
-FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM', 'JPEG2000')
+FORMATS: tuple[str, ...] = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM', 'JPEG2000')
 FORMATS += ('AVIF',) if importlib.util.find_spec('PIL.AvifImagePlugin') else ()  # from Pillow 11.3 on
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
@@ -41,6 +41,7 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
     """
     from PIL import Image, ImageOps
 
+    _know_deep_tiffs()
     with Image.open(file, formats=FORMATS) as image:
         deep = image.mode.startswith('I;16') or (image.mode, image.format) == ('I', 'PPM')
         if image.mode in ('I', 'F') and not deep:
@@ -53,6 +54,15 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
             return image.convert('RGB')
         grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
         return Image.fromarray(255 - grey if white_is_zero else grey).convert('RGB')
+
+
+def _know_deep_tiffs() -> None:
+    """Let Pillow open the grey TIFFs of 12 and 16 bits that it lacks: of the other byte order, and where 0 is white."""
+    from PIL.TiffImagePlugin import II, MM, OPEN_INFO
+
+    for order, photometric in itertools.product((II, MM), (0, 1)):
+        OPEN_INFO.setdefault((order, photometric, (1,), 1, (12,), ()), ('I;16', 'I;12'))
+    OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ('I;16B', 'I;16B'))
 
 
 def _tiff_depth(image: 'Image') -> tuple[int, bool]:
@@ -91,26 +101,6 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         ) from error
 
 
-def find_images(sources: Iterable[str]) -> list[Path]:
-    """Image files by name, and those directly in the given folders.
-
-    Raises:
-        UserError: A source does not exist, or a folder holds no image.
-    """
-    images = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UserError(f'The folder {source} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))}).')
-            images += found
-        elif source.is_file():
-            images.append(source)
-        else:
-            raise UserError(f'The image {source} does not exist: name image files or folders of them.')
-    return images
-
-
 def swap_colours(image: np.ndarray) -> np.ndarray:
     """RGB to BGR, or BGR to RGB."""
     import cv2
@@ -124,17 +114,3 @@ def write_picture(image: np.ndarray, path: Path) -> None:
 
     stored = swap_colours(image) if image.ndim == 3 else image
     write_atomically(cv2.imencode(path.suffix, stored)[1].tobytes(), path)
-
-
-def name_pictures(images: list[Path], out_dir: Path) -> list[Path]:
-    """One output path per image; images of the same name in different folders get a number."""
-    taken: set[str] = set()
-    names = []
-    for path in images:
-        suffix = path.suffix.lower() if path.suffix.lower() in {'.jpg', '.jpeg', '.png'} else '.png'
-        stem, number = path.stem, 2
-        while stem + suffix in taken:
-            stem, number = f'{path.stem}_{number}', number + 1
-        taken.add(stem + suffix)
-        names.append(out_dir / (stem + suffix))
-    return names

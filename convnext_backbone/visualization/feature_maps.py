@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .legend import add_legend, paste_grid
+from .bands import percentiles, scale
+from .legend import add_legend, paste_grid, thumbnail_scale
 
 _WIDTH, _GAP = 320, 8  # pixels of a panel, and between panels
 
@@ -21,11 +22,11 @@ def draw_stages(image: np.ndarray, maps: Sequence[Tensor], strides: Sequence[int
         maps: Of the stages, (C_i, H // stride_i, W // stride_i).
         strides: Of the stages.
     """
-    scale = _WIDTH / image.shape[1]
+    zoom = thumbnail_scale(image, _WIDTH)
 
     def panel(shown: np.ndarray, stride: int, interpolation: int, caption: str) -> np.ndarray:
         # A map ends before the image where a side is no multiple of the stride.
-        height, width = (max(1, round(side * stride * scale)) for side in shown.shape[:2])
+        height, width = (max(1, round(side * stride * zoom)) for side in shown.shape[:2])
         resized = cv2.resize(shown, (width, height), interpolation=interpolation)
         return np.pad(add_legend(resized, [], caption), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
 
@@ -52,18 +53,12 @@ def principal_components(features: Tensor) -> np.ndarray:
     directions = directions[:, -3:].flip(1)
     # The sign of an eigenvector is arbitrary: make its largest component positive.
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    shown = _stretch((pixels @ (directions * largest.sign())).cpu().numpy())
-    return shown.reshape(*features.shape[1:], 3)
+    components = (pixels @ (directions * largest.sign())).cpu().numpy()
+    return scale(components, *percentiles(components)).reshape(*features.shape[1:], 3)
 
 
 def feature_norms(features: Tensor) -> np.ndarray:
     """Show the norm of each pixel's feature (C, H, W), from dark blue to yellow, as RGB bytes (H, W, 3)."""
     norms = features.norm(dim=0).cpu().numpy()
-    shown = _stretch(norms.reshape(-1, 1)).reshape(norms.shape)
+    shown = scale(norms, *percentiles(norms.reshape(-1, 1)))
     return cv2.cvtColor(cv2.applyColorMap(shown, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-
-
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Scale each column to 0 to 255, clipped at its 1st and 99th percentile."""
-    low, high = np.percentile(values, (1, 99), axis=0)
-    return np.rint((values - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)

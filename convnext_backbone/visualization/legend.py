@@ -52,9 +52,9 @@ def add_legend(image: np.ndarray, entries: Sequence[Entry], title: str = '') -> 
 
 def add_bars(image: np.ndarray, parts: Sequence[tuple[str, float]]) -> np.ndarray:
     """Scale an image to a common width and add a bar chart below it: a name and a share of 1 on each bar."""
-    width, line, font = 360, 22, ImageFont.load_default(16)
+    line, font = 22, ImageFont.load_default(16)
     texts = [f'{100 * part:.0f} %  {name}' for name, part in parts]
-    height = round(image.shape[0] * width / image.shape[1])
+    width, height = thumbnail_size(image, 360)
     wide = max([width, *(12 + math.ceil(font.getlength(text)) for text in texts)])
     canvas = Image.new('RGB', (wide, height + line * len(parts) + 6), 'white')
     canvas.paste(Image.fromarray(image).resize((width, height)))
@@ -64,6 +64,17 @@ def add_bars(image: np.ndarray, parts: Sequence[tuple[str, float]]) -> np.ndarra
         draw.rectangle((0, y, wide * part, y + line - 3), fill='#b9d7f5')
         draw.text((6, y), text, fill='black', font=font)
     return np.asarray(canvas)
+
+
+def thumbnail_scale(image: np.ndarray, width: int) -> float:
+    """The factor that brings an image to a common width, or a narrow one to four times that height."""
+    return min(width / image.shape[1], 4 * width / image.shape[0])
+
+
+def thumbnail_size(image: np.ndarray, width: int) -> tuple[int, int]:
+    """Width and height of an image by :func:`thumbnail_scale`."""
+    scale = thumbnail_scale(image, width)
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
 
 
 def paste_grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -85,6 +96,5 @@ def contact_sheet(pictures: list[Path], path: Path, columns: int = 3, width: int
     tiles = []
     for picture in pictures[:12]:
         image = read_image(picture)
-        size = (width, round(image.shape[0] * width / image.shape[1]))
-        tiles.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        tiles.append(cv2.resize(image, thumbnail_size(image, width), interpolation=cv2.INTER_AREA))
     write_picture(paste_grid(tiles, columns), path)

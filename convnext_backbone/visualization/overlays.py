@@ -34,9 +34,11 @@ def draw_classes(
         palette: RGB colours of the classes.
         title: Lines above the legend.
     """
-    painted, known = image.copy(), ids < len(names)
-    colours = np.asarray(palette, np.float32)[ids[known]]
-    painted[known] = np.rint(image[known] * (1 - _OPACITY) + colours * _OPACITY)
+    painted = image.copy()
+    for row, labels in zip(painted, ids, strict=True):  # row by row: floats take four times the memory
+        known = labels < len(names)
+        colours = np.asarray(palette, np.float32)[labels[known]]
+        row[known] = np.rint(row[known] * (1 - _OPACITY) + colours * _OPACITY)
     entries = []
     for found in class_shares(ids, names):
         share = f'{100 * found["share"]:.1f} %' if found['share'] >= 0.001 else '< 0.1 %'

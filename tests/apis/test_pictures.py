@@ -15,7 +15,7 @@ from convnext_backbone import ImagePreprocessor
 from convnext_backbone.apis.browse_data import build_loader, feed, label_parts
 from convnext_backbone.apis.builders import build_segmentor, build_stages
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
-from convnext_backbone.apis.segmentation import segment
+from convnext_backbone.apis.segmentation import build_segmentation
 from convnext_backbone.config.load import load_config
 from convnext_backbone.utils.image_io import read_image
 
@@ -187,10 +187,10 @@ def test_segmentation_equals_that_of_mmseg(folder, shapes, photo, tmp_path, call
 
 def test_a_large_image_is_scored_small_and_enlarged(folder, photo, tmp_path, monkeypatch):
     model = build_segmentor(Config.fromfile(folder / 'segmentor.py'), str(folder / 'segmentor.pth'))
-    monkeypatch.setattr('convnext_backbone.apis.segmentation._MAX_PIXELS', 48 * 64)
+    monkeypatch.setattr('convnext_backbone.apis.model_inputs.MAX_PIXELS', 48 * 64)
     seen = []
     model.register_forward_hook(lambda _, inputs, result: seen.append(result[0].seg_logits.data.shape))
-    (one,) = segment(model, [photo], tmp_path)
+    one = build_segmentation(model, tmp_path)(photo, tmp_path / photo.name)
     assert [tuple(shape) for shape in seen] == [(len(CLASSES), 48, 64)]
     assert cv2.imread(str(one['class_ids']), cv2.IMREAD_UNCHANGED).shape == (96, 128)
     assert cv2.imread(str(one['picture'])).shape[0] > 96
@@ -202,7 +202,7 @@ def test_an_unusable_segmentor_is_refused(folder, photo, tmp_path, call_tool):
     other = ['--cfg-options', 'model.backbone.arch=femto', 'model.decode_head.in_channels=[48,96,192,384]']
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     for image, options, named in (
-        (photo, fewer, ['5 classes', '2 classes', 'metainfo']),
+        (photo, fewer, ['5 classes', '2 are named', 'metainfo']),
         (photo, other, ['segmentor.pth does not fit', 'backbone']),
         ('broken.jpg', [], ['broken.jpg cannot be decoded']),
     ):
@@ -343,7 +343,7 @@ def test_masks_fit_the_model_input(folder, shapes, tmp_path, call_tool):
 def test_invalid_requests_are_named(folder, tmp_path, call_tool):
     for arguments, named in (
         (['--data-root', 'nowhere'], ['train data', 'nowhere', '--data-root']),
-        (['--number', '0'], ['--number 0']),
+        (['--number', '0'], ['--number=0']),
         (['--split', 'val', '--cfg-options', 'val_dataloader=None'], ['val_dataloader', '--split']),
         (['--cfg-options', 'default_scope=mmpretrain'], ["'mmpretrain'", 'mmseg']),
     ):
@@ -375,7 +375,7 @@ def test_feature_maps_equal_those_of_the_model(folder, photo):
     stages = build_stages(cfg, str(folder / 'detector.pth'))
     detector = MODELS.build(cfg.model).eval()
     detector.load_state_dict(torch.load(folder / 'detector.pth')['state_dict'])
-    inputs = build_input_pipeline(cfg, build_preprocessor(cfg))(read_image(photo))
+    inputs = build_input_pipeline(cfg, build_preprocessor(cfg))(photo)
     with torch.no_grad():
         for i, (own, expected) in enumerate(zip(stages(inputs), detector.backbone(inputs), strict=True)):
             torch.testing.assert_close(getattr(detector.backbone, f'norm{i}')(own), expected)

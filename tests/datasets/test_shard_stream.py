@@ -21,7 +21,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from convnext_backbone import UserError
+from convnext_backbone import ArgumentError, ImagePreprocessor, UserError
 from convnext_backbone.datasets import shard_stream as stream_module
 from convnext_backbone.datasets.shard_stream import ImageStream
 
@@ -226,7 +226,7 @@ def test_skipping_decodes_nothing_and_opens_only_needed_shards(shuffle, tmp_path
     loader, opened, decoded = build_loader(stream, 10), [], []
     gopen, open_image = webdataset.gopen, Image.open
     monkeypatch.setattr(webdataset, 'gopen', lambda url: opened.append(url) or gopen(url))
-    monkeypatch.setattr(Image, 'open', lambda file: decoded.append(file) or open_image(file))
+    monkeypatch.setattr(Image, 'open', lambda file, **options: decoded.append(file) or open_image(file, **options))
     assert len(take(loader, epoch=0, batch=18)) == 2
     assert len(decoded) == 20
     assert opened == stream.shards[18:] if not shuffle else 2 <= len(opened) < 10
@@ -290,6 +290,30 @@ def test_broken_images_are_named_and_replaced(tmp_path, as_rank):
         assert len(inputs.unique(dim=0)) == 40  # what comes twice is augmented twice
     held = labels_of(take(build_loader(ImageStream(pattern, augment, shuffle=False), 5), 0))
     assert held == [-1 if label in broken else label for label in range(40)]
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_a_label_that_no_class_has_is_named_with_its_shard(shuffle, tmp_path):
+    """Also that of an image in the place of a broken one, which is named on its own."""
+    stream = ImageStream(write_shards(tmp_path, [5, 5], broken={8}), lambda _: torch.ones(3, 2, 2), shuffle=shuffle)
+    batches = take(build_loader(stream, 5), 0)
+    assert [name for batch in batches for name in batch['broken'] if name] == ['x-000001.tar/./n0008']
+    for batch in batches:
+        ImagePreprocessor(10)(batch, True)
+    for number, named in (
+        (9, r'x-000001\.tar/\./n0009 has the label 9, but model\.num_classes=9'),
+        (5, 'has the label'),
+    ):
+        with pytest.raises(ArgumentError, match=named):
+            for batch in batches:
+                ImagePreprocessor(number)(batch, True)
+
+
+def test_a_label_that_is_no_number_of_a_class_is_refused(tmp_path):
+    for label in (b'-1', b'1e3', b'', b'9' * 30):
+        write_shard(tmp_path / 'x.tar', [('a.png', image_of(1)), ('a.cls', label)])
+        with pytest.raises(UserError, match=r'x\.tar/a lacks .*\.cls'):
+            list(ImageStream(str(tmp_path / 'x.tar'), plain, shuffle=False))
 
 
 def test_a_broken_image_of_validation_is_black(tmp_path):

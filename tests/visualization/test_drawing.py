@@ -3,8 +3,11 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from convnext_backbone.visualization.legend import Entry, add_bars, add_legend
+from convnext_backbone.utils.image_io import read_image, write_picture
+from convnext_backbone.visualization.feature_maps import draw_stages
+from convnext_backbone.visualization.legend import Entry, add_bars, add_legend, contact_sheet
 from convnext_backbone.visualization.overlays import class_shares, draw_classes
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
@@ -30,6 +33,19 @@ def test_bars_are_as_long_as_their_shares():
     assert picture.shape[1] == 360
     bars = [int((row == (185, 215, 245)).all(axis=1).sum()) for row in picture[180:]]
     assert max(bars) == pytest.approx(270, abs=1) and bars[-6] == pytest.approx(90, abs=1)
+
+
+@pytest.mark.parametrize('shape', [(1, 2000), (2000, 1), (1, 1), (3, 60000), (60000, 3)])
+def test_narrow_images_have_thumbnails_of_bounded_size(shape, tmp_path):
+    image = np.full((*shape, 3), 90, np.uint8)
+    picture = add_bars(image, [('one', 1.0)])
+    assert picture.shape[0] <= 4 * 360 + 40 and (picture == 90).all(axis=2).any()
+    write_picture(image, tmp_path / 'narrow.png')
+    contact_sheet([tmp_path / 'narrow.png'] * 4, tmp_path / 'overview.png')
+    sheet = read_image(tmp_path / 'overview.png')
+    assert sheet.shape[0] <= 2 * 4 * 360 and (sheet == 90).all(axis=2).any()
+    maps = [torch.ones(4, *(-(-side // 4) for side in shape))]
+    assert draw_stages(image, maps, [4]).shape[0] <= 2 * (4 * 4 * 320 + 80)
 
 
 def test_the_overlay_has_the_colours_of_the_legend():

@@ -1,0 +1,165 @@
+"""Image files to predict: finding them, naming a picture for each, and going on after one that cannot be used."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.utils import track_iter_progress
+
+from ..utils.errors import UserError, WriteError, printable, shorten
+from ..utils.image_io import IMAGE_SUFFIXES
+
+OVERVIEW, PREDICTIONS, CLASS_IDS = 'overview.png', 'predictions.json', 'class_ids'
+
+
+class ImageFile(NamedTuple):
+    """An image, and where its picture is written."""
+
+    image: Path
+    picture: Path
+
+
+def find_images(sources: Iterable[str], out_dir: Path, results: str = PREDICTIONS) -> list[ImageFile]:
+    """Find image files by name and in folders, and name a picture for each below a folder; write nothing.
+
+    Folders are read with their subfolders, which the pictures mirror, but without hidden ones and what was written by
+    earlier runs. Pictures of the same name get a number, and so does one that would have the name of another output.
+
+    Args:
+        sources: Image files and folders of them.
+        out_dir: Where the pictures will be written.
+        results: The file in it by which an earlier run is recognized.
+
+    Raises:
+        UserError: A source does not exist, holds no image or lies in ``out_dir``, or ``out_dir`` holds images that no
+            earlier run has written.
+    """
+    _check_out_dir(out_dir, results)
+    found = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = [(path, path.relative_to(source)) for path in _walk(source, out_dir.resolve())]
+            if not inside:
+                kinds = ', '.join(sorted(IMAGE_SUFFIXES))
+                raise UserError(f'The folder {printable(str(source))} holds no image ({kinds}).')
+            found += inside
+        elif source.is_file():
+            found.append((source, Path(source.name)))
+        else:
+            raise UserError(f'The image {printable(str(source))} does not exist: name image files or folders of them.')
+    for image, _ in found:
+        if out_dir.resolve() in (*image.resolve().parents, *_place(image).parents):
+            raise UserError(
+                f'The image {printable(str(image))} lies in {printable(str(out_dir))}, where the pictures are written, '
+                f'and could be overwritten: move it, or choose another --work-dir.'
+            )
+    names = _name_pictures(name for _, name in found)
+    return [ImageFile(image, out_dir / name) for (image, _), name in zip(found, names, strict=True)]
+
+
+def _place(path: Path) -> Path:
+    """Where a file lies, which may be a link to another."""
+    return path.parent.resolve() / path.name
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
+
+
+def _check_out_dir(out_dir: Path, results: str) -> None:
+    if out_dir.is_dir() and not (out_dir / results).is_file():
+        images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_image(path)]
+        if images:
+            raise UserError(
+                f'The folder {printable(str(out_dir))}, where the pictures are written, holds images '
+                f'({shorten(images)}) but no {results} of an earlier run: choose another --work-dir, or move them.'
+            )
+
+
+def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
+    """The images of a folder and its subfolders, also behind links, in the order of their names."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f'The folder {printable(str(error.filename))} cannot be read: {error.strerror}.') from error
+
+    visited = {folder.resolve()}
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        places = {name: Path(root, name).resolve() for name in sorted(folders) if not name.startswith('.')}
+        folders[:] = [name for name, place in places.items() if place not in visited and not _is_output(place, out_dir)]
+        visited.update(places.values())
+        yield from filter(_is_image, (Path(root, name) for name in sorted(files)))
+
+
+def _is_output(folder: Path, out_dir: Path) -> bool:
+    pictures = folder.name in ('features', 'browse') and (folder / OVERVIEW).is_file()
+    written = folder != out_dir and (pictures or (folder / PREDICTIONS).is_file())
+    if written:
+        print(f'left out: {printable(str(folder))}, which an earlier run has written', file=sys.stderr)
+    return written or folder == out_dir
+
+
+def _name_pictures(names: Iterable[Path]) -> Iterator[Path]:
+    """Where each picture is written, such that no two outputs have the same name up to the suffix."""
+    taken = {Path(OVERVIEW).stem}
+    for name in names:
+        suffix = name.suffix.lower() if name.suffix.lower() in {'.jpg', '.jpeg', '.png'} else '.png'
+        stem, number = name.with_name(name.stem), 2
+        while taken & {str(stem), str(CLASS_IDS / stem)}:
+            stem, number = name.with_name(f'{name.stem}_{number}'), number + 1
+        taken |= {str(stem), str(CLASS_IDS / stem)}
+        yield stem.with_name(stem.name + suffix)
+
+
+def run_on_images(
+    run: Callable[[Path, Path], dict], images: list[ImageFile], broken: dict[Path, str]
+) -> Iterator[dict]:
+    """Run a function on images, with a progress bar on stderr, and go on after one that cannot be used.
+
+    Args:
+        run: A function of an image and its picture, which it writes.
+        images: As of :func:`find_images`.
+        broken: Gets a sentence on each image that cannot be used.
+
+    Yields:
+        What the function returns.
+
+    Raises:
+        WriteError: A picture cannot be written.
+    """
+    for image, picture in track_iter_progress((images, len(images)), file=sys.stderr):
+        try:
+            result = run(image, picture)
+        except WriteError:
+            raise
+        except UserError as error:
+            named = image.name in str(error) or printable(str(image)) in str(error)
+            broken[image] = str(error) if named else f'The image {printable(str(image))} cannot be used: {error}'
+        except Exception as error:  # of a transform or the model, which may not take every size
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = printable(' '.join(f'{type(error).__name__}: {error}'.split()))
+            broken[image] = (
+                f'The image {printable(str(image))} cannot be used: {reason} ({place.filename}:{place.lineno}).'
+            )
+        else:
+            yield result
+    print(file=sys.stderr)  # ends the line of the progress bar
+
+
+def refuse_broken(broken: dict[Path, str], number: int) -> None:
+    """Raise if images were left out, after naming each on stderr.
+
+    Raises:
+        UserError: One sentence on them.
+    """
+    if len(broken) == number == 1:
+        raise UserError(*broken.values())
+    for sentence in broken.values():
+        print(f'left out: {sentence}', file=sys.stderr)
+    if broken:
+        rest = 'the results of the others are written' if len(broken) < number else 'nothing is written'
+        raise UserError(
+            f'{len(broken)} of {number} images could not be used ({shorten([str(image) for image in broken])}): {rest}.'
+        )

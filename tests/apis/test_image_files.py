@@ -1,0 +1,136 @@
+"""Image files to predict: which are found, how pictures are named, and that nothing of the user's is overwritten."""
+
+from pathlib import Path
+
+import pytest
+
+from convnext_backbone import UserError
+from convnext_backbone.apis.image_files import find_images, refuse_broken, run_on_images
+from convnext_backbone.utils.errors import WriteError
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b'content')
+    return folder
+
+
+def found(sources: list[Path], out_dir: Path) -> dict[str, str]:
+    """The pictures by their images."""
+    pairs = find_images(map(str, sources), out_dir)
+    return {str(image): str(picture.relative_to(out_dir)) for image, picture in pairs}
+
+
+def test_folders_are_mirrored(tmp_path):
+    """In the order of their names, without hidden files and folders and without what is no image."""
+    names = ['1.jpg', '2.PNG', 'a/1.jpg', 'a/b/c/3.tif', 'z z/ä.webp']
+    photos = fill(tmp_path / 'in', *names, '.hidden.jpg', '.cache/4.jpg', 'notes.txt', 'a/._1.jpg')
+    pictures = ['1.jpg', '2.png', 'a/1.jpg', 'a/b/c/3.png', 'z z/ä.png']
+    assert found([photos], tmp_path / 'out') == {
+        str(photos / name): picture for name, picture in zip(names, pictures, strict=True)
+    }
+
+
+def test_pictures_of_the_same_name_get_a_number(tmp_path):
+    """Also those that differ in the suffix alone, as their maps of class ids are all pngs."""
+    one, other = fill(tmp_path / 'one', '1.jpg', '1.png', '1_2.jpg'), fill(tmp_path / 'other', '1.jpg')
+    pairs = find_images([str(one), str(other), str(one / '1.jpg')], tmp_path / 'out')
+    assert [picture.name for _, picture in pairs] == ['1.jpg', '1_2.png', '1_2_2.jpg', '1_3.jpg', '1_4.jpg']
+
+
+def test_no_picture_has_the_name_of_another_output(tmp_path):
+    photos = fill(tmp_path / 'in', 'overview.png', 'overview.jpg', 'x.jpg', 'class_ids/x.png', 'a/overview.png')
+    pictures = [picture for _, picture in find_images([str(photos)], tmp_path / 'out')]
+    outputs = [path.with_suffix('') for path in pictures]
+    outputs += [tmp_path / 'out/class_ids' / path.relative_to(tmp_path / 'out') for path in outputs]
+    assert len(set(outputs)) == 10 and tmp_path / 'out/overview' not in outputs
+    assert tmp_path / 'out/a/overview.png' in pictures
+
+
+@pytest.mark.parametrize('source', ['out', 'out/photo.jpg', 'out/a', 'link.jpg', 'links'])
+def test_an_image_in_the_folder_of_the_pictures_is_refused(source, tmp_path):
+    """However it is named, and also if an earlier run has written there."""
+    out = fill(tmp_path / 'out', 'photo.jpg', 'a/photo.jpg', 'predictions.json')
+    (tmp_path / 'links').mkdir()
+    for link in ('link.jpg', 'links/photo.jpg'):
+        (tmp_path / link).symlink_to(out / 'photo.jpg')
+    with pytest.raises(UserError, match=r'\.jpg lies in .*out.*overwritten.*--work-dir'):
+        find_images([str(tmp_path / source)], out)
+
+
+def test_a_folder_of_the_users_images_is_not_written_to(tmp_path):
+    """Whatever images are asked for: only an earlier run leaves predictions.json."""
+    photos, out = fill(tmp_path / 'in', '1.jpg'), fill(tmp_path / 'out', 'a/1.jpg')
+    with pytest.raises(UserError, match=r'out.*a/1\.jpg.*predictions\.json.*--work-dir'):
+        find_images([str(photos)], out)
+    (out / 'predictions.json').touch()
+    assert len(find_images([str(photos)], out)) == 1
+
+
+def test_what_earlier_runs_have_written_is_left_out(tmp_path, capsys):
+    own = ['w/predictions/1.jpg', 'w/predictions/predictions.json', 'w/predictions/class_ids/1.png']
+    earlier = [name.replace('w/', 'w2/') for name in own] + ['w2/features/1.jpg', 'w2/features/overview.png']
+    photos = fill(tmp_path / 'in', '1.jpg', 'predictions/2.jpg', 'features/3.jpg', *own, *earlier)
+    kept = ['1.jpg', 'features/3.jpg', 'predictions/2.jpg']
+    assert [*found([photos], photos / 'w/predictions')] == [str(photos / name) for name in kept]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all('w2' in line and 'earlier run' in line for line in said)
+
+
+def test_links_are_followed_once(tmp_path):
+    photos = fill(tmp_path / 'in', '1.jpg')
+    elsewhere = fill(tmp_path / 'elsewhere', '2.jpg')
+    (photos / 'linked').symlink_to(elsewhere)
+    (photos / 'circle').symlink_to(photos)
+    (elsewhere / 'back').symlink_to(photos)
+    assert [*found([photos], tmp_path / 'out').values()] == ['1.jpg', 'linked/2.jpg']
+
+
+def test_invalid_sources_are_named(tmp_path):
+    fill(tmp_path / 'in', 'notes.txt', '.hidden/1.jpg')
+    for source, named in (('nowhere.jpg', 'nowhere.jpg does not exist'), ('in', 'in holds no image')):
+        with pytest.raises(UserError, match=named):
+            find_images([str(tmp_path / source)], tmp_path / 'out')
+
+
+def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path, capsys):
+    def run(image: Path, picture: Path) -> dict:
+        if image.name == '1.jpg':
+            raise UserError(f'The image {image} cannot be decoded: replace it.')
+        if image.name == '2.jpg':
+            raise UserError('An input of 1 x 8 pixels is too small.')
+        if image.name == '3.jpg':
+            raise RuntimeError('kernel size\ncannot be larger')
+        return dict(image=image)
+
+    images = find_images([str(fill(tmp_path / 'in', *(f'{i}.jpg' for i in range(5))))], tmp_path / 'out')
+    broken: dict[Path, str] = {}
+    assert [result['image'].name for result in run_on_images(run, images, broken)] == ['0.jpg', '4.jpg']
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r'^3 of 5 images .*1\.jpg.*2\.jpg.*3\.jpg.*others are written'):
+        refuse_broken(broken, len(images))
+    one, two, three = capsys.readouterr().err.splitlines()
+    assert one == f'left out: The image {images[1].image} cannot be decoded: replace it.'
+    assert two == f'left out: The image {images[2].image} cannot be used: An input of 1 x 8 pixels is too small.'
+    assert three.startswith(
+        f'left out: The image {images[3].image} cannot be used: RuntimeError: kernel size cannot be'
+    )
+    refuse_broken({}, 5)
+
+
+def test_a_single_image_is_refused_in_its_own_sentence():
+    with pytest.raises(UserError, match='^its sentence$'):
+        refuse_broken({Path('1.jpg'): 'its sentence'}, 1)
+
+
+def test_a_full_disk_ends_the_run(tmp_path):
+    """It is no fault of the image, and the next one would fail the same way."""
+
+    def run(image: Path, picture: Path) -> dict:
+        raise WriteError('full')
+
+    images = find_images([str(fill(tmp_path / 'in', '1.jpg', '2.jpg'))], tmp_path / 'out')
+    with pytest.raises(WriteError):
+        list(run_on_images(run, images, {}))
