@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import gc
 import io
 import os
 import signal
@@ -104,10 +105,11 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             code, sentence = _explain_end(error)
             if not code:
                 raise
-            if sentence:
-                with contextlib.suppress(OSError):
-                    print(sentence, file=sys.stderr)
-            return code
+        gc.collect()  # ends the workers of data loaders, which may say something, too
+        if sentence:
+            with contextlib.suppress(OSError):
+                print(sentence, file=sys.stderr)
+        return code
 
     return wrapped
 
