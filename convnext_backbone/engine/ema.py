@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..utils.errors import ArgumentError
 from ..utils.validation import numbers
+from ..weights.load_model import load_model
 from .accumulation import is_step_complete
 from .fsdp import WRAPPER, is_sharded, unwrap_model
 
@@ -46,8 +47,8 @@ class AveragedWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
         """Keep the averaged weights of a checkpoint; under this key mmengine's ``EMAHook`` saves the plain ones."""
-        found = checkpoint.get(KEY, {})
-        self._loaded = None if not found or 'steps' in found else found
+        found = checkpoint.get(KEY)
+        self._loaded = found if isinstance(found, Mapping) and found and 'steps' not in found else None
 
     def _start(self, runner: Runner, weights: Mapping | None) -> None:
         """Start the average from the model's weights, or from saved ones."""
@@ -55,7 +56,7 @@ class AveragedWeightsHook(Hook):
         self._average.requires_grad_(False)
         self._average.n_averaged.fill_(1)  # the initial weights count, as in the official code
         if weights is not None:
-            self._average.module.load_state_dict(weights)
+            load_model(self._average.module, dict(state_dict=weights), runner._load_from)
 
     def before_train(self, runner: Runner) -> None:
         """Start the average from the initial weights, or resume it."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..utils.errors import NonFiniteError
 from .checkpoint import save_state
 from .fsdp import to_local, unwrap_model
+from .resume import count_iterations, find_checkpoints
 
 
 @HOOKS.register_module()
@@ -61,15 +62,20 @@ class FiniteCheckHook(Hook):
         images = ', '.join(name for process, names in found if process or not bad for name in names)
         if losses is not None:
             what += f' ({bad or "the sum of the losses overflows"})'
-        advice = 'Lower the learning rate, use bf16 or fp32 instead of fp16, or look at the images of that batch'
+        advice = 'Use bf16 or fp32 instead of fp16, or look at the images of that batch'
         advice += f': {images}' if images else ''
-        if not _all_finite(*(to_local(tensor) for tensor in (*self._model.parameters(), *self._model.buffers()))):
-            raise NonFiniteError(f'{what}: stopped, and nothing was saved, as the weights are not finite. {advice}.')
-        path = save_state(runner, f'last_good_iter_{runner.iter}.pth', runner.iter)
-        raise NonFiniteError(
-            f'{what}: stopped; the state after iteration {runner.iter} is in {path}. '
-            f'{advice}, then go on with --resume.'
-        )
+        state = (tensor for one in runner.optim_wrapper.optimizer.state.values() for tensor in one.values())
+        saved = (*self._model.parameters(), *self._model.buffers(), *filter(torch.is_tensor, state))
+        if not _all_finite(*map(to_local, saved)):
+            what += ': stopped, and nothing was saved, as the weights or the state of the optimizer are not finite'
+        else:
+            path = save_state(runner, f'last_good_iter_{runner.iter}.pth', runner.iter)
+            what += f': stopped; the state after iteration {runner.iter} is in {path}'
+            advice += ', then go on with --resume'
+        earlier = [path for path in find_checkpoints(runner.work_dir) if count_iterations(path) < runner.iter]
+        restart = f'go on from an earlier checkpoint, such as --resume {earlier[0]}' if earlier else 'start again'
+        # The state that was saved leads to the same loss, whatever the rate.
+        raise NonFiniteError(f'{what}. {advice}. If training diverged, lower the learning rate and {restart}.')
 
 
 def _all_finite(*tensors: Tensor) -> bool:

@@ -17,11 +17,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..datasets.seeded_loader import FastForwardIterator, SeededLoader
+from ..datasets.shard_stream import ImageStream
 from ..utils.errors import CheckpointError, UserError, printable
 from ..weights.safe_load import read_checkpoint, verify_checksums
 from .checkpoint import STOPPED
 from .curves import read_scalars
 
+_LONGEST_PATH = 4096
 _TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
 
 
@@ -32,17 +34,24 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
     are modification times, as clocks jump and copies are new. Damaged files come first, so that users hear of them.
     """
     work_dir = Path(work_dir)
-    saved = [path for kind in _TO_RESUME for path in work_dir.glob(f'{kind}.pth')]
-    saved.sort(key=lambda path: (_iterations(path), path.stat().st_mtime_ns), reverse=True)
-    note = work_dir / 'last_checkpoint'
-    named = note.read_text().strip() if note.is_file() else ''
+    saved = [path for kind in _TO_RESUME for path in work_dir.glob(f'{kind}.pth') if os.path.isfile(path)]
+    saved.sort(key=lambda path: (count_iterations(path), path.stat().st_mtime_ns), reverse=True)
+    named = _read_name(work_dir / 'last_checkpoint')
     for candidate in (work_dir / Path(named).name, Path(named)):  # the folder may have been moved or copied
-        if named and candidate.is_file():
+        if named and os.path.isfile(candidate):
             return [candidate, *(path for path in saved if not path.samefile(candidate))]
     return saved
 
 
-def _iterations(path: Path) -> float:
+def _read_name(note: Path) -> str:
+    """The path in a file, whose bytes need not be UTF-8, as in names of files; '' if there is none."""
+    if not note.is_file():
+        return ''
+    with note.open('rb') as file:
+        return os.fsdecode(file.read(_LONGEST_PATH)).strip()
+
+
+def count_iterations(path: Path) -> float:
     """The iterations behind a checkpoint; infinity for a damaged file, -1 for one that holds no training state."""
     try:
         return int(read_checkpoint(path)['meta']['iter'])
@@ -125,23 +134,68 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
         yield
 
 
-def convert_iterations(runner: Runner, meta: dict, images_per_batch: int) -> None:
-    """Convert the iteration of a checkpoint where the batches of all processes now have another number of images.
+def count_images(dataset: Any) -> int:
+    """The images of a data set, in all processes together."""
+    return sum(dataset.shard_lengths) if isinstance(dataset, ImageStream) else len(dataset)
+
+
+def set_place(runner: Runner, meta: dict, source: str) -> None:
+    """Set the iteration of a resumed run, whose data or batches may be others than when the checkpoint was written.
 
     Raises:
-        CheckpointError: It lies within an epoch, and no batch begins at its image.
+        CheckpointError: It was trained for longer than the run is to be, its counters contradict each other, it lies
+            within an epoch of other data, or no batch begins at its image.
     """
-    before = meta.get('images_per_batch', images_per_batch)
-    if before == images_per_batch or isinstance(runner.train_loop, IterBasedTrainLoop):
-        return
-    images = (runner.iter - runner.epoch * meta['batches_per_epoch']) * before
-    if images and (images % images_per_batch or not isinstance(runner.train_dataloader, SeededLoader)):
+    loop, loader = runner.train_loop, runner.train_dataloader
+    by_epochs = not isinstance(loop, IterBasedTrainLoop)
+    done, limit = (runner.epoch, loop.max_epochs) if by_epochs else (runner.iter, loop.max_iters)
+    if done > limit:
+        setting = f'train_cfg.{"max_epochs" if by_epochs else "max_iters"}={limit}'
         raise CheckpointError(
-            f'The checkpoint was written in the middle of epoch {runner.epoch + 1}, by processes that took {before} '
-            f'images together and not {images_per_batch}: resume with as many, or from the end of an epoch.'
+            f'The checkpoint {printable(source)} was trained for longer than {setting}, for {done}: raise that, or use '
+            f'the checkpoint as it is.'
         )
-    runner.train_loop._iter = runner.epoch * len(runner.train_dataloader) + images // images_per_batch
-    runner.logger.info(f'Batches of {images_per_batch} images, and not of {before}: this is iteration {runner.iter}.')
+    images, size = count_images(loader.dataset), runner._images_per_batch
+    before = meta.get('images', images), meta.get('images_per_batch', size)
+    if by_epochs:
+        loop._iter = runner.epoch * len(loader) + _find_batch(runner, meta, (images, size), before, source)
+    if images != before[0]:
+        runner.logger.info(f'Other data: {images} training images, not {before[0]}. This is iteration {runner.iter}.')
+    if by_epochs and size != before[1]:
+        runner.logger.info(f'Batches of {size} images, and not of {before[1]}: this is iteration {runner.iter}.')
+
+
+def _find_batch(runner: Runner, meta: dict, now: tuple[int, int], before: tuple[int, int], source: str) -> int:
+    """The batches of its epoch that a run has behind it; with the images of the data and of a batch, now and before."""
+    loader, batches = runner.train_dataloader, meta.get('batches_per_epoch') or _guess_batches(runner)
+    done = runner.iter - runner.epoch * batches
+    if not 0 <= done <= batches:
+        raise CheckpointError(
+            f'The checkpoint {printable(source)} has meta.iter={runner.iter} and meta.epoch={runner.epoch}, which '
+            f'contradict each other where an epoch has {batches} batches: resume from another one.'
+        )
+    if done in (0, batches):
+        return len(loader) if done else 0
+    middle = f'The checkpoint {printable(source)} was written in the middle of epoch {runner.epoch + 1}'
+    own = len(loader) if 'images' not in meta and now[1] == before[1] else batches  # all that earlier versions stored
+    if now[0] != before[0] or own != batches:
+        what = f'{before[0]} training images, not {now[0]}' if own == batches else f'{batches} batches, not {own}'
+        raise CheckpointError(f'{middle} of {what}: resume with the same data, or from the end of an epoch.')
+    done, rest = divmod(done * before[1], now[1])
+    if rest or (now[1] != before[1] and not isinstance(loader, SeededLoader)):
+        raise CheckpointError(
+            f'{middle}, by processes that took {before[1]} images together and not {now[1]}: resume with as many, or '
+            f'from the end of an epoch.'
+        )
+    return min(done, len(loader))
+
+
+def _guess_batches(runner: Runner) -> int:
+    """The batches of an epoch where a checkpoint has only counters, as those of mmengine's own Runner."""
+    own, epochs = len(runner.train_dataloader), runner.epoch
+    if not epochs or runner.iter % epochs or epochs * own <= runner.iter <= (epochs + 1) * own:
+        return own
+    return runner.iter // epochs
 
 
 def skip_seen_batches(runner: Runner) -> None:

@@ -17,15 +17,21 @@ from ..datasets.image_loading import guard_image_loading
 from ..datasets.seeded_loader import SeededLoader
 from ..datasets.shard_stream import ImageStream
 from ..models.classifier import ImageClassifier
-from ..utils.errors import ArgumentError, CheckpointError
+from ..utils.errors import ArgumentError
 from ..utils.files import write_atomically
 from ..weights.load import fill_backbone
 from ..weights.load_model import REVISE_KEYS, load_model
 from .accumulation import batches_per_step, set_accumulation, set_epoch_length
+from .class_check import check_classes
+from .class_weight import ClassWeightHook
 from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_state
+from .label_check import LabelCheckHook
 from .preemption import PreemptionHook, SigtermShield
-from .resume import LateValidationHook, convert_iterations, skip_seen_batches
+from .resume import LateValidationHook, count_images, set_place, skip_seen_batches
+from .schedules import resume_schedules
 from .seed import IterationSeedHook
+from .training_state import check_training_state, load_optimizer_state
+from .validation import ValidationCheckHook
 
 
 @RUNNERS.register_module()
@@ -40,6 +46,8 @@ class ResumableRunner(Runner):
     """
 
     _train_dataloader: Any
+    optim_wrapper: Any
+    param_schedulers: Any
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the environment, with gloo between processes that have no GPU, which mmengine does not support."""
@@ -83,6 +91,8 @@ class ResumableRunner(Runner):
             hook = dict(hooks.get(name) or default)
             hooks[name] = {**hook, 'type': replacement} if hook['type'] == default['type'] else hook
         super().register_default_hooks(hooks)
+        for check in (LabelCheckHook(), ClassWeightHook(), ValidationCheckHook()):
+            self.register_hook(check)
 
     def train(self) -> nn.Module:
         """Train until the end, or until SIGTERM."""
@@ -151,35 +161,57 @@ class ResumableRunner(Runner):
         ``load_from`` of a training run may lack heads, such as those for another data set, but no part of a backbone.
 
         Raises:
-            CheckpointMismatch: The weights do not fit.
+            CheckpointMismatch: The weights do not fit, or the classes are others than those of the data.
             CheckpointError: There is no training state to resume.
         """
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, logger='current')
         model = unwrap_model(self)
         testing = not isinstance(self._train_loop, BaseLoop)
+        if self._resume:
+            check_training_state(checkpoint, filename)
+            self._training_state = {name: checkpoint.get(name) for name in ('meta', 'optimizer', 'param_schedulers')}
+        loops = [self._train_loop] if self._resume else [self._test_loop, self._val_loop] if testing else []
+        for loop in [loop for loop in loops if isinstance(loop, BaseLoop)][:1]:
+            check_classes(checkpoint, filename, loop.dataloader.dataset)
         if isinstance(model, ImageClassifier) and not self._resume:
             fill_backbone(model, checkpoint, filename, head=testing)
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         else:
-            if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
-                raise CheckpointError(
-                    f'The checkpoint {filename} holds weights and no training state to resume: start a new run from '
-                    f'them with --cfg-options load_from={filename}.'
-                )
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # which may exchange the weights
             load_model(model, checkpoint, filename, strict or self._resume or testing, revise_keys)
-        self._loaded_meta = checkpoint.get('meta', {})
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint, at the batch after the last one that it was trained on."""
-        seed = self.seed
-        super().resume(filename, *args, **kwargs)
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'default',
+    ) -> None:
+        """Resume from a checkpoint, at the batch after the last one that it was trained on.
+
+        Its state is taken over: weights, what the optimizer knows of each parameter, counters, seed, history. All
+        settings are those of the config, which may have changed; what differs is logged.
+
+        Raises:
+            CheckpointMismatch: The weights or the classes do not fit.
+            CheckpointError: There is no valid training state, or it cannot go on with this config.
+        """
+        seed, self._resume = self.seed, True
+        super().resume(filename, False, False, map_location)
+        state, self._training_state = self._training_state, {}
         if self.seed != seed:  # it is the checkpoint's
             self.dump_config()
-        convert_iterations(self, self._loaded_meta, self._images_per_batch)
+        set_place(self, state['meta'], filename)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if resume_optimizer:
+            load_optimizer_state(self.optim_wrapper, state['optimizer'], filename)
+        if resume_param_scheduler:
+            if self.param_schedulers is not None:
+                self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            resume_schedules(self, state, filename)
         skip_seen_batches(self)
 
     def save_checkpoint(self, *args: Any, save_optimizer: bool = True, meta: dict | None = None, **kwargs: Any) -> None:
@@ -188,5 +220,8 @@ class ResumableRunner(Runner):
             self.model.state_dict()
             if save_optimizer:
                 self.optim_wrapper.state_dict()
-        batches = dict(batches_per_epoch=len(self.train_dataloader), images_per_batch=self._images_per_batch)
+        loader = self.train_dataloader
+        batches = dict(
+            batches_per_epoch=len(loader), images_per_batch=self._images_per_batch, images=count_images(loader.dataset)
+        )
         super().save_checkpoint(*args, save_optimizer=save_optimizer, meta={**(meta or {}), **batches}, **kwargs)

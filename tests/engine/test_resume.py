@@ -76,13 +76,13 @@ class PreemptedWorkers(Augmented):
         return super().__getitem__(index)
 
 
-def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, step=1, **settings):
+def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, step=1, hooks=(), **settings):
     loops = dict(
         epoch=dict(by_epoch=True, max_epochs=3),
         infinite=dict(by_epoch=False, max_iters=ITERATIONS),
         finite=dict(by_epoch=False, max_iters=ITERATIONS),
     )
-    runner = ResumableRunner(
+    config = dict(
         model=Toy(),
         work_dir=str(work_dir),
         train_dataloader=dict(
@@ -96,13 +96,13 @@ def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, s
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01), accumulative_counts=step),
         param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=1)),
-        custom_hooks=[cut] if cut else [],
+        custom_hooks=[*hooks, *([cut] if cut else [])],
         randomness=dict(seed=seed),
         resume=resume,
         load_from=str(find_checkpoint(work_dir)) if resume else None,
         experiment_name=f'toy_{next(NUMBERS)}',
-        **settings,
     )
+    runner = ResumableRunner(**{**config, **settings})
     try:
         runner.train()
     except KeyboardInterrupt:

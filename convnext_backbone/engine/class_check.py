@@ -1,0 +1,39 @@
+"""Whether the classes of a checkpoint are those of the data."""
+
+import itertools
+import re
+from typing import Any
+
+from ..datasets.class_names import describe_class
+from ..utils.errors import CheckpointMismatch, printable
+from ..weights.dataset_meta import dataset_classes
+
+_IMAGENET_ID = re.compile(r'n\d{8}')
+
+
+def check_classes(checkpoint: dict, source: str, dataset: Any) -> None:
+    """Compare the classes that a checkpoint names with those of a data set, which it is to be tested or trained on.
+
+    Args:
+        checkpoint: What :func:`.read_state` returned.
+        source: Path or address, for errors.
+        dataset: With ``metainfo``, as in mmengine. Where it or the checkpoint names no classes there is no comparison.
+
+    Raises:
+        CheckpointMismatch: They are others, or in another order; the text names the first difference.
+    """
+    theirs = [*(dataset_classes(checkpoint, source) or ())]
+    ours = [printable(str(name)) for name in (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()]
+    if not theirs or not ours or theirs == ours:
+        return
+    if len({bool(_IMAGENET_ID.fullmatch(names[0])) for names in (theirs, ours)}) > 1:  # ImageNet by ids, and by names
+        theirs, ours = ([describe_class(name).split(',')[0] for name in names] for names in (theirs, ours))
+    pairs = enumerate(itertools.zip_longest(theirs, ours))
+    number, (one, other) = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), (0, ('', '')))
+    if one != other:
+        raise CheckpointMismatch(
+            f'The checkpoint {printable(source)} was trained on other classes than those of the data: number {number} '
+            f'is {one!r} in the checkpoint and {other!r} in the data ({len(theirs)} and {len(ours)} in all). Name the '
+            f'classes of the data in the order of the checkpoint (metainfo.classes, or a class_map for folders), use '
+            f'the data that it was trained on, or train on this data from its weights with load_from.'
+        )
