@@ -117,9 +117,9 @@ class TimmDataset(Dataset):
         """Read an image and its label.
 
         Returns:
-            ``inputs``, bytes of (3, H, W); ``labels``, an int; ``broken``, the names of unreadable images, one a line.
-            Such an image is replaced by the next one in training; otherwise by a black one with the label -1, which
-            metrics leave out.
+            ``inputs``, bytes of (3, H, W); ``labels``, an int; ``broken``, the names of unreadable images, one a line;
+            except in training ``names``, that of the image. An unreadable image is replaced by the next one in
+            training; otherwise by a black one with the label -1, which metrics leave out.
         """
         broken = []
         for i in range(index, index + (min(_MAX_BROKEN_IN_A_ROW, len(self)) if self.is_training else 1)):
@@ -133,7 +133,8 @@ class TimmDataset(Dataset):
                 broken.append(f'{self.reader.filename(i)} ({type(error).__name__}: {error})'.replace('\n', ' '))
         else:
             image, label = black_image(), -1
-        return dict(inputs=self.transform(image), labels=label, broken='\n'.join(broken))
+        names = {} if self.is_training else dict(names=str(self.reader.filename(i) or i))
+        return dict(inputs=self.transform(image), labels=label, broken='\n'.join(broken), **names)
 
 
 @DATASETS.register_module()

@@ -11,7 +11,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..utils.files import replaced_atomically
-from ..utils.validation import is_number
 
 
 @HOOKS.register_module()
@@ -39,7 +38,7 @@ def read_scalars(work_dir: str | Path) -> tuple[dict[int, dict], dict[int, dict]
                 step, trained = record.get('step', 0), 'loss' in record
             except (ValueError, AttributeError):  # the last line of a run that was killed, or what no run wrote
                 continue
-            if is_number(step) and (not trained or isinstance(record['loss'], int | float)):
+            if isinstance(step, int) and (not trained or isinstance(record['loss'], int | float)):
                 (training if trained else validation)[step] = record
     return training, validation
 

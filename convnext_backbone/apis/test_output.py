@@ -1,0 +1,217 @@
+"""What a test writes besides its scores: predictions, and pictures of them, as the tools of mmdet and mmseg do."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.fileio import dump
+from mmengine.hooks import Hook
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+
+from ..config.dataset_types import name_datasets
+from ..config.recipes import task_of
+from ..datasets.class_names import describe_class, imagenet_classes
+from ..utils.errors import UserError, printable
+from ..utils.files import check_work_dir, write_atomically
+from ..utils.image_io import write_picture
+from ..visualization.legend import add_bars, paste_grid
+from ..visualization.overlays import draw_classes
+from .builders import build_visualizer
+from .coco_output import coco_detections, find_ids
+from .model_inputs import build_test_pipeline, dataset_with_pipeline
+
+_FILES = ('.json', '.pkl', '.pickle')
+
+
+class OutputHook(Hook):
+    """Writes the predictions of a test, and a picture of each image: base class of one for each task.
+
+    Args:
+        cfg: Of the test.
+        out: Where predictions are written, or None: a file, .json or .pkl; for segmentation a folder.
+        show_dir: A folder of pictures, or None.
+
+    Raises:
+        UserError: ``out`` is of another kind, data of the test lies there, or a folder cannot be written.
+    """
+
+    _writes_file = True
+
+    def __init__(self, cfg: Config, out: str | None, show_dir: str | None) -> None:
+        self._cfg = cfg
+        self._rows: dict[str, Any] = {}
+        self._out: Any = Path(out) if out else None
+        self._show_dir = Path(show_dir) if show_dir else None
+        for flag, path, is_file in (('--out', self._out, self._writes_file), ('--show-dir', self._show_dir, False)):
+            if path:
+                if (path.suffix in _FILES) != is_file:
+                    kind = f'a file that ends with {", ".join(_FILES)}' if is_file else 'a folder'
+                    raise UserError(f'{flag} {printable(str(path))} does not fit: it is to name {kind}.')
+                _check_place(path, cfg, flag)
+                check_work_dir(path.parent if is_file else path, flag)
+
+    def before_test(self, runner: Runner) -> None:
+        """Prepare for the data."""
+        self._prepare(runner, runner.test_dataloader.dataset)
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write pictures and masks of a batch, and keep what the file will hold."""
+        for i, sample in enumerate(outputs):
+            name, place = self._name(sample, data_batch, i)
+            if self._show_dir:
+                named = place.suffix.lower() in ('.jpg', '.jpeg', '.png')
+                write_picture(self._draw(sample, data_batch, i), self._show_dir / (place if named else f'{place}.png'))
+            if self._out:
+                self._rows[name] = self._store(sample, name, place)
+
+    def after_test(self, runner: Runner) -> None:
+        """Write the file."""
+        ranks = all_gather_object(self._rows)
+        if self._out and is_main_process():
+            self._write({name: row for rows in ranks for name, row in rows.items()})  # an image may be on two ranks
+
+    def _prepare(self, runner: Runner, dataset: Any) -> None:
+        raise NotImplementedError
+
+    def _name(self, sample: Any, data_batch: Any, i: int) -> tuple[str, Path]:
+        """The name of an image, and that of its picture as a relative path."""
+        raise NotImplementedError
+
+    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _store(self, sample: Any, name: str, place: Path) -> Any:
+        """What is kept of a prediction until the end."""
+        raise NotImplementedError
+
+    def _write(self, rows: dict[str, Any]) -> None:
+        """Write what was kept, by name of the image."""
+
+
+class _LibraryOutput(OutputHook):
+    """For mmdet and mmseg, whose samples name the files of their images."""
+
+    def _prepare(self, runner: Runner, dataset: Any) -> None:
+        self._meta = dataset.metainfo
+        self._places = _name_outputs({dataset.get_data_info(i)['img_path'] for i in range(len(dataset))})
+        load = dataset_with_pipeline(self._cfg.test_dataloader.dataset)['pipeline'][:1]
+        loading: Any = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dict(pipeline=load)))
+        self._load = build_test_pipeline(loading)
+
+    def _name(self, sample: Any, data_batch: Any, i: int) -> tuple[str, Path]:
+        return sample.img_path, self._places[sample.img_path]
+
+
+class DetectionOutput(_LibraryOutput):
+    """COCO's results as json, or what mmdet's own tools read as .pkl; annotation and prediction side by side."""
+
+    def _prepare(self, runner: Runner, dataset: Any) -> None:
+        super()._prepare(runner, dataset)
+        own: Any = SimpleNamespace(visualizer={**self._cfg.visualizer, 'name': 'pictures'})  # not that of the run
+        self._visualizer = build_visualizer(own, {'palette': 'random', **self._meta})
+        if self._out and self._out.suffix == '.json':
+            self._ids = find_ids(self._cfg, self._meta['classes']).categories
+        elif self._out:
+            settings = dict(type='mmdet.DumpDetResults', out_file_path=str(self._out))
+            runner.test_evaluator.metrics.append(METRICS.build(settings))
+            self._out = None  # the metric writes it
+
+    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
+        self._visualizer.add_datasample('', self._load(Path(sample.img_path))[1], sample)
+        return self._visualizer.get_image()
+
+    def _store(self, sample: Any, name: str, place: Path) -> list[dict]:
+        found = coco_detections(sample.pred_instances.cpu().numpy(), 0.0, sample.ori_shape[:2])
+        return [dict(image_id=sample.img_id, category_id=self._ids[label], **detection) for label, detection in found]
+
+    def _write(self, rows: dict[str, Any]) -> None:
+        write_atomically(json.dumps([detection for row in rows.values() for detection in row]).encode(), self._out)
+
+
+class SegmentationOutput(_LibraryOutput):
+    """Masks of class ids as mmseg writes them, those of the annotations; annotation and prediction side by side."""
+
+    _writes_file = False
+
+    def _prepare(self, runner: Runner, dataset: Any) -> None:
+        super()._prepare(runner, dataset)
+        self._stems_differ = len({path.with_suffix('') for path in self._places.values()}) == len(self._places)
+
+    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
+        names = self._meta['classes']
+        palette = self._meta.get('palette') or np.random.default_rng(0).integers(256, size=(len(names), 3)).tolist()
+        image = self._load(Path(sample.img_path))[1]
+        maps = [
+            (title, sample.get(key)) for title, key in (('annotation', 'gt_sem_seg'), ('prediction', 'pred_sem_seg'))
+        ]
+        ids = [(title, one.data[0].cpu().numpy()) for title, one in maps if one is not None]
+        return paste_grid([draw_classes(image, one, names, palette, title) for title, one in ids], 2)
+
+    def _store(self, sample: Any, name: str, place: Path) -> None:
+        ids = sample.pred_sem_seg.data[0].cpu().numpy() + int(sample.get('reduce_zero_label', False))
+        mask = place.with_suffix('.png') if self._stems_differ else f'{place}.png'
+        write_picture(ids.astype(np.uint8 if len(self._meta['classes']) < 256 else np.uint16), self._out / mask)
+
+
+class ClassificationOutput(OutputHook):
+    """The scores of all classes of each image; model inputs with their best classes."""
+
+    def _prepare(self, runner: Runner, dataset: Any) -> None:
+        self._classes = dataset.metainfo['classes'] or imagenet_classes(self._cfg.model.num_classes)
+
+    def _name(self, sample: Any, data_batch: Any, i: int) -> tuple[str, Path]:
+        name = data_batch['names'][i]
+        return name, Path(os.path.normpath(f'/{name}')).relative_to('/')  # in a tar file it may be any
+
+    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
+        scores, truth = sample['scores'].cpu(), int(sample['label'])
+        shown = scores.argsort(descending=True)[:3].tolist()
+        shown += [truth] * (truth >= 0 and truth not in shown)
+        parts = [(describe_class(self._classes[k]) + ' (annotated)' * (k == truth), float(scores[k])) for k in shown]
+        return add_bars(data_batch['inputs'][i].permute(1, 2, 0).cpu().numpy(), parts)
+
+    def _store(self, sample: Any, name: str, place: Path) -> dict:
+        scores = sample['scores'].cpu().numpy().astype(np.float64).round(6)
+        return dict(image=name, label=int(sample['label']), scores=scores)
+
+    def _write(self, rows: dict[str, Any]) -> None:
+        if self._out.suffix != '.json':
+            dump(dict(classes=self._classes, images=[*rows.values()]), str(self._out))
+            return
+        lines = ',\n'.join(json.dumps({**row, 'scores': row['scores'].tolist()}) for row in rows.values())
+        write_atomically(f'{{"classes": {json.dumps(self._classes)},\n"images": [\n{lines}]}}\n'.encode(), self._out)
+
+
+def build_output_hook(cfg: Config, out: str | None, show_dir: str | None) -> OutputHook:
+    """Build the hook of a config's task; arguments and errors as of :class:`OutputHook`."""
+    hooks = dict(detection=DetectionOutput, segmentation=SegmentationOutput, classification=ClassificationOutput)
+    return hooks[task_of(cfg)](cfg, out, show_dir)
+
+
+def _name_outputs(images: Iterable[str]) -> dict[str, Path]:
+    """Relative paths for what is written of images: in one folder as they are in one, unless two have the same name."""
+    absolute = {image: Path(os.path.abspath(image)) for image in images}
+    if len({path.stem for path in absolute.values()}) == len(absolute):
+        return {image: Path(path.name) for image, path in absolute.items()}
+    root = os.path.commonpath([path.parent for path in absolute.values()])
+    return {image: path.relative_to(root) for image, path in absolute.items()}
+
+
+def _check_place(path: Path, cfg: Config, flag: str) -> None:
+    """Raise if data of the test could be overwritten: it lies below a path, or the path below one of its folders."""
+    for _, dataset in name_datasets(cfg, 'test'):
+        prefix = dataset.get('data_prefix') or ''
+        parts = [dataset.get('ann_file') or None, *(prefix.values() if isinstance(prefix, dict) else [prefix])]
+        for part in filter(lambda part: part is not None, parts):
+            place = Path(dataset.get('data_root') or '.', part).resolve()
+            if place.is_relative_to(path.resolve()) or path.resolve().is_relative_to(place):
+                raise UserError(
+                    f'{flag} {printable(str(path))} would overwrite test data in {place}: name another place.'
+                )
