@@ -1,5 +1,7 @@
 """Builders of trained detectors, segmentors, classifiers and backbones from a config and a checkpoint."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -7,12 +9,15 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 
+from ..config.check_data import find_heads
 from ..datasets.class_names import imagenet_classes
 from ..datasets.timm_dataset import build_transform
 from ..models.backbone import Backbone
 from ..models.classifier import ImageClassifier
-from ..utils.errors import UserError
-from ..weights.load import fill_backbone, load_backbone, load_model
+from ..utils.errors import UserError, printable, shorten
+from ..weights.dataset_meta import dataset_classes, dataset_meta
+from ..weights.load import fill_backbone, load_backbone
+from ..weights.load_model import load_model
 from ..weights.safe_load import read_state
 
 
@@ -43,13 +48,12 @@ def build_segmentor(cfg: Config, checkpoint: str) -> BaseModel:
         UserError: As of :func:`build_detector`, or a class has no name or no colour.
     """
     model = _build_model(cfg, checkpoint)
-    for what in ('classes', 'palette'):
-        number = len(model.dataset_meta.get(what) or ())
-        if number < model.num_classes:
-            raise UserError(
-                f'The model predicts {model.num_classes} classes, but its data set has {number} {what}: set '
-                f'test_dataloader.dataset.metainfo=dict(classes=(...), palette=[...]), one for each class.'
-            )
+    number = len(model.dataset_meta.get('palette') or ())
+    if number < model.num_classes:
+        raise UserError(
+            f'The model predicts {model.num_classes} classes, but its data set has {number} colours: set '
+            f'test_dataloader.dataset.metainfo=dict(classes=(...), palette=[...]), one for each class.'
+        )
     return model
 
 
@@ -58,21 +62,25 @@ def _build_model(cfg: Config, checkpoint: str) -> BaseModel:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_model(model, state, checkpoint)
-    meta = _dataset_meta(state)
-    if not meta.get('classes'):
-        meta = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
+    meta = dataset_meta(state, checkpoint) or DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True)).metainfo
     if not meta.get('classes'):
         raise UserError(
             f'Neither the checkpoint {checkpoint} nor the config names the classes: set '
             f'test_dataloader.dataset.metainfo=dict(classes=(...)).'
         )
+    _check_number(meta['classes'], max((number for _, number in find_heads(cfg)), default=0), checkpoint)
     model.dataset_meta = dict(meta)
     model.cfg = cfg  # where mmdet's inference looks for the pipeline
     return model.to(get_device()).eval()
 
 
-def _dataset_meta(state: dict) -> dict:
-    return (state.get('meta') or {}).get('dataset_meta') or {}
+def _check_number(names: Sequence[str], predicted: int, checkpoint: str) -> None:
+    if len(names) < predicted:
+        raise UserError(
+            f'The model predicts {predicted} classes, but only {len(names)} are named ({shorten(list(names))}): name '
+            f'all in meta.dataset_meta of the checkpoint {printable(checkpoint)} or, where that has none, in '
+            f'test_dataloader.dataset.metainfo=dict(classes=(...)).'
+        )
 
 
 def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
@@ -85,8 +93,8 @@ def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
     model = MODELS.build(cfg.model)
     state = read_state(checkpoint)
     fill_backbone(model, state, checkpoint, head=True)
-    meta = _dataset_meta(state)
-    model.class_names = meta.get('classes') or imagenet_classes(cfg.model.num_classes)
+    model.class_names = dataset_classes(state, checkpoint) or imagenet_classes(cfg.model.num_classes)
+    _check_number(model.class_names, cfg.model.num_classes, checkpoint)
     model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
     return model.to(get_device()).eval()
 
