@@ -9,15 +9,16 @@ from .check import DATALOADERS, walk
 
 
 def adapt_to_machine(cfg: Config) -> None:
-    """Without a GPU replace fp16 by fp32 and SyncBN by BN, each with one warning, in place."""
+    """Without a GPU replace mixed precision by fp32 and SyncBN by BN, each with one warning, in place."""
     if torch.cuda.is_available() or get_device() != 'cpu':
         return
     wrapper = cfg.get('optim_wrapper') or {}
-    if str(wrapper.get('type')).endswith('AmpOptimWrapper') and wrapper.get('dtype') != 'bfloat16':
+    if str(wrapper.get('type')).endswith('AmpOptimWrapper'):  # which the engine has for GPUs alone
+        precision = 'bf16' if wrapper.get('dtype') == 'bfloat16' else 'fp16'
         wrapper['type'] = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
-        print_log('warning: No GPU: the fp16 of the config falls back to fp32.')
+        print_log(f'warning: No GPU: the {precision} of the config falls back to fp32.')
     sync_norms = [node for _, node in walk(cfg.get('model')) if isinstance(node, dict) and node.get('type') == 'SyncBN']
     for node in sync_norms:
         node['type'] = 'BN'

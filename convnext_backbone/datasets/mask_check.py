@@ -110,19 +110,20 @@ def _check_names(infos: list[dict], dataset: Any, split: str) -> None:
         paths = [info[key] for info in infos if key in info]
         lost = [i for i, path in enumerate(paths) if os.path.basename(path) not in listing(os.path.dirname(path))]
         if lost:
-            folder, name = os.path.split(paths[lost[0]])
-            owner = f' of the image {printable(infos[lost[0]]["img_path"])}' if what == 'mask' else ''
+            path = paths[lost[0]]
+            owner = f' for the image {printable(infos[lost[0]]["img_path"])}' if what == 'mask' else ''
             raise UserError(
-                f'The {split} data lacks {len(lost)} of {len(infos)} {what}s: there is no {printable(name)}{owner} in '
-                f'{printable(folder)} ({_endings(folder)}); put it there, leave the image out, or correct data_prefix '
-                f'and the suffixes.'
+                f'The {split} data lacks {len(lost)} of {len(infos)} {what}s: there is no {printable(path)}{owner} '
+                f'({_endings(os.path.dirname(path))}); put it there, leave the image out, or correct data_prefix and '
+                f'the suffixes.'
             )
 
 
 def _endings(folder: str) -> str:
     """The suffixes of the files of a folder, in words."""
     found = Counter(path.suffix for path in Path(folder).rglob('*') if path.is_file())
-    return f'it holds {shorten([f"{number} files {suffix}" for suffix, number in found.most_common()]) or "no files"}'
+    files = [f'{number} files {suffix}' for suffix, number in found.most_common()]
+    return f'that folder holds {shorten(files) or "no files"}'
 
 
 class _Sample:
@@ -170,7 +171,7 @@ class _Sample:
                 f'The mask {printable(self._first[wrong[0]])} holds the id {wrong[0]}, which no class has: the {split} '
                 f'masks hold {held}, and there are {number} classes{first}; {self._remedy(wrong)}.'
             )
-        if ids == [0, VOID] and labels and number > 1:
+        if ids == [0, VOID] and labels and number:
             return (
                 f'The {split} masks, such as {printable(self._first[VOID])}, hold 0 and {VOID} alone, and {VOID} is '
                 f'void: only {printable(str(self._classes[labels[0]]))} is left; write the objects as 1.'

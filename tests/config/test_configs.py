@@ -81,12 +81,15 @@ def test_cascade_t_has_86_million_parameters(cascade_t):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU: nothing falls back')
-def test_without_a_gpu_fp16_and_syncbn_fall_back_with_one_warning_each(capsys):
+@pytest.mark.parametrize(('dtype', 'precision'), [(None, 'fp16'), ('float16', 'fp16'), ('bfloat16', 'bf16')])
+def test_without_a_gpu_mixed_precision_and_syncbn_fall_back_with_one_warning_each(dtype, precision, capsys):
     cfg = load_config(REPOSITORY / 'configs/cascade_convnext_t_coco.py')
+    if dtype:
+        cfg.optim_wrapper.dtype = dtype
     adapt_to_machine(cfg)
     fp32, bn = capsys.readouterr().out.splitlines()
-    assert fp32.startswith('warning: ') and 'fp16' in fp32 and bn.startswith('warning: ') and 'SyncBN' in bn
-    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert fp32.startswith('warning: ') and precision in fp32 and bn.startswith('warning: ') and 'SyncBN' in bn
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'dtype' not in cfg.optim_wrapper
     assert {head.norm_cfg.type for head in cfg.model.roi_head.bbox_head} == {'BN'}
 
 
