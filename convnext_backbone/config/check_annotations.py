@@ -30,7 +30,7 @@ def check_annotations(cfg: Config, split: str) -> None:
     contents = {name: check_coco(dataset, find_classes(dataset, scope)) for name, dataset in coco.items()}
     for name, content in contents.items():
         if content.dropped.total() == len(content.images):
-            raise UserError(f'{name} has no image left: {content.describe_loss()}.')
+            raise UserError(f'{name} has no image left: {content.describe_loss()}; correct the file or filter_cfg.')
     if split != 'train':
         _check_evaluators(cfg, split, coco, contents)
     elif len(coco) == len(datasets) and not any(content.used for content in contents.values()):

@@ -32,7 +32,7 @@ class CocoContent(NamedTuple):
         parts = [f'{number} of {len(self.images)} images {why}' for why, number in self.dropped.most_common()]
         annotations = self.used + self.left_out.total()
         parts += [f'{number} of {annotations} annotations have {why}' for why, number in self.left_out.most_common()]
-        return f'in {self.path} {" and ".join(parts) or "there are no annotations"}'
+        return f'in {self.path} {", and ".join(parts) or "there are no annotations"}'
 
 
 def check_coco(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> CocoContent:

@@ -46,6 +46,8 @@ def _replace_steps(steps: list) -> None:
                 ours = type(step).__name__ == 'LoadAnnotations' and type(step).__module__.startswith('mmseg.')
                 load = functools.partial(*((_load_mask, step) if ours else (_load_known_format, step, 'seg_map_path')))
             steps[i] = functools.partial(_load_annotations, load)
+        elif type(step).__name__ == 'LoadProposals':
+            steps[i] = functools.partial(_load_proposals, step)
         for branch in getattr(step, 'subroutines', ()):  # of TestTimeAug
             _replace_steps(branch.transforms)
 
@@ -64,6 +66,12 @@ def _load_image(replaced: 'LoadImageFromFile', results: dict) -> dict | None:
     results['img'] = image.astype(np.float32) if replaced.to_float32 else image
     results['img_shape'] = results['ori_shape'] = image.shape[:2]
     return results
+
+
+def _load_proposals(load: Callable[[dict], dict], results: dict) -> dict:
+    """Make arrays of the lists of a json file, the only kind of proposals that is read."""
+    proposals = {key: np.array(values, np.float32) for key, values in results['proposals'].items()}
+    return load({**results, 'proposals': {**proposals, 'bboxes': proposals['bboxes'].reshape(-1, 4)}})
 
 
 def _load_known_format(load: Callable[[dict], dict], key: str, results: dict) -> dict:

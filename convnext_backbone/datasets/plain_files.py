@@ -16,8 +16,9 @@ from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from ..utils.errors import UserError, printable
 
 _REMEDY = (
-    'which could run code, and nothing of it was run; if you trust its source convert it by `python -c "import '
-    "mmengine; mmengine.dump(mmengine.load('x.pkl'), 'x.json')\"` and name the json"
+    'which could run code, and nothing of it was run; if you trust its source convert it by `python -c "import json, '
+    "pickle; json.dump(pickle.load(open('x.pkl', 'rb')), open('x.json', 'w'), default=lambda x: x.tolist() if "
+    "hasattr(x, 'tolist') else dict(x.items()))\"` and name the json"
 )
 
 

@@ -1,13 +1,16 @@
 """Files of data: whatever reads them, no code in them is run; plain values are read as before. Exact."""
 
-import json
 import os
 import pickle
+import sys
 
 import mmengine
+import numpy as np
 import pytest
 import yaml
 from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.structures import InstanceData
 
 from convnext_backbone import UserError
 from convnext_backbone.datasets.plain_files import read_class_map, refuse_pickles
@@ -25,21 +28,46 @@ class Harm:
 def test_mmengine_reads_no_pickle(suffix, tmp_path):
     path = tmp_path / f'annotations.{suffix}'
     mmengine.dump([Harm(tmp_path / 'harm')], path)
-    with pytest.raises(UserError, match='pickle .* run code, and nothing of it was run; .*mmengine.dump.*json'):
+    with pytest.raises(
+        UserError, match='pickle .* run code, and nothing of it was run; .*convert it by .* and name the json'
+    ):
         mmengine.load(path)
     with pytest.raises(UserError, match='pickle'), path.open('rb') as file:
         mmengine.load(file, file_format=suffix)
     assert not (tmp_path / 'harm').exists()
 
 
-def test_the_way_to_convert_works(tmp_path):
-    """As the sentence has it, in a process that does not import this package."""
+def test_the_way_to_convert_works_for_proposals(shapes, tmp_path):
+    """As the sentence has it, and mmdet's loading takes what comes out."""
+    from mmdet.utils import register_all_modules
+
+    from convnext_backbone.datasets.image_loading import guard_image_loading
+
+    register_all_modules()
+    names = [path.name for path in sorted((shapes / 'train2017').iterdir())]
+    some = InstanceData(bboxes=np.array([[1, 2, 30, 40]], np.float32), scores=np.array([0.5], np.float32))
+    none = InstanceData(bboxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32))
+    proposals = {f'train2017/{name}': none if i else some for i, name in enumerate(names)}
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps(proposals))
     with pytest.raises(UserError) as refused:
-        refuse_pickles([('train_dataloader.dataset.ann_file', 'x.pkl')])
-    command = str(refused.value).partition('`')[2].partition('`')[0]
-    (tmp_path / 'x.pkl').write_bytes(pickle.dumps(dict(a=[1, 2])))
-    assert os.system(f'cd {tmp_path} && {command.replace("python", os.sys.executable, 1)}') == 0
-    assert json.loads((tmp_path / 'x.json').read_text()) == dict(a=[1, 2])
+        mmengine.load(tmp_path / 'x.pkl')
+    command = str(refused.value).partition('`python')[2].partition('`')[0]
+    assert os.system(f'cd {tmp_path} && {sys.executable} {command}') == 0
+
+    data = dict(data_root=str(shapes), ann_file='annotations/instances_train2017.json')
+    data['data_prefix'] = dict(img='train2017/')
+    dataset = DATASETS.build(
+        dict(
+            type='mmdet.CocoDataset',
+            metainfo=dict(classes=('circle', 'square', 'triangle', 'star', 'cross')),
+            proposal_file=str(tmp_path / 'x.json'),
+            pipeline=[dict(type='mmdet.LoadProposals')],
+            **data,
+        )
+    )
+    guard_image_loading(dataset)
+    assert dataset[0]['proposals'].tolist() == [[1, 2, 30, 40]] and dataset[0]['proposals_scores'].tolist() == [0.5]
+    assert dataset[1]['proposals'].shape == (0, 4)
 
 
 @pytest.mark.parametrize('suffix', ['yaml', 'yml'])
