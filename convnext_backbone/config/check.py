@@ -101,7 +101,7 @@ def _check_samplers(settings: dict) -> None:
 
 def _check_class_weights(model: Any) -> None:
     for name, head in walk(model, 'model'):
-        classes = head.get('num_classes') if isinstance(head, dict) else None
+        classes: Any = head.get('num_classes') if isinstance(head, dict) else None
         for key in ('loss_decode', 'loss_cls') if COUNT.fits(classes) else ():
             for loss in as_list(head.get(key) or []):
                 weights = loss.get('class_weight') if isinstance(loss, dict) else None

@@ -39,12 +39,12 @@ def _replace_steps(steps: list) -> None:
             if (step.color_type, step.imdecode_backend, step.file_client_args) == ('color', 'cv2', None):
                 steps[i] = functools.partial(_load_image, step)
             elif step.imdecode_backend == 'pillow':
-                steps[i] = functools.partial(_load_known_format, step, 'img_path')
+                steps[i] = functools.partial(_load_known_format, step)
         elif isinstance(step, LoadAnnotations):
             load: Callable[[dict], dict] = step
             if step.imdecode_backend == 'pillow':
                 ours = type(step).__name__ == 'LoadAnnotations' and type(step).__module__.startswith('mmseg.')
-                load = functools.partial(*((_load_mask, step) if ours else (_load_known_format, step, 'seg_map_path')))
+                load = functools.partial(_load_mask if ours else _load_known_format, step)
             steps[i] = functools.partial(_load_annotations, load)
         elif type(step).__name__ == 'LoadProposals':
             steps[i] = functools.partial(_load_proposals, step)
