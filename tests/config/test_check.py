@@ -1,5 +1,6 @@
 """Settings that are refused, and failures that a config explains: each ends in one sentence. Exact."""
 
+import errno
 import math
 import re
 
@@ -112,6 +113,61 @@ def explain(cfg: Config, error: Exception) -> str:
         raise error
     assert explained.value.__cause__ is error
     return str(explained.value)
+
+
+WORKER = """Caught RuntimeError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "worker.py", line 1, in loop
+    raise RuntimeError("unable to write to file </torch_1_2_3>: " + reason)
+RuntimeError: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ('error', 'short_of', 'said', 'remedy'),
+    [
+        (RuntimeError(WORKER.format(said)), 'shared memory', said, 'enlarge /dev/shm (docker run --shm-size=8g)')
+        for said in (
+            'unable to write to file </torch_1_23_4>: No space left on device (28)',
+            'unable to allocate shared memory(shm) for file </torch_1_23_4>: No space left on device (28)',
+            'unable to mmap 4096 bytes from file </torch_1_23_4>: Cannot allocate memory (12)',
+            'unable to resize file </torch_1_23_4> to the right size: Invalid argument (22)',
+        )
+    ]
+    + [
+        (error, 'open files', said, 'raise their limit with `ulimit -n 65536`')
+        for error, said in (
+            (OSError(errno.EMFILE, 'Too many open files'), '[Errno 24] Too many open files'),
+            (
+                RuntimeError(
+                    'unable to open shared memory object </torch_1_23_4> in read-write mode: Too many open files (24)'
+                ),
+                'unable to open shared memory object </torch_1_23_4> in read-write mode: Too many open files (24)',
+            ),
+            (RuntimeError('received 0 items of ancdata'), 'received 0 items of ancdata'),
+        )
+    ],
+)
+def test_what_data_loading_is_short_of_is_named(error, short_of, said, remedy):
+    expected = f'The run is short of {short_of} ({said}): {remedy}, or lower num_workers of the data loaders.'
+    assert explain(make_config(), error) == expected
+
+
+def test_a_file_that_cannot_be_mapped_is_no_lack_of_shared_memory():
+    error = RuntimeError('unable to mmap 4096 bytes from file </home/a/epoch_1.pth>: Cannot allocate memory (12)')
+    with pytest.raises(RuntimeError), explain_failures(make_config()):
+        raise error
+
+
+def test_a_full_disk_is_named_before_what_was_being_built():
+    cfg = make_config(work_dir='out')
+
+    @HOOKS.register_module(name='Full', force=True)
+    def full() -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with pytest.raises(UserError, match='^out cannot be written: No space left on device; '), explain_failures(cfg):
+        HOOKS.build(dict(type='Full'))
 
 
 def test_what_cannot_be_built_is_named_by_its_place_and_value():

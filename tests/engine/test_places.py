@@ -120,6 +120,42 @@ def test_a_log_that_cannot_be_written_ends_in_one_sentence(train, tmp_path):
             assert 'No space left on device' in sentence and str(disk / name) in sentence
 
 
+def test_a_full_disk_ends_a_test_in_one_sentence(train, shapes, tmp_path, call_tool, capsys):
+    assert train('out').returncode == 0
+    with mounted(tmp_path / 'disk', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs') as disk:
+        (disk / 'out').mkdir()
+        fill(disk)
+        config, *rest = arguments('classifier', tmp_path / 'classifier.py', shapes, disk / 'out')
+        checkpoint = tmp_path / 'out' / LAST['classifier']
+        result = call_tool('test.py', config, checkpoint, *rest, cwd=tmp_path)
+        forget_runs()
+    assert 'cannot be written: No space left on device' in refusal(result) and str(disk / 'out') in result.stderr
+    assert 'Logging error' not in result.stderr + capsys.readouterr().err
+
+
+WRITTEN = ('.lock', 'last_checkpoint', 'curves.png', 'confusion.png', 'per_class.json', 'classifier.py', 'scores.json')
+
+
+@pytest.mark.parametrize('kind', ['symbolic', 'hard', 'to nothing'])
+def test_links_in_a_work_dir_are_not_followed(kind, train, shapes, tmp_path, call_tool):
+    """A work_dir from elsewhere may have links to files of its user under the names that a run writes."""
+    out, other = tmp_path / 'out', tmp_path / 'other'
+    out.mkdir(), other.mkdir()
+    for name in WRITTEN:
+        if kind != 'to nothing':
+            (other / name).write_text('thesis')
+        (out / name).hardlink_to(other / name) if kind == 'hard' else (out / name).symlink_to(other / name)
+    assert train('out', options=['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']).returncode == 0
+    config, *rest = arguments('classifier', tmp_path / 'classifier.py', shapes)
+    result = call_tool('test.py', config, out / 'iter_6.pth', *rest, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert contents(other, '*') == {str(other / name): b'thesis' for name in WRITTEN if kind != 'to nothing'}
+    for name in WRITTEN:
+        assert not (out / name).is_symlink() and (out / name).is_file()
+        # A lock takes nothing from the file that it locks.
+        assert (out / name).stat().st_nlink == 1 or (name, kind) == ('.lock', 'hard')
+
+
 def test_a_clock_that_jumps_changes_nothing(train, tmp_path, monkeypatch):
     """A day back and two ahead, for files too: the same weights, and the right checkpoint to resume from."""
     assert train('whole').returncode == 0
