@@ -72,3 +72,9 @@ class StepSchedulerHook(ParamSchedulerHook):
         """Advance the schedules, unless the optimizer still accumulates."""
         if is_step_complete(runner.optim_wrapper) or isinstance(runner.train_loop, IterBasedTrainLoop):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out the functions in the state of a schedule, OneCycleLR's, which would make the file unreadable."""
+        saved = checkpoint.get('param_schedulers') or []
+        for schedulers in saved.values() if isinstance(saved, dict) else [saved]:
+            schedulers[:] = [{key: value for key, value in one.items() if not callable(value)} for one in schedulers]

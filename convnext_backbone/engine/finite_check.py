@@ -73,7 +73,11 @@ class FiniteCheckHook(Hook):
             what += f': stopped; the state after iteration {runner.iter} is in {path}'
             advice += ', then go on with --resume'
         earlier = [path for path in find_checkpoints(runner.work_dir) if count_iterations(path) < runner.iter]
-        restart = f'go on from an earlier checkpoint, such as --resume {earlier[0]}' if earlier else 'start again'
+        restart = (
+            f'go on from an earlier checkpoint, such as --resume {earlier[0]}'
+            if earlier
+            else 'start again with another --work-dir'
+        )
         # The state that was saved leads to the same loss, whatever the rate.
         raise NonFiniteError(f'{what}. {advice}. If training diverged, lower the learning rate and {restart}.')
 

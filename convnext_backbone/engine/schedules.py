@@ -116,7 +116,8 @@ def _differences(old: Any, own: Any, name: str) -> Iterator[str]:
     """The settings in which two nodes of dicts and lists differ, by dotted name."""
     if isinstance(old, Mapping) and isinstance(own, Mapping):
         for key in sorted((old.keys() | own.keys()) - _NO_SETTINGS, key=str):
-            yield from _differences(old.get(key), own.get(key), f'{name}.{key}')
+            if not callable(own.get(key)):  # OneCycleLR's own functions, which are not saved
+                yield from _differences(old.get(key), own.get(key), f'{name}.{key}')
     elif isinstance(old, (list, tuple)) and isinstance(own, (list, tuple)) and len(old) == len(own):
         for number, pair in enumerate(zip(old, own, strict=True)):
             yield from _differences(*pair, f'{name}.{number}')

@@ -83,9 +83,12 @@ def test_other_settings_of_the_optimizer_are_named_and_hold(tmp_path):
     assert read_checkpoint(tmp_path / 'iter_15.pth')['optimizer']['param_groups'][0]['weight_decay'] == 0.3
 
 
-def test_an_unchanged_config_is_not_mentioned(tmp_path):
-    rates(tmp_path, 'epoch', cut=10)
-    _, log = rates(tmp_path, 'epoch', resume=True)
+@pytest.mark.parametrize('schedule', [LINEAR, dict(type='OneCycleLR', eta_max=0.1, total_steps=20, by_epoch=False)])
+def test_an_unchanged_config_is_not_mentioned(schedule, tmp_path):
+    expected, _ = rates(tmp_path / 'whole', 'epoch', param_scheduler=schedule)
+    rates(tmp_path / 'cut', 'epoch', cut=10, param_scheduler=schedule)
+    seen, log = rates(tmp_path / 'cut', 'epoch', resume=True, param_scheduler=schedule)
+    assert seen == {number: rate for number, rate in expected.items() if number >= 8} and seen
     assert 'resumed epoch' in log and 'other settings' not in log and 'Other data' not in log
 
 
@@ -251,7 +254,7 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(tmp_path):
 
 def test_a_loss_that_is_not_finite_from_the_start_names_no_checkpoint(tmp_path):
     optimizer = dict(optimizer=dict(type='AdamW', lr=100.0))
-    with pytest.raises(NonFiniteError, match=r'lower the learning rate and start again\.$'):
+    with pytest.raises(NonFiniteError, match=r'lower the learning rate and start again with another --work-dir\.$'):
         train(
             tmp_path, 'infinite', 0, 5, optim_wrapper=optimizer, model=Diverging(), param_scheduler=None,
             hooks=[dict(type='FiniteCheckHook')],
