@@ -74,17 +74,16 @@ def _load_proposals(load: Callable[[dict], dict], results: dict) -> dict:
     return load({**results, 'proposals': {**proposals, 'bboxes': proposals['bboxes'].reshape(-1, 4)}})
 
 
-def _load_known_format(load: Callable[[dict], dict], key: str, results: dict) -> dict:
-    """Refuse other formats before mmcv has Pillow open a file by its content."""
+def _load_known_format(load: Callable[[dict], dict], results: dict) -> dict:
+    """Refuse other formats before mmcv has Pillow open an image or a mask by its content."""
     from PIL import Image
 
-    if results.get(key):
-        try:
-            Image.open(io.BytesIO(fileio.get(results[key])), formats=FORMATS).close()
-        except Exception as error:
-            raise UserError(
-                f'The image {printable(results[key])} is none of {", ".join(FORMATS)}: replace it.'
-            ) from error
+    path = results.get('seg_map_path' if hasattr(load, 'with_seg') else 'img_path')
+    try:
+        if path:
+            Image.open(io.BytesIO(fileio.get(path)), formats=FORMATS).close()
+    except Exception as error:  # of any type
+        raise UserError(f'The image {printable(path)} is none of {", ".join(FORMATS)}: replace it.') from error
     return load(results)
 
 
