@@ -31,12 +31,11 @@ def check_plain(name: str, tensor: Any, source: str, own: Tensor | None = None) 
         allowed, words = _INTEGERS, 'integers'
     elif own is not None and own.dtype in _COMPLEX:
         allowed, words = _COMPLEX, 'complex numbers'
-    if not _is_plain(tensor) or tensor.dtype not in allowed:
-        kind = f'{tensor.dtype}, {tensor.layout}' if isinstance(tensor, Tensor) else type(tensor).__name__
-        stretched = ', fewer than its shape takes' if isinstance(tensor, Tensor) and tensor.dtype in allowed else ''
+    wrong = _what_else(tensor, allowed)
+    if wrong:
         raise CheckpointMismatch(
-            f'The checkpoint {printable(source)} holds {printable(name)} not as plain {words} but as '
-            f'{kind}{stretched}: save the plain weights.'
+            f'The checkpoint {printable(source)} holds {printable(name)} not as plain {words} but as {wrong}: save the '
+            f'plain weights.'
         )
     # One pass and no copy; only where that overflows or fails, a second look.
     total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None)
@@ -47,12 +46,26 @@ def check_plain(name: str, tensor: Any, source: str, own: Tensor | None = None) 
         )
 
 
-def _is_plain(tensor: Any) -> bool:
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type == 'meta':
-        return False
-    if tensor.is_nested or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return False
-    return all(stride or size < 2 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+def _what_else(tensor: Any, allowed: tuple[torch.dtype, ...]) -> str:
+    """What it is if not plain numbers of a data type; empty if it is that."""
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.dtype not in allowed:
+        return f'{"nested " * tensor.is_nested}{tensor.dtype}, {tensor.layout}'
+    if tensor.device.type == 'meta':
+        return 'shapes without numbers'
+    return 'few numbers stretched to its shape' if _overlaps(tensor) else ''
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether some of its numbers share their memory, as after ``expand``: it claims more than the file has."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return tensor.numel() > 0
+            reach += stride * (size - 1)
+    return False
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:

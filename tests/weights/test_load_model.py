@@ -75,9 +75,10 @@ NOT_PLAIN = {
     'complex': (lambda t: t.to(torch.complex64), 'torch.complex64'),
     'float8': (lambda t: t.to(torch.float8_e4m3fn), 'float8_e4m3fn'),
     'sparse': (lambda t: t.to_sparse(), 'sparse_coo'),
-    'stretched': (lambda t: torch.ones(1).expand(t.shape), 'fewer than its shape takes'),
-    'stretched within its storage': (overlap, 'fewer than its shape takes'),
-    'meta': (lambda t: t.to('meta'), 'as torch.float32'),
+    'stretched': (lambda t: torch.ones(1).expand(t.shape), 'as few numbers stretched'),
+    'stretched within its storage': (overlap, 'as few numbers stretched'),
+    'overlapping': (lambda t: torch.ones(t.numel()).as_strided(t.shape, [1] * t.ndim), 'as few numbers stretched'),
+    'meta': (lambda t: t.to('meta'), 'as shapes without numbers'),
     'a list': (lambda t: t.tolist(), 'as list'),
 }
 
