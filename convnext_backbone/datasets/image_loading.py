@@ -78,7 +78,7 @@ def _load_known_format(load: Callable[[dict], dict], results: dict) -> dict:
     """Refuse other formats before mmcv has Pillow open an image or a mask by its content."""
     from PIL import Image
 
-    path = results.get('seg_map_path' if hasattr(load, 'with_seg') else 'img_path')
+    path: str = results.get('seg_map_path' if hasattr(load, 'with_seg') else 'img_path', '')
     try:
         if path:
             Image.open(io.BytesIO(fileio.get(path)), formats=FORMATS).close()
