@@ -69,8 +69,6 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         UserError: The shape is not positive or too small, the model is of another kind, or a detector of two stages has
             no ``train_cfg``.
     """
-    if 'model' not in cfg:
-        raise UserError('The config has no model to count: name one of those in configs/ itself, not in its _base_.')
     height, width = shape or input_shape(cfg)
     in_training = (height, width) if shape else training_shape(cfg)
     if min(height, width) < 1:

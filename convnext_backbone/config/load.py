@@ -1,14 +1,17 @@
 """From a config file and command-line flags to the config that runs."""
 
 import argparse
+import difflib
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, printable
 from .check import DATALOADERS, check_settings
 from .machine import adapt_to_machine
 
@@ -28,20 +31,23 @@ def load_config(
         cfg_options: Settings by dotted name; they win over all others.
 
     Raises:
-        UserError: The file is missing, it is not a config, or a setting is out of range.
+        UserError: The file is missing, it is not a config of a model, or a setting is misspelt or out of range.
     """
     if not Path(path).is_file():
         raise UserError(f'The config {path} does not exist: check the path; `ls configs` shows what there is.')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python: anything can be raised
-        raise UserError(f'The config {path} cannot be read: {type(error).__name__}: {error}') from error
+        reason = printable(' '.join(f'{type(error).__name__}: {error}'.split()))
+        raise UserError(f'The config {path} cannot be read: {reason}') from error
     if data_root is not None:
         _replace_data_root(cfg, data_root)
+    _check_names(cfg, cfg_options or {})
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'--cfg-options {cfg_options} does not fit {path}: {error}') from error
+        raise UserError(f'--cfg-options {cfg_options} does not fit {path}: {printable(str(error))}') from error
+    _check_parts(cfg, 'model')
     check_settings(cfg)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     # Everything that the package registers must be there, whatever the config imports.
@@ -52,6 +58,24 @@ def load_config(
     return cfg
 
 
+def _check_names(cfg: Config, cfg_options: dict) -> None:
+    """Refuse a slip in the first part of a name: it would become a new setting, which nobody reads."""
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters}
+    for name in cfg_options:
+        first = name.partition('.')[0]
+        meant = [] if first in known else difflib.get_close_matches(first, known, n=1, cutoff=0.8)
+        if meant:
+            raise UserError(f'--cfg-options {printable(name)}: there is no {printable(first)}; is it {meant[0]}?')
+
+
+def _check_parts(cfg: Config, *names: str) -> None:
+    for name in names:
+        if not isinstance(cfg.get(name), dict):
+            raise UserError(
+                f'The config {cfg.filename} has no {name}: add one, or name a config of configs/ and not of its _base_.'
+            )
+
+
 def prepare_config(flags: argparse.Namespace) -> Config:
     """Make the config that runs out of the file, the flags, and what this machine can do.
 
@@ -59,13 +83,15 @@ def prepare_config(flags: argparse.Namespace) -> Config:
 
     Args:
         flags: Of :func:`.common_parser`, and those of ``launcher``, ``local_rank``, ``amp``, ``auto_scale_lr``,
-            ``checkpoint`` and ``tta`` that the tool has.
+            ``checkpoint``, ``split`` and ``tta`` that the tool has.
 
     Raises:
         UserError: As of :func:`load_config`, or the config lacks what a flag needs.
     """
     given = vars(flags)
     cfg = load_config(flags.config, flags.work_dir, flags.data_root, flags.cfg_options)
+    split = given.get('split', 'test' if 'checkpoint' in given else 'train')
+    _check_parts(cfg, f'{split}_dataloader', *['optim_wrapper'] * bool(given.get('amp')))
     if 'launcher' in given:
         cfg.launcher = flags.launcher
         os.environ.setdefault('LOCAL_RANK', str(flags.local_rank))
