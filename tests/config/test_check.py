@@ -1,5 +1,6 @@
 """Settings that are refused, and failures that a config explains: each ends in one sentence. Exact."""
 
+import argparse
 import errno
 import math
 import re
@@ -14,6 +15,7 @@ from convnext_backbone import UserError
 from convnext_backbone.config.check import check_settings
 from convnext_backbone.config.check_data import check_heads
 from convnext_backbone.config.failures import explain_failures
+from convnext_backbone.config.load import load_config, prepare_config
 from convnext_backbone.utils.errors import ArgumentError
 
 COUNT = 'an integer of at least 1'
@@ -274,3 +276,54 @@ def test_channels_that_fit_explain_nothing():
     model = dict(backbone=dict(type='ConvNeXt', arch='atto'), decode_head=dict(in_channels=[40, 320], in_index=[0, -1]))
     with pytest.raises(RuntimeError, match='^x$'), explain_failures(make_config(model=model)):
         raise RuntimeError('x')
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+MODEL = "default_scope = 'mmengine'\nmodel = dict(type='ImageClassifier')\ntrain_cfg = dict(max_epochs=1)\n"
+
+
+@pytest.mark.parametrize(
+    ('name', 'meant'),
+    [('trian_cfg.max_epochs', 'train_cfg'), ('load_form', 'load_from'), ('modle.backbone.arch', 'model')],
+)
+def test_a_misspelt_first_name_of_a_setting_is_named(name, meant, tmp_path):
+    (tmp_path / 'a.py').write_text(MODEL)
+    with pytest.raises(UserError) as refused:
+        load_config(tmp_path / 'a.py', cfg_options={name: 1})
+    assert str(refused.value) == f'--cfg-options {name}: there is no {name.split(".")[0]}; is it {meant}?'
+
+
+def test_new_settings_are_added(tmp_path):
+    (tmp_path / 'a.py').write_text(MODEL)
+    names = ('train_cfg.val_interval', 'load_from', 'val_cfg.fp16', 'find_unused_parameters', 'mine')
+    cfg = load_config(tmp_path / 'a.py', cfg_options=dict.fromkeys(names, 1))
+    assert (cfg.train_cfg.val_interval, cfg.load_from, cfg.val_cfg.fp16, cfg.mine) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ('text', 'flags', 'lacks'),
+    [
+        ('a = 1', {}, 'model'),
+        ('model = 3', {}, 'model'),
+        (MODEL, {}, 'train_dataloader'),
+        (MODEL, dict(split='val'), 'val_dataloader'),
+        (MODEL, dict(checkpoint='x.pth'), 'test_dataloader'),
+        (MODEL + 'train_dataloader = dict()', dict(amp=True), 'optim_wrapper'),
+    ],
+)
+def test_a_config_without_what_a_tool_needs_is_named(text, flags, lacks, tmp_path):
+    path = tmp_path / 'a.py'
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        prepare_config(argparse.Namespace(config=path, work_dir=None, data_root=None, cfg_options=None, **flags))
+    assert str(refused.value) == (
+        f'The config {path} has no {lacks}: add one, or name a config of configs/ and not of its _base_.'
+    )
+
+
+def test_a_config_that_cannot_be_read_is_named_in_one_line(tmp_path):
+    (tmp_path / 'a.py').write_text('raise ValueError("""a\n\x1b[2Jb""")')
+    with pytest.raises(UserError) as refused:
+        load_config(tmp_path / 'a.py')
+    assert str(refused.value) == f"The config {tmp_path}/a.py cannot be read: 'ValueError: a \\x1b[2Jb'"
