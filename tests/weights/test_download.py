@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import safetensors.torch
 import torch
 from mmengine.runner import CheckpointLoader
 
 from convnext_backbone import CheckpointError, ConvNeXt, load_backbone, read_checkpoint
 from convnext_backbone.weights.download import cached_path, fetch_url
+
+ONES = torch.ones(300_000)
 
 
 def checkpoint_bytes(value: float = 1.0) -> bytes:
@@ -32,6 +35,10 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.limit: int | None = None
         self.sends_etag = True
+        self.knows_if_range = True
+        self.sends_length = True
+        self.shift = 0  # bytes by which a rest begins elsewhere than asked
+        self.names: dict[str, dict[str, str]] = {}  # by path: ETag and commit in the place of the right ones
         self.asked: list[str | None] = []
         self.url = f'http://127.0.0.1:{self.server_address[1]}'
 
@@ -47,22 +54,27 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body: bool) -> None:
-        data = self.server.files.get(self.path.partition('?')[0])
+        path = self.path.partition('?')[0]
+        data, names = self.server.files.get(path), self.server.names.get(path, {})
         if data is None:
-            return self.send_error(404)
-        etag = f'"{hashlib.md5(data).hexdigest()}"'
+            self.send_response(404)
+            self.send_header('X-Repo-Commit', names.get('commit', 'a' * 40))
+            self.send_header('X-Error-Code', 'EntryNotFound')
+            return self.end_headers()
+        etag = names.get('etag', f'"{hashlib.md5(data).hexdigest()}"')
         start = 0
-        if self.headers['Range'] and self.headers.get('If-Range', etag) == etag:
-            start = int(re.match(r'bytes=(\d+)-', self.headers['Range'])[1])
-        if start >= len(data):
+        if self.headers['Range'] and (self.headers.get('If-Range') == etag or not self.server.knows_if_range):
+            start = int(re.match(r'bytes=(\d+)-', self.headers['Range'])[1]) + self.server.shift
+        if start and start >= len(data):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
             self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
-        self.send_header('Content-Length', str(len(data) - start))
+        if self.server.sends_length:
+            self.send_header('Content-Length', str(len(data) - start))
         if self.server.sends_etag:
             self.send_header('ETag', etag)
-        self.send_header('X-Repo-Commit', 'a' * 40)
+        self.send_header('X-Repo-Commit', names.get('commit', 'a' * 40))
         self.end_headers()
         if body:
             stop = len(data) if self.server.limit is None else start + self.server.limit
@@ -141,6 +153,95 @@ def test_parts_of_two_versions_are_not_joined(sends_etag, server):
     target.with_name(f'{target.name}.part').write_bytes(server.files['/x.pth'][:1000])
     server.files['/x.pth'], server.limit = checkpoint_bytes(2), None
     assert read_checkpoint(url)['weight'].unique() == 2
+
+
+@pytest.mark.parametrize(
+    'fault', [dict(knows_if_range=False), dict(knows_if_range=False, sends_etag=False), dict(shift=-500)], ids=str
+)
+def test_a_rest_of_another_file_is_not_joined(fault, server):
+    """Of a server that ignores If-Range, or that begins elsewhere than asked: the whole file is downloaded."""
+    server.files['/x.pth'] = checkpoint_bytes(1)
+    url = f'{server.url}/x.pth'
+    server.limit = 1000
+    part = cached_path(url).with_name(f'{cached_path(url).name}.part')
+    part.parent.mkdir(parents=True)
+    part.write_bytes(server.files['/x.pth'][:1000])  # as a kill leaves it
+    part.with_name(f'{part.name}.etag').write_text(f'"{hashlib.md5(server.files["/x.pth"]).hexdigest()}"')
+    if 'shift' not in fault:
+        server.files['/x.pth'] = checkpoint_bytes(2)
+    vars(server).update(fault, limit=None)
+    assert fetch_url(url).read_bytes() == server.files['/x.pth']
+    assert server.asked == ['bytes=1000-', None]
+
+
+def test_a_server_that_never_sends_the_right_rest_is_given_up(server):
+    server.files['/x.pth'] = checkpoint_bytes()
+    server.limit, server.shift = 1000, 7
+    with pytest.raises(CheckpointError, match='answered 206 with another part than was asked for'):
+        fetch_url(f'{server.url}/x.pth')
+    assert len(server.asked) == 4
+
+
+TEXTS = {
+    'a login page': b'<!DOCTYPE html>\n<html lang="en"><head><title>Please log in</title></head></html>' * 9,
+    'a page in Chinese': '<html>\u8bf7\u767b\u5f55\u4ee5\u7ee7\u7eed\u8bbf\u95ee\u7f51\u7edc'.encode() * 9,
+    'an error in json': b'{"error": "rate limit exceeded"}',
+    'a pointer of git-lfs': b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 114374272\n',
+    'words like a pickle': b'cannot be found\nsorry\n',
+}
+
+
+@pytest.mark.parametrize('read', [read_checkpoint, CheckpointLoader.load_checkpoint])
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+@pytest.mark.parametrize('text', TEXTS)
+def test_text_in_the_place_of_a_checkpoint_is_named_and_not_kept(text, suffix, read, server, tmp_path):
+    (tmp_path / f'x.{suffix}').write_bytes(TEXTS[text])
+    server.files[f'/x.{suffix}'] = TEXTS[text]
+    begin = re.escape(' '.join(TEXTS[text].decode().split())[:12])
+    for source in (str(tmp_path / f'x.{suffix}'), f'{server.url}/x.{suffix}'):
+        with pytest.raises(CheckpointError, match=f'cannot be read: it is text that begins with .{begin}.*; copy or'):
+            read(source)
+    assert (tmp_path / f'x.{suffix}').is_file()
+    server.files[f'/x.{suffix}'] = checkpoint_bytes() if suffix == 'pth' else safetensors.torch.save({'weight': ONES})
+    assert torch.equal(read(f'{server.url}/x.{suffix}')['weight'], ONES)
+
+
+@pytest.mark.parametrize('read', [read_checkpoint, CheckpointLoader.load_checkpoint])
+@pytest.mark.parametrize('kept', [0, 1000, -1000])
+def test_an_answer_that_was_cut_off_unnoticed_is_downloaded_again(kept, read, server):
+    server.files['/x.pth'] = checkpoint_bytes()[:kept]
+    server.sends_length = False
+    with pytest.raises(CheckpointError, match='cut off or not a checkpoint'):
+        read(f'{server.url}/x.pth')
+    server.files['/x.pth'] = checkpoint_bytes()
+    assert torch.equal(read(f'{server.url}/x.pth')['weight'], ONES)
+
+
+def test_a_file_with_a_wrong_checksum_is_downloaded_again(server):
+    """Of the length that was announced: only where it is read to the end is that noticed."""
+    data = bytearray(checkpoint_bytes())
+    data[len(data) // 2] ^= 1
+    server.files['/x.pth'] = bytes(data)
+    with pytest.raises(CheckpointError, match='the checksum of .* in it is wrong'):
+        CheckpointLoader.load_checkpoint(f'{server.url}/x.pth')
+    server.files['/x.pth'] = checkpoint_bytes()
+    assert torch.equal(CheckpointLoader.load_checkpoint(f'{server.url}/x.pth')['weight'], ONES)
+
+
+def test_a_cache_that_is_only_readable_serves(server, monkeypatch):
+    for name, content in (('good', checkpoint_bytes()), ('bad', b'<html>')):
+        path = cached_path(f'{server.url}/{name}.pth')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr('convnext_backbone.weights.download.FileLock', forbidden)
+    monkeypatch.setattr(type(path), 'unlink', forbidden)
+    assert torch.equal(read_checkpoint(f'{server.url}/good.pth')['weight'], ONES)
+    with pytest.raises(CheckpointError, match=f'begins with .<html>.*It lies at {path}: remove it there first'):
+        read_checkpoint(f'{server.url}/bad.pth')
 
 
 def test_a_part_that_is_too_long_is_downloaded_again(server):
@@ -238,6 +339,37 @@ def test_a_file_on_the_hub_loads(server, tmp_path):
     loaded = [line for line in result.stdout.splitlines() if line.startswith(str(tensors))]
     assert loaded == [f'{tensors} official'] * 2
     assert 'hf://owner/repository/nowhere.pth cannot be downloaded' in result.stdout.splitlines()[-1]
+
+
+def test_names_from_a_server_lead_nowhere(server, tmp_path):
+    """huggingface_hub names files by ETag and commit, also where it notes that a file is missing."""
+    up = '../' * 6
+    names = [dict(etag=f'"{up}out"'), dict(etag=f'"{tmp_path}/out"'), dict(etag='".."'), dict(commit=f'{up}out'), {}]
+    paths = [f'/owner/{kind}{number}/resolve/main/x.pth' for kind in ('there', 'gone') for number in range(len(names))]
+    server.names = dict(zip(paths, names + names, strict=True))
+    server.files = dict.fromkeys(paths[: len(names)], checkpoint_bytes())
+    code = """if True:
+        import sys
+        from convnext_backbone import CheckpointError, read_checkpoint
+        for source in sys.argv[1:]:
+            try:
+                print(len(read_checkpoint(source)))
+            except CheckpointError as error:
+                print(error)
+    """
+    home = tmp_path / 'home/hub/of/many/folders'
+    result = subprocess.run(
+        [sys.executable, '-c', code, *(f'hf:/{path.replace("resolve/main/", "")}' for path in paths)],
+        env={**os.environ, 'HF_ENDPOINT': server.url, 'HF_HOME': str(home), 'HF_HUB_DISABLE_XET': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [path for path in tmp_path.rglob('*') if path.is_file() and home not in path.parents] == []
+    assert {path.parts[-4] for path in home.rglob('x.pth')} == {'models--owner--there4'}
+    said = result.stdout.splitlines()
+    assert all('which is a path: check HF_ENDPOINT' in line for line in said[:4]) and said[4] == '1'
+    assert all('cannot be downloaded (404 Not Found)' in line for line in said[5:])
 
 
 def test_training_does_not_change_the_memory_mapped_file(server, tmp_path):
