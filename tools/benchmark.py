@@ -7,6 +7,7 @@ tools/benchmark.py operators                            # mmcv's, ours compared 
 tools/benchmark.py compile                              # whole models by torch.compile, in inference
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalized
+tools/benchmark.py annotations                          # the check of an annotation file of COCO's size
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import sys
 
 import interruptible  # noqa: F401  # first, before what takes seconds to import
+from benchmarks.annotations import ANNOTATIONS
 from benchmarks.compile import COMPILE
 from benchmarks.data import DATA
 from benchmarks.load import LOAD
@@ -24,7 +26,15 @@ from benchmarks.report import check_picture, print_result
 from convnext_backbone.utils.cli import user_errors
 from convnext_backbone.utils.validation import COUNT
 
-BENCHMARKS = dict(backbone=BACKBONE, detector=DETECTOR, operators=OPERATORS, compile=COMPILE, load=LOAD, data=DATA)
+BENCHMARKS = dict(
+    backbone=BACKBONE,
+    detector=DETECTOR,
+    operators=OPERATORS,
+    compile=COMPILE,
+    load=LOAD,
+    data=DATA,
+    annotations=ANNOTATIONS,
+)
 
 
 @user_errors

@@ -50,7 +50,7 @@ def _check_evaluators(cfg: Config, split: str, datasets: dict[str, dict], conten
     listed.append({key: name for images in listed for key, name in images.items()})
     for name, metric in walk(cfg.get(f'{split}_evaluator'), f'{split}_evaluator'):
         kind = metric.get('type') if isinstance(metric, dict) else None
-        if str(getattr(kind, '__name__', kind)).rpartition('.')[2] != 'CocoMetric' or metric.get('format_only'):
+        if not str(getattr(kind, '__name__', kind)).endswith('CocoMetric') or metric.get('format_only'):
             continue  # test data of challenges has no annotations
         evaluated = contents
         if metric.get('ann_file'):

@@ -36,6 +36,12 @@ def test_a_backbone_is_compared_with_its_peers(tmp_path, call_tool):
     assert Image.open(tmp_path / 'picture.png').size[0] > 500
 
 
+def test_the_check_of_annotations_takes_little_beside_the_file(tmp_path):
+    report = measure('annotations', '--images', 300, '--annotations', 20_000, cwd=tmp_path)
+    (row,) = report['rows']
+    assert row['seconds'] > 0 and 0 < row['peak_mib_beside_file'] < 2 * report['file_mib']
+
+
 @pytest.mark.slow
 def test_a_detectors_training_step_is_compared_with_its_peers(tmp_path):
     config = REPOSITORY / 'configs/demo/cascade_convnext_atto_coco8.py'

@@ -1,0 +1,81 @@
+"""Time and memory of checking an annotation file before a run, of COCO's full size and made up."""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from convnext_backbone.datasets.coco_check import check_coco
+
+from .measuring import in_own_process, memory_mib, reset_peak
+from .report import Benchmark
+
+_CLASSES = [f'class {i}' for i in range(80)]
+_WIDTH, _HEIGHT = 640, 480
+
+
+def write_annotations(path: Path, images: int, annotations: int) -> None:
+    """Write as many as COCO has, with polygons of up to 44 points."""
+    numbers = random.Random(0)
+    objects = [_make_object(numbers) for _ in range(1000)]
+    with path.open('w') as file:
+        file.write('{"images": [')
+        for i in range(images):
+            file.write(f'{", " if i else ""}{{"file_name": "{i:012d}.jpg", "coco_url": "http://images.cocodataset.org/')
+            file.write(f'train2017/{i:012d}.jpg", "height": {_HEIGHT}, "width": {_WIDTH}, "id": {i}}}')
+        file.write('], "annotations": [')
+        for i in range(annotations):
+            place = f'"image_id": {i * images // annotations}, "category_id": {i % len(_CLASSES)}, "id": {i}'
+            file.write(f'{", " if i else ""}{{{place}, {objects[i % len(objects)]}}}')
+        categories = [dict(id=i, name=name) for i, name in enumerate(_CLASSES)]
+        file.write(f'], "categories": {json.dumps(categories)}}}')
+
+
+def _make_object(numbers: random.Random) -> str:
+    x, y, width, height = numbers.uniform(0, 400), numbers.uniform(0, 300), numbers.uniform(9, 200), 150
+    points = [
+        (round(x + width * numbers.random(), 2), round(y + height * numbers.random(), 2))
+        for _ in range(numbers.randint(6, 44))
+    ]
+    xs, ys = zip(*points, strict=True)
+    box = [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)]
+    outline = [value for point in points for value in point]
+    return json.dumps(dict(segmentation=[outline], area=box[2] * box[3] / 2, iscrowd=0, bbox=box))[1:-1]
+
+
+def check(path: Path) -> dict[str, float]:
+    """Check once; the peak is on top of what the process had before, with the pages of the file that it mapped."""
+    dataset = dict(ann_file=path, pipeline=[dict(with_mask=True)], filter_cfg=dict(filter_empty_gt=True, min_size=32))
+    before = memory_mib('VmRSS')
+    reset_peak()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    check_coco(dataset, _CLASSES)
+    seconds = dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu_start)
+    return dict(seconds, peak_mib=memory_mib('VmHWM') - before)
+
+
+def _measure(args: argparse.Namespace) -> dict:
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        path = Path(folder) / 'annotations.json'
+        write_annotations(path, args.images, args.annotations)
+        rounds = [in_own_process(check, path) for _ in tqdm(range(args.repeat), desc='Rounds')]
+        row = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        file_mib = path.stat().st_size / 2**20
+    row['peak_mib_beside_file'] = row['peak_mib'] - file_mib
+    return dict(images=args.images, annotations=args.annotations, file_mib=file_mib, repeat=args.repeat, rows=[row])
+
+
+ANNOTATIONS = Benchmark(
+    "checking an annotation file of COCO's size before a run",
+    {
+        '--images': dict(type=int, default=118_000),
+        '--annotations': dict(type=int, default=860_000),
+        '--dir': dict(help='a folder for the file; default is the system folder for temporary files'),
+    },
+    _measure,
+)
