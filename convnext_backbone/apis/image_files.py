@@ -139,10 +139,10 @@ def run_on_images(
             broken[image] = str(error) if named else f'The image {printable(str(image))} cannot be used: {error}'
         except Exception as error:  # of a transform or the model, which may not take every size
             place = traceback.extract_tb(error.__traceback__)[-1]
-            reason = printable(' '.join(f'{type(error).__name__}: {error}'.split()))
-            broken[image] = (
-                f'The image {printable(str(image))} cannot be used: {reason} ({place.filename}:{place.lineno}).'
+            reason = printable(
+                f'{" ".join(f"{type(error).__name__}: {error}".split())}, {place.filename}:{place.lineno}'
             )
+            broken[image] = f'The image {printable(str(image))} cannot be used ({reason}): leave it out.'
         else:
             yield result
     print(file=sys.stderr)  # ends the line of the progress bar

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..datasets.image_loading import guard_image_loading
 from ..datasets.timm_dataset import build_transform
+from ..utils.errors import UserError, printable
 from ..utils.image_io import read_image
 from ..visualization.bands import show_bands
 
@@ -60,7 +61,17 @@ def build_test_pipeline(cfg: Config) -> Callable[[Path], tuple[dict, np.ndarray]
         results: dict[str, Any] = dict(img_path=str(path), img_id=0)
         picture = None
         for step in pipeline.transforms:
-            results = step(results)
+            try:
+                results = step(results)
+            except Exception as error:
+                if picture is None or isinstance(error, UserError):
+                    raise
+                height, width = picture.shape[:2]
+                raise UserError(
+                    f'The image {printable(str(path))} of {width} x {height} pixels cannot be used: '
+                    f'the test pipeline fails in {type(step).__name__} ({printable(str(error).strip())}); crop or pad it, '
+                    f'or leave it out.'
+                ) from error
             if picture is None and 'img' in results:
                 picture = show_bands(results['img'], bgr)
         assert picture is not None, 'the test pipeline loads no image'

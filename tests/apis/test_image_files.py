@@ -115,7 +115,7 @@ def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path, capsys):
     assert one == f'left out: The image {images[1].image} cannot be decoded: replace it.'
     assert two == f'left out: The image {images[2].image} cannot be used: An input of 1 x 8 pixels is too small.'
     assert three.startswith(
-        f'left out: The image {images[3].image} cannot be used: RuntimeError: kernel size cannot be'
+        f'left out: The image {images[3].image} cannot be used (RuntimeError: kernel size cannot be'
     )
     refuse_broken({}, 5)
 

@@ -1,6 +1,7 @@
 """The list of configs, and pictures of predictions, data and feature maps. Exact, except for what mmdet draws."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,12 @@ import torch
 from conftest import REPOSITORY, refusal
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from pycocotools import mask as coco_mask
 
 from convnext_backbone import ImagePreprocessor
 from convnext_backbone.apis.browse_data import build_loader, feed, label_parts
-from convnext_backbone.apis.builders import build_segmentor, build_stages
+from convnext_backbone.apis.builders import build_detector, build_segmentor, build_stages
+from convnext_backbone.apis.detection import build_detection
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
 from convnext_backbone.apis.segmentation import build_segmentation
 from convnext_backbone.config.load import load_config
@@ -209,6 +212,99 @@ def test_an_unusable_segmentor_is_refused(folder, photo, tmp_path, call_tool):
         arguments = [folder / 'segmentor.py', folder / 'segmentor.pth', image, *options]
         sentence = refusal(call_tool('predict.py', *arguments, cwd=tmp_path))
         assert all(word in sentence for word in named), sentence
+
+
+def test_folders_are_predicted_but_for_broken_images(folder, shapes, tmp_path, call_tool):
+    """Their pictures mirror the subfolders; what cannot be used is named at the end, and the rest is written."""
+    photos = sorted((shapes / 'val2017').glob('*.jpg'))
+    for name, source in (('0.jpg', 0), ('a/0.jpg', 1), ('a/b/2.jpg', 2)):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos[source], tmp_path / 'in' / name)
+    (tmp_path / 'in/a/cut.jpg').write_bytes(photos[3].read_bytes()[:600])
+    cv2.imwrite(str(tmp_path / 'in/a/narrow.png'), np.zeros((1, 3000, 3), np.uint8))
+    for tool, out in (('predict', 'out/predictions'), ('show_features', 'out/features')):
+        arguments = [folder / 'segmentor.py', folder / 'segmentor.pth', 'in', '--work-dir', 'out']
+        result = call_tool(f'{tool}.py', *arguments, cwd=tmp_path)
+        sentence = refusal(result)
+        assert '2 of 5 images' in sentence and 'in/a/cut.jpg' in sentence and 'in/a/narrow.png' in sentence
+        assert 'left out: The image in/a/cut.jpg cannot be decoded (' in result.stderr
+        assert (
+            'left out: The image in/a/narrow.png of 3000 x 1 pixels cannot be used: the test pipeline fails in Resize'
+            in result.stderr
+        )
+        pictures = {str(path.relative_to(tmp_path / out)) for path in (tmp_path / out).rglob('*.jpg')}
+        assert pictures == {'0.jpg', 'a/0.jpg', 'a/b/2.jpg'} and (tmp_path / out / 'overview.png').is_file()
+    found = json.loads((tmp_path / 'out/predictions/predictions.json').read_text())
+    assert [one['image'] for one in found] == ['in/0.jpg', 'in/a/0.jpg', 'in/a/b/2.jpg']
+    assert [one['class_ids'] for one in found][2] == 'out/predictions/class_ids/a/b/2.png'
+
+
+@pytest.fixture
+def four_bands(folder, shapes, tmp_path) -> Path:
+    """Config and checkpoint of a segmentor of RGB and infrared, with its data."""
+    for path in (shapes / 'ade').rglob('images/*/*.jpg'):
+        image = cv2.imread(str(path))
+        target = tmp_path / 'data' / path.relative_to(shapes / 'ade').with_suffix('.png')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), np.dstack([image, 255 - image[..., 1]]))
+    (tmp_path / 'data/annotations').symlink_to(shapes / 'ade/annotations')
+    cfg = Config.fromfile(folder / 'segmentor.py')
+    load = dict(type='LoadImageFromFile', color_type='unchanged')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.pipeline[0] = load
+        loader.dataset.update(img_suffix='.png', data_root=str(tmp_path / 'data'))
+    cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline  # where mmseg's own inference looks
+    cfg.model.backbone.in_channels = 4
+    cfg.model.data_preprocessor.update(mean=[100.0] * 4, std=[50.0] * 4, bgr_to_rgb=False)
+    cfg.dump(tmp_path / 'bands.py')
+    torch.manual_seed(0)
+    init_default_scope('mmseg')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'bands.pth')
+    return tmp_path
+
+
+def test_images_are_loaded_as_the_config_says(four_bands, call_tool):
+    """Of four bands the first three are shown, which OpenCV loads as BGR."""
+    from mmseg.apis import inference_model
+
+    photo = sorted(four_bands.rglob('images/validation/*.png'))[0]
+    cfg = Config.fromfile(four_bands / 'bands.py')
+    arguments = [four_bands / 'bands.py', four_bands / 'bands.pth', photo, '--work-dir', 'out']
+    for tool in ('predict', 'show_features'):
+        result = call_tool(f'{tool}.py', *arguments, cwd=four_bands)
+        assert result.returncode == 0, result.stderr[-2000:]
+    (one,) = json.loads((four_bands / 'out/predictions/predictions.json').read_text())
+    ids = cv2.imread(str(four_bands / one['class_ids']), cv2.IMREAD_UNCHANGED)
+    expected = inference_model(build_segmentor(cfg, str(four_bands / 'bands.pth')), str(photo))
+    assert (ids == expected.pred_sem_seg.data[0].numpy()).all() and len(np.unique(ids)) > 1
+    shown, painted = cv2.imread(str(photo)), cv2.imread(str(four_bands / 'out/predictions' / photo.name))
+    colours = np.array(PALETTE)[ids][..., ::-1]
+    assert np.abs(painted[: ids.shape[0], : ids.shape[1]] - (shown + colours) / 2).max() <= 0.5
+    assert len(browse(call_tool, four_bands / 'bands.py', '--number', '2', cwd=four_bands)) == 2
+
+
+def test_masks_of_a_large_image_are_predicted_small_and_enlarged(folder, photo, tmp_path, monkeypatch):
+    """Boxes stay those of the full size; below the limit nothing changes, to the bit."""
+    cfg = Config.fromfile(folder / 'detector.py')
+    cfg.model.test_cfg.rcnn.max_per_img = 8
+    model = build_detector(cfg, str(folder / 'detector.pth'))
+    seen = []
+    model.register_forward_hook(lambda _, inputs, result: seen.append(tuple(result[0].pred_instances.masks.shape)))
+    found = []
+    for limit in (96 * 128, 96 * 128 - 1, 24 * 32):
+        monkeypatch.setattr('convnext_backbone.apis.model_inputs.MAX_PIXELS', limit)
+        one = build_detection(model, 0)(photo, tmp_path / f'{limit}.png')
+        assert (one['height'], one['width']) == (96, 128)
+        found.append(one['detections'])
+    assert seen == [(8, 96, 128), (8, 96, 128), (8, 24, 32)]
+    assert found[0] == found[1] and len(found[0]) == 8
+    for (label, exact), (other, small) in zip(found[0], found[2], strict=True):
+        assert label == other and exact['score'] == small['score']
+        assert small['bbox'] == pytest.approx(exact['bbox'], abs=1e-4)
+        masks = [coco_mask.decode(one['segmentation']) for one in (exact, small)]
+        assert masks[1].shape == (96, 128) and small['area'] == masks[1].sum()
+        assert (masks[0] != masks[1]).mean() < 0.1  # random weights draw fine noise
+    assert cv2.imread(str(tmp_path / f'{24 * 32}.png')).shape == (24, 32, 3)
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
