@@ -69,8 +69,8 @@ def build_test_pipeline(cfg: Config) -> Callable[[Path], tuple[dict, np.ndarray]
                 height, width = picture.shape[:2]
                 raise UserError(
                     f'The image {printable(str(path))} of {width} x {height} pixels cannot be used: '
-                    f'the test pipeline fails in {type(step).__name__} ({printable(str(error).strip())}); crop or pad it, '
-                    f'or leave it out.'
+                    f'{type(step).__name__} of the test pipeline fails ({printable(str(error).strip())}); crop or pad '
+                    f'it, or leave it out.'
                 ) from error
             if picture is None and 'img' in results:
                 picture = show_bands(results['img'], bgr)
