@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import HOOKS, MODELS, RUNNERS, Registry
+from mmengine.registry import DATASETS, HOOKS, MODELS, RUNNERS, Registry
 from torch import nn
 
 from convnext_backbone import UserError
@@ -252,6 +252,18 @@ def test_a_batch_of_one_value_is_explained():
 @pytest.mark.parametrize('text', ["[Errno 2] No such file or directory: '{}'", 'failed to load image: {}\n'])
 def test_a_missing_image_is_named(text):
     assert explain(make_config(), OSError(text.format('a/b.jpg'))).startswith('The image a/b.jpg cannot be decoded')
+
+
+def test_a_data_set_without_images_is_named(tmp_path):
+    (tmp_path / 'none.json').write_text('{"metainfo": {}, "data_list": []}')
+    cfg = make_config(
+        val_dataloader__dataset=dict(type='mmengine.dataset.BaseDataset', ann_file=str(tmp_path / 'none.json'))
+    )
+    with pytest.raises(
+        UserError, match=r'^val_dataloader.dataset=.*none.json.* has no image left: correct data_root, '
+    ):
+        with explain_failures(cfg):
+            DATASETS.build(cfg.val_dataloader.dataset)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,15 @@ def test_wrong_training_settings_are_named(options, named, data, tmp_path, call_
     assert not list(tmp_path.glob('out/*.pth'))
 
 
+def test_a_misspelt_folder_does_not_shift_the_labels(run, data, tmp_path, call_tool):
+    shutil.copytree(data, tmp_path / 'data')
+    (tmp_path / 'data/val/circle').rename(tmp_path / 'data/val/sircle')
+    sentence = refusal(train('data', 'out', cwd=tmp_path, how=call_tool))
+    assert all(word in sentence for word in ('circle, sircle', 'class_map')) and not list(tmp_path.glob('out/*.pth'))
+    sentence = refusal(call_tool('test.py', DEMO, run[0] / 'epoch_2.pth', '--data-root', 'data', cwd=tmp_path))
+    assert "'circle' in the checkpoint" in sentence
+
+
 def test_too_many_broken_images_stop_the_run(data, tmp_path, call_tool):
     shutil.copytree(data, tmp_path / 'data')
     first, second = sorted((tmp_path / 'data/train').glob('*/*.JPEG'))[:2]
