@@ -34,15 +34,12 @@ def check_annotations(cfg: Config, split: str) -> None:
     if split != 'train':
         _check_evaluators(cfg, split, coco, contents)
     elif len(coco) == len(datasets) and not any(content.used for content in contents.values()):
-        raise UserError(_no_annotation(contents))
+        raise _no_annotation(contents, 'to train on', 'name other classes')
 
 
-def _no_annotation(contents: dict[str, CocoContent]) -> str:
+def _no_annotation(contents: dict[str, CocoContent], purpose: str, remedy: str) -> UserError:
     name, content = next(iter(contents.items()))
-    return (
-        f'{name} has no annotation left: {content.describe_loss()}; correct the file, or name another one or other '
-        f'classes.'
-    )
+    return UserError(f'{name} has no annotation {purpose}: {content.describe_loss()}; correct the file, or {remedy}.')
 
 
 def _check_evaluators(cfg: Config, split: str, datasets: dict[str, dict], contents: dict[str, CocoContent]) -> None:
@@ -60,11 +57,11 @@ def _check_evaluators(cfg: Config, split: str, datasets: dict[str, dict], conten
             if images not in listed:
                 raise UserError(
                     f'{name}.ann_file={printable(repr(metric["ann_file"]))} lists other images than '
-                    f'{", ".join(datasets)}, of which scores would be wrong: {_difference(images, listed[-1])}; name '
+                    f'{", ".join(datasets)}, so that scores would be wrong: {_difference(images, listed[-1])}; name '
                     f'the annotation file of the data, or leave {name}.ann_file out.'
                 )
         if not any(content.used for content in evaluated.values()):
-            raise UserError(_no_annotation(evaluated))
+            raise _no_annotation(evaluated, 'to evaluate', 'only write results by format_only and outfile_prefix')
 
 
 def _listed_images(dataset: dict, content: CocoContent) -> dict[int | str, str]:

@@ -51,7 +51,7 @@ class BoxEvidence:
             CocoProblem: The text names their number and the first one.
         """
         for kind, allowed, contradicted in (
-            ('corners', 0.1 * self._all, 'segmentation or area'),
+            ('corners', 0.02 * self._all, 'segmentation or area'),
             ('beyond', 0.2 * self._all if self._possible >= 0.98 * self._all else math.inf, 'image size'),
             ('apart', 0.5 * self._outlined, 'segmentation'),
         ):

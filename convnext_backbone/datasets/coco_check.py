@@ -83,8 +83,8 @@ def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[int |
     # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
     if classes is not None and [name for name in names if name in classes] != list(classes):
         raise CocoProblem(
-            f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: name those of '
-            f'the file, in its order, in metainfo.classes of the data set'
+            f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: labels are their '
+            f'places in the file, which must list all in this order; change it, or metainfo.classes of all data sets'
         )
     return {category.id for category in categories if classes is None or category.name in classes}
 

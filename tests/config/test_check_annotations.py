@@ -110,7 +110,7 @@ def test_training_files_without_annotations_are_named(cfg, write):
     for change in (lambda content: content.pop('annotations'), lambda content: content['annotations'].clear()):
         write('train.json', change)
         cfg.train_dataloader.dataset.filter_cfg = None
-        assert 'train_dataloader.dataset has no annotation left: ' in refusal(cfg)
+        assert 'train_dataloader.dataset has no annotation to train on: ' in refusal(cfg)
 
 
 def test_negative_images_beside_others_pass(cfg, write):
@@ -139,7 +139,7 @@ def test_evaluated_files_without_annotations_are_named(split, cfg, write, tmp_pa
         for ann_file in (str(tmp_path / 'val.json'), None):
             cfg[f'{split}_evaluator'].ann_file = ann_file
             name = f'{split}_evaluator' if ann_file else f'{split}_dataloader.dataset'
-            assert refusal(cfg, split).startswith(f'{name} has no annotation left: in {tmp_path / "val.json"} ')
+            assert refusal(cfg, split).startswith(f'{name} has no annotation to evaluate: in {tmp_path / "val.json"} ')
 
 
 def test_test_data_without_annotations_passes_where_results_are_only_written(cfg, write):
