@@ -9,6 +9,7 @@ import random
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
-from mmengine.runner import Runner, ValLoop
+from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ class ValidationCheckHook(Hook):
         if runner.iter or not isinstance(loop, ValLoop) or isinstance(loop.dataloader.dataset, IterableDataset):
             return
         with _left_unchanged(runner.model):
-            scores = _try_batch(runner.model, loop)
+            predicted = _predict_batch(runner.model, loop, 'val')
+            scores = _score_batch(loop.evaluator, *predicted) if predicted else []
         if any(isinstance(hook, AveragedWeightsHook) for hook in runner.hooks):
             scores += [f'ema_{name}' for name in scores]
         for hook in runner.hooks if scores else ():
@@ -56,9 +58,17 @@ class ValidationCheckHook(Hook):
             elif isinstance(hook, EarlyStoppingHook):
                 check_score_names('monitor of EarlyStoppingHook', [hook.monitor], scores)
 
+    def before_test(self, runner: Runner) -> None:
+        """Predict one batch, where images of several sizes may meet in it."""
+        loop = runner.test_loop
+        if isinstance(loop, TestLoop) and (loop.dataloader.batch_size or 1) > 1:
+            if not isinstance(loop.dataloader.dataset, IterableDataset):
+                with _left_unchanged(runner.model):
+                    _predict_batch(runner.model, loop, 'test')
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Warn of scores that are no numbers."""
-        lacking = [name for name, score in metrics.items() if isinstance(score, float) and math.isnan(score)]
+        lacking = [name for name, score in metrics.items() if isinstance(score, Real) and math.isnan(score)]
         if lacking:
             runner.logger.warning(
                 f'No number: {", ".join(lacking)}. The data has no pixel or object that it could be computed from.'
@@ -86,45 +96,61 @@ def _left_unchanged(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _try_batch(model: Any, loop: ValLoop) -> list[str]:
-    """Validate a batch; returns the names of the scores, or none where a metric cannot be tried."""
+def _predict_batch(model: Any, loop: ValLoop | TestLoop, mode: str) -> tuple[Any, Sequence, int] | None:
+    """Predict a batch of a loader as the loop does; returns it, the outputs and its size, None if there is no data."""
     loader = loop.dataloader
     samples = [loader.dataset[index] for index in _choose_batch(loader)]
-    if not samples:
-        return []
 
-    def validate(samples: list) -> tuple[Any, Sequence]:
+    def predict(samples: list) -> tuple[Any, Sequence, int]:
         batch = loader.collate_fn(samples)
         with torch.no_grad(), autocast(enabled=loop.fp16):
-            return batch, model.val_step(batch)
+            return batch, getattr(model, f'{mode}_step')(batch), len(samples)
 
     model.eval()
     try:
-        batch, outputs = validate(samples)
+        return predict(samples) if samples else None
     except Exception as error:
         sizes = sorted({f'{width} x {height}' for height, width in map(_shape_of, samples)})
         if len(sizes) == 1:
             raise
-        validate(samples[:1])  # which may raise the same
+        predict(samples[:1])  # which may raise the same
         raise ArgumentError(
-            f'val_dataloader.batch_size={len(samples)} puts images of {" and ".join(sizes[:2])} pixels into one batch, '
-            f'which this model does not take ({printable(str(error))}): set val_dataloader.batch_size=1, or resize '
-            f'them to one size in the pipeline.'
+            f'{mode}_dataloader.batch_size={len(samples)} puts images of {" and ".join(sizes[:2])} pixels into one '
+            f'batch, which this model does not take ({printable(str(error))}): set {mode}_dataloader.batch_size=1, or '
+            f'resize them to one size in the pipeline.'
         ) from error
-    if type(loop.evaluator) is not Evaluator or _is_unreadable(batch):
+
+
+def _score_batch(evaluator: Evaluator, batch: Any, outputs: Sequence, size: int) -> list[str]:
+    """Score a batch; returns the names of the scores, none where not all metrics can be tried.
+
+    Raises:
+        ArgumentError: A metric fails.
+    """
+    if type(evaluator) is not Evaluator or _is_unreadable(batch):
         return []
+    outputs = [output for output in outputs if not _is_loss(output)]
+    _add_detection(outputs[0])
+    trial = copy.copy(evaluator)
+    trial.metrics = [
+        _fresh_copy(metric, outputs)
+        for metric in evaluator.metrics
+        if not any(getattr(metric, name, None) for name in _OUTPUTS)
+    ]
     try:
-        return _names_of_scores(loop.evaluator, batch, outputs, len(samples) * get_world_size())
+        trial.process(outputs, batch)
+        scores = trial.evaluate(size * get_world_size())
     except UserError:
         raise
     except Exception as error:  # metrics raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
-        metrics = ', '.join(type(metric).__name__ for metric in loop.evaluator.metrics)
+        names = ', '.join(type(metric).__name__ for metric in trial.metrics)
         text = printable(' '.join(f'{type(error).__name__}: {error}'.split()))
         raise ArgumentError(
-            f'val_evaluator ({metrics}) fails on the first batch of the validation data: {text} ({place.filename}:'
+            f'val_evaluator ({names}) fails on the first batch of the validation data: {text} ({place.filename}:'
             f'{place.lineno}); correct it, or val_dataloader.dataset, or the model.'
         ) from error
+    return list(scores) if len(trial.metrics) == len(evaluator.metrics) else []
 
 
 def _choose_batch(loader: DataLoader) -> Sequence[int]:
@@ -160,21 +186,6 @@ def _is_unreadable(batch: Any) -> bool:
     """Whether none of the images of a classifier could be read, of which a run may have some."""
     labels = batch.get('labels') if isinstance(batch, dict) else None
     return isinstance(labels, Tensor) and bool((labels < 0).all())
-
-
-def _names_of_scores(evaluator: Evaluator, batch: Any, outputs: Sequence, size: int) -> list[str]:
-    """Score a batch with copies of the metrics; no names if some of them write files, and are left out."""
-    outputs = [output for output in outputs if not _is_loss(output)]
-    _add_detection(outputs[0])
-    trial = copy.copy(evaluator)
-    trial.metrics = [
-        _fresh_copy(metric, outputs)
-        for metric in evaluator.metrics
-        if not any(getattr(metric, name, None) for name in _OUTPUTS)
-    ]
-    trial.process(outputs, batch)
-    scores = trial.evaluate(size)
-    return list(scores) if len(trial.metrics) == len(evaluator.metrics) else []
 
 
 def _is_loss(output: Any) -> bool:

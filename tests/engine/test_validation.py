@@ -3,15 +3,20 @@
 import itertools
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from PIL import Image
+from small_runs import arguments, write_config
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -218,9 +223,60 @@ def test_metrics_that_write_files_are_left_out(tmp_path):
 
 def test_scores_that_are_no_numbers_are_said(tmp_path):
     class NoNumber(Mean):
-        value = float('nan')
+        value = np.float32('nan')
 
     runner = build(tmp_path, NoNumber(), train_cfg=dict(by_epoch=True, max_epochs=1))
     runner.train()
     (log,) = (path.read_text() for path in tmp_path.glob('*/*.log'))
     assert log.count('No number: toy/mean. The data has no pixel or object') == 1
+
+
+# ---- the tools -------------------------------------------------------------------------------------------------------
+
+
+def test_images_of_two_sizes_in_a_batch_end_a_run_before_it_trains(shapes, tmp_path, call_tool):
+    """mmsegmentation takes one size in a batch; training crops to one, validation does not."""
+    data = shutil.copytree(shapes / 'ade', tmp_path / 'data')
+    for folder, suffix in (('images', '.jpg'), ('annotations', '.png')):
+        path = sorted((data / folder / 'validation').glob(f'*{suffix}'))[3]
+        with Image.open(path) as image:
+            image.resize((96, 128), Image.Resampling.NEAREST).save(path)
+    config, *flags = arguments('segmentor', write_config('segmentor', tmp_path), shapes)
+    flags[1] = data
+    options = ['--cfg-options', 'val_dataloader.batch_size=2', 'test_dataloader.batch_size=2']
+    sentence = refusal(call_tool('train.py', config, *flags, *options, cwd=tmp_path))
+    for words in (
+        'val_dataloader.batch_size=2',
+        '128 x 96',
+        'pixels into one batch',
+        'set val_dataloader.batch_size=1',
+    ):
+        assert words in sentence
+    assert not list(tmp_path.glob('out/*.pth'))
+    cfg = Config.fromfile(config)
+    init_default_scope('mmseg')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'x.pth')
+    sentence = refusal(call_tool('test.py', config, 'x.pth', *flags, *options, cwd=tmp_path))
+    assert 'test_dataloader.batch_size=2' in sentence
+
+
+def test_class_weights_train_with_void_pixels_and_a_best_score(shapes, tmp_path, call_tool):
+    weights = 'loss_decode=dict(class_weight=[1.0, 2.0, 3.0, 4.0, 5.0])'
+    more = f"""
+model['decode_head'].update({weights})
+model['auxiliary_head'].update({weights})
+default_hooks['checkpoint'].update(save_best='mIoU')
+"""
+    config, *flags = arguments('segmentor', write_config('segmentor', tmp_path, more), shapes)
+    result = call_tool('train.py', config, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list(tmp_path.glob('out/best_mIoU_iter_*.pth'))
+
+
+def test_a_detector_without_detections_tells_its_scores(shapes, tmp_path, call_tool):
+    """COCO's metric has none of nothing, which is what an untrained detector may find."""
+    options = ['default_hooks.checkpoint.save_best=coco/box_mAP', 'model.test_cfg.rcnn.score_thr=0.9']
+    config, *flags = arguments('detector', write_config('detector', tmp_path), shapes, options=options)
+    sentence = refusal(call_tool('train.py', config, *flags, cwd=tmp_path))
+    assert "save_best='coco/box_mAP' is none of the scores: coco/bbox_mAP, coco/bbox_mAP_50" in sentence
+    assert 'coco/segm_mAP' in sentence
