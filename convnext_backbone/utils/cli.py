@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +91,8 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         warnings.filterwarnings('ignore', 'pkg_resources is deprecated', category=UserWarning)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be UTF-8
-        if callable(signal.getsignal(signal.SIGINT)):  # not ignored, as in the background
+        ignored = not callable(signal.getsignal(signal.SIGINT))  # as in the background
+        if not ignored and threading.current_thread() is threading.main_thread():  # no other may set a handler
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with explain_disk_errors('The output of the command'):
