@@ -100,6 +100,45 @@ def test_an_epoch_that_never_ends_is_named(loader, loop):
         check_settings(cfg)
 
 
+@pytest.mark.parametrize('key', ['CLASSES', 'PALETTE'])
+def test_the_spelling_of_earlier_versions_is_named(key):
+    """The engine ignores it, and takes the classes of the data set's type."""
+    name = f'train_dataloader.dataset.metainfo.{key}'
+    with pytest.raises(ArgumentError, match=f'^{name} is the spelling of earlier .*: write {key.lower()}.$'):
+        check_settings(make_config(**{name: ('circle', 'square')}))
+
+
+def weighted_head(key: str, number: int, **head) -> Config:
+    loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * number)
+    return make_config(model=dict(decode_head=[{'num_classes': 5, key: loss, **head}]))
+
+
+@pytest.mark.parametrize(
+    ('key', 'number', 'head', 'given'),
+    [
+        ('loss_decode', 4, {}, 'give 5.'),
+        ('loss_decode', 2, dict(num_classes=2, out_channels=1), 'give 1.'),
+        ('loss_cls', 5, {}, 'give 6, the last for the background.'),
+    ],
+)
+def test_class_weights_of_another_number_are_named(key, number, head, given):
+    weights, classes = [1.0] * number, head.get('num_classes', 5)
+    with pytest.raises(ArgumentError) as refused:
+        check_settings(weighted_head(key, number, **head))
+    assert str(refused.value) == (
+        f'model.decode_head.0.{key}.class_weight={weights} has {number} values, but model.decode_head.0.num_classes='
+        f'{classes}: {given}'
+    )
+
+
+def test_class_weights_of_the_right_number_pass():
+    check_settings(weighted_head('loss_decode', 5))
+    check_settings(weighted_head('loss_decode', 1, num_classes=2, out_channels=1))
+    check_settings(weighted_head('loss_cls', 6))
+    check_settings(make_config(model__bbox_head=dict(num_classes=5, loss_cls=dict(class_weight=1.0))))
+    check_settings(make_config(model__decode_head=dict(num_classes=5, loss_decode=dict(class_weight='weights.npy'))))
+
+
 def test_a_head_with_another_number_of_classes_is_named():
     cfg = make_config(model__roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=80)]))
     with pytest.raises(ArgumentError, match=r'^model.roi_head.bbox_head.1.num_classes=80 .*2 classes \(cat, dog\)'):
