@@ -1,6 +1,7 @@
 """The validation is tried before training: what it would fail on is one sentence, and the run stays as it is. Exact."""
 
 import itertools
+import json
 import random
 import re
 import shutil
@@ -280,3 +281,26 @@ def test_a_detector_without_detections_tells_its_scores(shapes, tmp_path, call_t
     sentence = refusal(call_tool('train.py', config, *flags, cwd=tmp_path))
     assert "save_best='coco/box_mAP' is none of the scores: coco/bbox_mAP, coco/bbox_mAP_50" in sentence
     assert 'coco/segm_mAP' in sentence
+
+
+def test_a_score_that_is_no_number_is_null_in_json(shapes, tmp_path, call_tool):
+    """The precision of a class that no object of the test data has."""
+    config, *flags = arguments('detector', write_config('detector', tmp_path), shapes)
+    cfg = Config.fromfile(config)
+    init_default_scope('mmdet')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'x.pth')
+    content = json.loads((shapes / 'annotations/instances_val2017.json').read_text())
+    kept = [one for one in content['annotations'] if one['category_id'] == 1]
+    (tmp_path / 'val.json').write_text(json.dumps({**content, 'annotations': kept}))
+    options = ['test_evaluator.classwise=True', f'test_evaluator.ann_file={tmp_path}/val.json']
+    options += [f'test_dataloader.dataset.ann_file={tmp_path}/val.json']
+    result = call_tool('test.py', config, 'x.pth', *flags, '--cfg-options', *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    scores = json.loads((tmp_path / 'out/scores.json').read_text(), parse_constant=refuse)
+    assert scores['coco/square_precision'] is None and isinstance(scores['coco/circle_precision'], float)
+    assert re.search(r'^coco/square_precision +no number$', result.stdout, re.MULTILINE)
+    assert 'No number: coco/square_precision' in result.stdout
