@@ -13,12 +13,12 @@ from mmengine.config import Config
 from mmengine.model import weight_init
 from mmengine.registry import MODELS, Registry
 
-from ..datasets.coco_check import check_coco
+from ..datasets.coco_check import find_missing_image
 from ..utils.errors import UserError, printable
 from ..utils.files import explain_disk_errors
 from ..utils.image_io import IMAGE_SUFFIXES
 from .check import DATALOADERS, as_list, walk
-from .dataset_types import find_classes, name_datasets, reads_coco
+from .dataset_types import name_datasets, reads_coco
 
 # What processes that load data are short of, by what torch and Python say of it, and the remedy.
 _LACKS = {
@@ -64,14 +64,14 @@ def _mark_failed_builds() -> Iterator[None]:
 def find_explanation(error: Exception, cfg: Config) -> str | None:
     """Return one sentence on a failure that data or config explain, None for any other.
 
-    All of the data is checked only now, as a large annotation file takes seconds to parse.
+    Whether all images exist is looked at only now: it takes a while, and a run may use some of them.
     """
     return (
         _worker_problem(error, cfg)
         or _batch_norm_problem(str(error))
         or _image_problem(str(error))
         or _empty_problem(error, cfg)
-        or _annotation_problem(cfg)
+        or _missing_image_problem(cfg)
         or _channels_problem(cfg)
         or _build_problem(error, cfg)
     )
@@ -128,16 +128,13 @@ def _empty_problem(error: Exception, cfg: Config) -> str | None:
     )
 
 
-def _annotation_problem(cfg: Config) -> str | None:
-    """An image is missing; all else that annotation files have was checked before the run."""
+def _missing_image_problem(cfg: Config) -> str | None:
     scope = cfg.get('default_scope')
     for dataset in (one for split in ('train', 'val', 'test') for _, one in name_datasets(cfg, split)):
-        path = Path(dataset.get('data_root') or '.') / (dataset.get('ann_file') or '')
-        if path.is_file() and isinstance(dataset.get('data_prefix', {}), dict) and reads_coco(dataset, scope):
-            try:
-                check_coco(dataset, find_classes(dataset, scope), failed=True)
-            except UserError as error:
-                return str(error)
+        if dataset.get('ann_file') and isinstance(dataset.get('data_prefix', {}), dict) and reads_coco(dataset, scope):
+            problem = find_missing_image(dataset)
+            if problem:
+                return problem
     return None
 
 

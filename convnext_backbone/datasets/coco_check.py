@@ -4,6 +4,7 @@ A problem is what mmdet fails on or silently misreads. What it leaves out is non
 the image, annotations of other classes or of images that the file does not list; it is counted.
 """
 
+import contextlib
 import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,27 +36,23 @@ class CocoContent(NamedTuple):
         return f'in {self.path} {", and ".join(parts) or "there are no annotations"}'
 
 
-def check_coco(dataset: Mapping, classes: Sequence[str] | None = None, failed: bool = False) -> CocoContent:
+def check_coco(dataset: Mapping, classes: Sequence[str] | None = None) -> CocoContent:
     """Check the annotation file of a data set.
 
     Args:
         dataset: Config of a data set of mmdet.
         classes: The class names of the config, if it has any.
-        failed: Whether a run has failed: then every image must exist, though a run may use only some of them.
 
     Raises:
         UserError: The file is missing or invalid, has other classes, or contradicts itself.
     """
-    root = Path(dataset.get('data_root') or '.')
-    path = root / dataset['ann_file']
-    steps = [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
+    path = Path(dataset.get('data_root') or '.') / dataset['ann_file']
+    masks = any(step.get('with_mask') for step in _steps(dataset))
     try:
         coco = read_coco(path)
         images = {image.id: image for image in coco.entries('images')}
-        if failed and not any(step.get('backend_args') for step in steps):  # else images may be elsewhere
-            _check_images(images, root / ((dataset.get('data_prefix') or {}).get('img') or ''))
         wanted = _find_categories(coco, classes)
-        left_out, annotated = _check_annotations(coco, images, wanted, any(step.get('with_mask') for step in steps))
+        left_out, annotated = _check_annotations(coco, images, wanted, masks)
     except OSError as error:
         raise UserError(
             f'The annotation file {path} cannot be read ({error}): point elsewhere with --data-root.'
@@ -67,13 +64,32 @@ def check_coco(dataset: Mapping, classes: Sequence[str] | None = None, failed: b
     return CocoContent(path, {name: image.file_name for name, image in images.items()}, dropped, used, left_out)
 
 
-def _check_images(images: dict[int | str, Image], folder: Path) -> None:
-    for number, image in enumerate(images.values()):
-        if not os.path.isfile(folder / image.file_name):
-            raise CocoProblem(
-                f'has images[{number}] with file_name={_shown(image.file_name)}, which is missing in {folder}: fix '
-                f'data_root and data_prefix, or put it there'
-            )
+def find_missing_image(dataset: Mapping) -> str | None:
+    """Describe the first image of an annotation file that does not exist: a run may need only some of them.
+
+    Args:
+        dataset: Config of a data set of mmdet.
+
+    Returns:
+        A sentence; None where all exist, or may lie on another storage.
+    """
+    root = Path(dataset.get('data_root') or '.')
+    folder = root / ((dataset.get('data_prefix') or {}).get('img') or '')
+    if any(step.get('backend_args') for step in _steps(dataset)):
+        return None
+    with contextlib.suppress(OSError, CocoProblem):  # of which a check has told
+        for number, image in enumerate(read_coco(root / dataset['ann_file']).entries('images')):
+            if not os.path.isfile(folder / image.file_name):
+                return (
+                    f'The annotation file {root / dataset["ann_file"]} has images[{number}] with '
+                    f'file_name={_shown(image.file_name)}, which is missing in {folder}: fix data_root and '
+                    f'data_prefix, or put it there.'
+                )
+    return None
+
+
+def _steps(dataset: Mapping) -> list[dict]:
+    return [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
 
 
 def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[int | str]:

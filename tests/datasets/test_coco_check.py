@@ -7,7 +7,7 @@ import json
 import pytest
 
 from convnext_backbone import UserError
-from convnext_backbone.datasets.coco_check import CocoContent, check_coco
+from convnext_backbone.datasets.coco_check import CocoContent, check_coco, find_missing_image
 
 RLE = dict(size=[10, 20], counts=[100, 50, 50])
 BOX = dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4.5], area=9)
@@ -210,10 +210,14 @@ def test_boxes_as_real_data_has_them_pass(tmp_path):
     assert check(content, tmp_path).used == 5
 
 
-def test_missing_images_are_named_after_a_failure(tmp_path):
-    (tmp_path / 'a.jpg').touch()
+def test_a_missing_image_is_named(tmp_path):
+    dataset = dict(data_root=str(tmp_path), ann_file='coco.json', data_prefix=dict(img='photos'))
     check(COCO, tmp_path)
-    problem = find_problem(COCO, tmp_path, failed=True)
-    assert f"images[1] with file_name='b.jpg', which is missing in {tmp_path}" in problem
-    (tmp_path / 'b.jpg').touch()
-    check(COCO, tmp_path, failed=True)
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos/a.jpg').touch()
+    problem = f"images[1] with file_name='b.jpg', which is missing in {tmp_path / 'photos'}: "
+    assert problem in find_missing_image(dataset)
+    remote = [dict(type='LoadImageFromFile', backend_args=dict(backend='petrel'))]
+    assert find_missing_image(dict(dataset, pipeline=remote)) is None
+    (tmp_path / 'photos/b.jpg').touch()
+    assert find_missing_image(dataset) is None
