@@ -6,7 +6,8 @@ Importing this package registers everything in it in mmengine's root registries,
 - whoever loads a checkpoint through mmengine, no code in it is run (:mod:`.weights.safe_load`);
 - nor is that of data files and configs: ``mmengine.load`` reads no pickles, and of YAML plain values only
   (:mod:`.datasets.plain_files`);
-- ``init_cfg=dict(type='Pretrained', ...)`` is strict for the models of this package (:mod:`.weights.pretrained_init`);
+- ``init_cfg=dict(type='Pretrained', ...)`` is strict for the models of this package (:mod:`.weights.pretrained_init`),
+  and no loader of mmengine leaves out a part of their backbones (:mod:`.weights.load_model`);
 - the local file backend writes atomically (:class:`.AtomicLocalBackend`);
 - mmcv finds its operators, where none are compiled (:mod:`.ops`).
 """

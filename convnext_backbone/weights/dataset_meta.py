@@ -31,9 +31,10 @@ def dataset_meta(checkpoint: Mapping, source: str) -> dict[str, Any]:
     # mmcv 1 stored them in capitals, where mmdet 3 still finds them.
     stored = meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}
     names = stored.get('classes') if isinstance(stored, Mapping) else stored
-    if names is None or (isinstance(names, (list, tuple)) and not names):
+    listed = isinstance(stored, Mapping) and isinstance(names, (list, tuple))
+    if names is None or (listed and not names):
         return {}
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+    if not listed or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
             f'The checkpoint {printable(source)} has meta.dataset_meta.classes={printable(repr(names))}, which is no '
             f'list of names: save it again with the names of its classes, or without meta.'

@@ -94,20 +94,18 @@ def _differences(tensors: Mapping[str, Tensor]) -> Iterator[str]:
         yield 'a stem of overlapping convolutions'
     elif (kernel := _kernel(tensors.get(STEM))) not in ('', '4x4'):
         yield f'a stem of {kernel} patches'
-    blocks = {
-        name.split('.', 3)[3]: tensor for name, tensor in tensors.items() if re.match(r'stages\.\d+\.\d+\.', name)
-    }
+    parts = {name.split('.', 3)[3] for name in tensors if re.match(r'stages\.\d+\.\d+\.', name)}  # of blocks
     kernels = {_kernel(tensor) for name, tensor in tensors.items() if name.endswith('.dwconv.weight')} - {'', '7x7'}
     if kernels:
         yield f'depthwise convolutions of {", ".join(sorted(kernels))}'
-    if 'norm.weight' in blocks and 'norm.bias' not in blocks:
+    if 'norm.weight' in parts and 'norm.bias' not in parts:
         yield 'norms without a bias, such as RMS norm'
-    if 'dwconv.weight' in blocks and 'dwconv.bias' not in blocks:
+    if 'dwconv.weight' in parts and 'dwconv.bias' not in parts:
         yield 'convolutions without a bias'
 
 
 def _kernel(weight: Tensor | None) -> str:
-    return '' if weight is None or weight.ndim != 4 else f'{weight.shape[2]}x{weight.shape[3]}'
+    return '' if weight is None or weight.ndim != 4 or not weight.numel() else f'{weight.shape[2]}x{weight.shape[3]}'
 
 
 def _count(pattern: str, names: Iterable[str]) -> int:

@@ -109,7 +109,7 @@ CODE = {
     'optimizer.pth': (in_an_optimizer, REFUSED),
     'legacy.pth': (in_the_format_before_zip, REFUSED),
     'tar.pth': (in_a_tar, UNREADABLE),
-    'pickle.pth': (in_a_plain_pickle, UNREADABLE),
+    'pickle.pth': (in_a_plain_pickle, REFUSED),
     'pickle.safetensors': (in_a_plain_pickle, UNREADABLE),
 }
 CRAFTED = CODE | {
