@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,6 @@ def check_masks(
     if 'seg_map_path' not in infos[0]:
         return None
     sample = _Sample(infos, dataset)
-    sample.read(_SAMPLE)
     problem = sample.find_problem(split, ignored)
     if problem:
         raise UserError(problem)
@@ -131,11 +130,17 @@ class _Sample:
 
     def __init__(self, infos: list[dict], dataset: Any) -> None:
         self._infos, self._dataset = infos, dataset
-        self._classes = dataset.metainfo.get('classes') or ()
+        self._classes: Sequence[str] = dataset.metainfo.get('classes') or ()
         self._first: dict[int, str] = {}  # the first mask that has an id
+        self._read(_SAMPLE)
+        # What a small sample lacks may be rare.
+        if self._first.keys() <= {0, VOID}:
+            self._read(_WIDE_SAMPLE, lambda ids: not ids <= {0, VOID})
+        elif self._seems_shifted():
+            self._read(_WIDE_SAMPLE, lambda ids: len(self._classes) in ids)
 
-    def read(self, number: int, until: int | None = None) -> None:
-        """Read masks that are spread over the data set, up to the first one with a certain id."""
+    def _read(self, number: int, enough: Callable[[Set[int]], bool] = lambda ids: False) -> None:
+        """Read masks that are spread over the data set, until their ids are enough."""
         self._pixels = np.zeros(256, np.int64)  # by id
         places = np.linspace(0, len(self._infos) - 1, min(number, len(self._infos))).round().astype(int)
         for sampled, place in enumerate(places, 1):
@@ -144,12 +149,18 @@ class _Sample:
             self._pixels += counts
             for found in np.flatnonzero(counts).tolist():
                 self._first.setdefault(found, info['seg_map_path'])
-            if until in self._first or self._pixels.sum() > _MOST_PIXELS:
+            if enough(self._first.keys()) or self._pixels.sum() > _MOST_PIXELS:
                 break
 
     def _labels(self, ids: Any) -> list[int]:
         dataset = self._dataset
         return to_labels(np.array(ids, np.uint8), dataset.reduce_zero_label, dataset.label_map).tolist()
+
+    def _seems_shifted(self) -> bool:
+        """Whether with ``reduce_zero_label`` all ids from 0 on occur, but not the last one."""
+        last = len(self._classes)
+        expected = self._dataset.reduce_zero_label and not self._dataset.label_map and last > 0
+        return bool(expected) and set(range(last)) <= self._first.keys() and last not in self._first
 
     def report(self, ignored: Collection[int]) -> MaskReport:
         """Sum up what there is."""
@@ -164,43 +175,37 @@ class _Sample:
         ids, number, reduced = sorted(self._first), len(self._classes), self._dataset.reduce_zero_label
         labels = {one: label for one, label in zip(ids, self._labels(ids), strict=True) if label not in ignored}
         wrong = [one for one, label in labels.items() if number and label >= number]
-        held = f'{", ".join(map(str, ids[:12]))}{", ..." if len(ids) > 12 else ""}'
+        name = printable(self._first[wrong[0] if wrong else ids[-1]])
+        held = f'hold the ids {", ".join(map(str, ids[:12]))}{", ..." if len(ids) > 12 else ""}'
+        if number == 1:
+            return (
+                f'The {split} masks, such as {name}, {held}, and metainfo.classes names '
+                f'{printable(str(self._classes[0]))} alone: the background is a class, too; name both and set '
+                f'num_classes=2 of the heads, with out_channels=1 for a sigmoid.'
+            )
         if wrong:
             first = ', of which reduce_zero_label=True makes 1 the first' if reduced else ''
+            shift = 'set reduce_zero_label=True if 0 is unlabelled and 1 the first class, or '
             return (
-                f'The mask {printable(self._first[wrong[0]])} holds the id {wrong[0]}, which no class has: the {split} '
-                f'masks hold {held}, and there are {number} classes{first}; {self._remedy(wrong)}.'
+                f'The mask {name} holds the id {wrong[0]}, which no class has: the {split} masks {held}, and there are '
+                f'{number} classes{first}; {shift if wrong == [number] and not reduced else ""}name all classes in '
+                f'metainfo.classes, or write {VOID} for pixels of no class.'
             )
         if ids == [0, VOID] and labels and number:
             return (
-                f'The {split} masks, such as {printable(self._first[VOID])}, hold 0 and {VOID} alone, and {VOID} is '
-                f'void: only {printable(str(self._classes[labels[0]]))} is left; write the objects as 1.'
+                f'The {split} masks, such as {name}, {held} alone, and {VOID} is void: only '
+                f'{printable(str(self._classes[labels[0]]))} is left; write the objects as 1.'
             )
         if not labels:
             return (
-                f'No pixel of the {split} masks has a class: {self._sampled} of {len(self._infos)}, such as '
-                f'{printable(self._first[ids[0]])}, hold {held}, which is void'
-                f'{" by reduce_zero_label=True" if reduced and 0 in ids else ""}; write the ids of the classes.'
+                f'No pixel of the {split} masks has a class: {self._sampled} of {len(self._infos)}, such as {name}, '
+                f'{held}, which is void{" by reduce_zero_label=True" if reduced and 0 in ids else ""}; write the ids '
+                f'of the classes.'
             )
-        return self._shift_problem(split) if reduced and not self._dataset.label_map and number > 1 else None
-
-    def _remedy(self, wrong: list[int]) -> str:
-        number, reduced = len(self._classes), self._dataset.reduce_zero_label
-        if number == 1 and wrong == [1] and not reduced:
-            return 'the background is one, too: name both in metainfo.classes and set num_classes=2 of the heads'
-        shift = 'set reduce_zero_label=True if 0 is unlabelled and 1 the first class, or ' if wrong == [number] else ''
-        return f'{shift}name all classes in metainfo.classes, or write {VOID} for pixels of no class'
-
-    def _shift_problem(self, split: str) -> str | None:
-        """With ``reduce_zero_label`` all ids from 0 on occur, but not the last one."""
-        last = len(self._classes)
-        if last in self._first or not set(range(last)) <= self._first.keys():
-            return None
-        self.read(_WIDE_SAMPLE, until=last)  # it may be rare
-        if last in self._first or (split != 'train' and self._sampled < _FEW):
-            return None
-        return (
-            f'The {split} masks, such as {printable(self._first[0])}, hold the ids 0 to {last - 1} and never {last}: '
-            f'they count the {last} classes from 0, but reduce_zero_label=True takes 0 for void and 1 for the first '
-            f'class; set reduce_zero_label=False, or leave out the class without pixels.'
-        )
+        if self._seems_shifted() and (split == 'train' or self._sampled >= _FEW):
+            return (
+                f'The {split} masks, such as {name}, hold the ids 0 to {number - 1} and never {number}: they count the '
+                f'{number} classes from 0, but reduce_zero_label=True takes 0 for void and 1 for the first class; set '
+                f'reduce_zero_label=False, or leave out the class without pixels.'
+            )
+        return None

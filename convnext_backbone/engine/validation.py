@@ -197,8 +197,9 @@ def _fresh_copy(metric: BaseMetric, outputs: Sequence) -> BaseMetric:
     """A metric without results; it shares the annotations, which may be large."""
     metric = copy.copy(metric)
     metric.results = []
-    if hasattr(metric, 'img_ids'):  # those of COCO go through all images of their file otherwise
-        metric.img_ids = [output.img_id for output in outputs]
+    ids = [getattr(output, 'img_id', None) for output in outputs]
+    if hasattr(metric, 'img_ids') and None not in ids:  # or COCO's go through all images of their file
+        metric.img_ids = ids
     return metric
 
 

@@ -152,10 +152,15 @@ WRONG = {
         dict(reduce_zero_label=True),
         ['holds the id 4', 'of which reduce_zero_label=True makes 1 the first', 'metainfo.classes'],
     ),
-    'one class': ([ids(0, 1)], dict(number=1), ['holds the id 1', 'there are 1 classes', 'num_classes=2']),
-    '0 and 255': ([ids(0, 255)], dict(number=2), ['hold 0 and 255 alone', 'only class 0 is left', 'objects as 1']),
-    'void': ([ids(255)], {}, ['No pixel of the train masks has a class', '1 of 1', 'hold 255']),
-    'void by reduce_zero_label': ([ids(0, 255)], dict(reduce_zero_label=True), ['hold 0, 255', 'by reduce_zero_label']),
+    'one class': ([ids(0, 1)], dict(number=1), ['hold the ids 0, 1', 'names class 0 alone', 'num_classes=2']),
+    'one class and void': ([ids(0, 1)], dict(number=1, reduce_zero_label=True), ['names class 0 alone', 'background']),
+    '0 and 255': ([ids(0, 255)], dict(number=2), ['hold the ids 0, 255 alone', 'only class 0 is left', 'objects as 1']),
+    'void': ([ids(255)], {}, ['No pixel of the train masks has a class', '1 of 1', 'hold the ids 255']),
+    'void by reduce_zero_label': (
+        [ids(0, 255)],
+        dict(reduce_zero_label=True),
+        ['hold the ids 0, 255', 'by reduce_zero_label'],
+    ),
     'counting from zero': (
         [ids(0, 1), ids(1, 2)],
         dict(reduce_zero_label=True),
@@ -178,6 +183,13 @@ def test_a_rare_last_class_is_looked_for_before_masks_are_said_to_count_from_zer
     masks = [ids(0, 1, 2)] * 300
     masks[150] = ids(3)
     check_masks(settings(write_data(tmp_path, masks), reduce_zero_label=True), 'mmseg', 'train')
+
+
+@pytest.mark.parametrize('common', [(0, 255), (255,), (0,)])
+def test_rare_objects_are_looked_for_before_masks_are_said_to_have_none(common, tmp_path):
+    masks = [ids(*common)] * 300
+    masks[150] = ids(1)
+    check_masks(settings(write_data(tmp_path, masks), number=2), 'mmseg', 'train')
 
 
 def test_few_masks_of_an_evaluation_may_lack_the_last_class(tmp_path):
