@@ -4,7 +4,6 @@ import argparse
 import difflib
 import inspect
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import UserError, printable
 from .check import DATALOADERS, check_settings
+from .dataset_types import name_datasets
 from .machine import adapt_to_machine
 
 
@@ -130,7 +130,8 @@ def _set_tta(cfg: Config) -> None:
 
 def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
     new = str(data_root).rstrip('/') + '/'
-    old = {ds['data_root'] for loader in DATALOADERS for ds in find_datasets(cfg.get(loader)) if ds.get('data_root')}
+    datasets = [dataset for split in ('train', 'val', 'test') for _, dataset in name_datasets(cfg, split)]
+    old = {dataset['data_root'] for dataset in datasets if dataset.get('data_root')}
 
     def moved(node: Any) -> Any:
         if isinstance(node, dict):
@@ -145,15 +146,3 @@ def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
     for part in (*DATALOADERS, 'val_evaluator', 'test_evaluator', 'data_root'):
         if part in cfg:
             cfg[part] = moved(cfg[part])
-
-
-def find_datasets(node: Any) -> Iterator[dict]:
-    """Iterate over the data sets of a config that name files, also below wrappers such as RepeatDataset."""
-    if isinstance(node, dict):
-        if 'data_root' in node or 'ann_file' in node:
-            yield node
-        for key in ('dataset', 'datasets'):
-            yield from find_datasets(node.get(key))
-    elif isinstance(node, (list, tuple)):
-        for item in node:
-            yield from find_datasets(item)
