@@ -40,11 +40,7 @@ class SettingsAction(DictAction):
     """``KEY=VALUE ...``, parsed as mmengine does; a word that is none is named."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Add the settings.
-
-        Raises:
-            UserError: A word has no ``=``, or no name before it, or its brackets do not match.
-        """
+        """Add the settings, or raise UserError."""
         for word in values:
             try:
                 super().__call__(parser, namespace, [word], option_string)
@@ -91,9 +87,8 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         warnings.filterwarnings('ignore', 'pkg_resources is deprecated', category=UserWarning)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be UTF-8
-        ignored = not callable(signal.getsignal(signal.SIGINT))  # as in the background
-        if not ignored and threading.current_thread() is threading.main_thread():  # no other may set a handler
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if callable(signal.getsignal(signal.SIGINT)) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # it is not ignored, as in the background
         try:
             with explain_disk_errors('The output of the command'):
                 try:
@@ -108,9 +103,8 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             if not code:
                 raise
         gc.collect()  # ends the workers of data loaders, which may say something, too
-        if sentence:
-            with contextlib.suppress(OSError):
-                print(sentence, file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(sentence, end='\n' * bool(sentence), file=sys.stderr)
         return code
 
     return wrapped
