@@ -60,8 +60,8 @@ def _know_deep_tiffs() -> None:
     """Let Pillow open the grey TIFFs of 12 and 16 bits that it lacks: of the other byte order, and where 0 is white."""
     from PIL.TiffImagePlugin import II, MM, OPEN_INFO
 
-    for order, photometric in itertools.product((II, MM), (0, 1)):
-        OPEN_INFO.setdefault((order, photometric, (1,), 1, (12,), ()), ('I;16', 'I;12'))
+    for order, zero in itertools.product((II, MM), (0, 1)):
+        OPEN_INFO.setdefault((order, zero, (1,), 1, (12,), ()), ('I;16', 'I;12'))
     OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ('I;16B', 'I;16B'))
 
 
@@ -101,16 +101,9 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         ) from error
 
 
-def swap_colours(image: np.ndarray) -> np.ndarray:
-    """RGB to BGR, or BGR to RGB."""
-    import cv2
-
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def write_picture(image: np.ndarray, path: Path) -> None:
     """Write an RGB image, (H, W, 3), or single-channel one, (H, W), atomically."""
     import cv2
 
-    stored = swap_colours(image) if image.ndim == 3 else image
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     write_atomically(cv2.imencode(path.suffix, stored)[1].tobytes(), path)
