@@ -61,17 +61,18 @@ def check_classes(cfg: Config, split: str) -> None:
         ArgumentError: They differ; the text names them.
     """
     scope = cfg.get('default_scope')
-    trained = [find_classes(dataset, scope) for _, dataset in name_datasets(cfg, 'train')]
+    trained = [names for _, dataset in name_datasets(cfg, 'train') if (names := find_classes(dataset, scope))]
     for name, dataset in name_datasets(cfg, split):
         classes = find_classes(dataset, scope)
         if classes is None:
             continue
         if split == 'train':
             check_heads(cfg, classes)
-        elif split == 'val' and any(trained) and [*classes] not in [one and [*one] for one in trained]:
+        # Data for tracking may name more classes after those that are trained.
+        elif split == 'val' and trained and all([*one[: len(classes)]] != [*classes[: len(one)]] for one in trained):
             raise ArgumentError(
                 f'{name} has the classes {printable(repr([*classes]))}, but the training data '
-                f'{printable(repr([*(trained[0] or ())]))}: labels are places in this list, so give both the same '
+                f'{printable(repr([*trained[0]]))}: labels are places in this list, so give both the same '
                 f'metainfo.classes.'
             )
 

@@ -86,6 +86,13 @@ def test_validation_data_with_other_classes_than_the_training_data_is_named(cfg,
     assert sentence.startswith("val_dataloader.dataset has the classes ['dog', 'cat'], but the training data ['cat',")
 
 
+def test_validation_data_may_name_more_classes(cfg, write):
+    """As data for tracking does, of which detectors learn the first."""
+    write('val.json', lambda content: content['categories'].append(dict(id=9, name='bird')), prefix='val_')
+    cfg.val_dataloader.dataset.metainfo.classes = (*CLASSES, 'bird')
+    check_data(cfg)
+
+
 @pytest.mark.parametrize(
     ('values', 'why'),
     [
