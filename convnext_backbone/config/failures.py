@@ -20,10 +20,12 @@ from ..utils.image_io import IMAGE_SUFFIXES
 from .check import DATALOADERS, as_list, walk
 from .dataset_types import name_datasets, reads_coco
 
-# What processes that load data are short of, by what torch and Python say of it, and the remedy.
+# What a run is short of, by what torch, numpy and Python say of it, and the remedy.
 _LACKS = {
     '.*(?:Too many open files|items of ancdata).*': ('open files', 'raise their limit with `ulimit -n 65536`'),
     r'unable to .*(?:shared memory|</torch_\d).*': ('shared memory', 'enlarge /dev/shm (docker run --shm-size=8g)'),
+    ".*(?:temporarily unavailable|can't start new thread).*": ('processes', 'raise their limit with `ulimit -u 65536`'),
+    '.*(?:annot allocate memory|Unable to allocate|out of memory|bad_alloc).*': ('memory', 'lower the batch size'),
 }
 
 

@@ -87,8 +87,10 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
         warnings.filterwarnings('ignore', 'pkg_resources is deprecated', category=UserWarning)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be UTF-8
-        if callable(signal.getsignal(signal.SIGINT)) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # it is not ignored, as in the background
+        handler, thread = signal.getsignal(signal.SIGINT), threading.current_thread()
+        may_set = callable(handler) and thread is threading.main_thread()  # and it is not ignored
+        if may_set:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with explain_disk_errors('The output of the command'):
                 try:
@@ -102,6 +104,9 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             code, sentence = _explain_end(error)
             if not code:
                 raise
+        finally:
+            if may_set:
+                signal.signal(signal.SIGINT, handler)
         gc.collect()  # ends the workers of data loaders, which may say something, too
         with contextlib.suppress(OSError):
             print(sentence, end='\n' * bool(sentence), file=sys.stderr)

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import math
+import os
 import re
 
 import pytest
@@ -187,17 +188,36 @@ RuntimeError: {}
             ),
             (RuntimeError('received 0 items of ancdata'), 'received 0 items of ancdata'),
         )
+    ]
+    + [
+        (error, 'processes', said, 'raise their limit with `ulimit -u 65536`')
+        for error, said in (
+            (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), '[Errno 11] Resource temporarily unavailable'),
+            (RuntimeError("can't start new thread"), "can't start new thread"),
+        )
+    ]
+    + [
+        (error, 'memory', said, 'lower the batch size')
+        for error, said in (
+            (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), '[Errno 12] Cannot allocate memory'),
+            (
+                torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.\nSee'),
+                'CUDA out of memory. Tried to allocate 2 GiB.',
+            ),
+            (
+                RuntimeError('DefaultCPUAllocator: (Cannot allocate memory)'),
+                'DefaultCPUAllocator: (Cannot allocate memory)',
+            ),
+            (
+                RuntimeError('unable to mmap 4096 bytes from file </home/a/b.pth>: Cannot allocate memory (12)'),
+                'unable to mmap 4096 bytes from file </home/a/b.pth>: Cannot allocate memory (12)',
+            ),
+        )
     ],
 )
-def test_what_data_loading_is_short_of_is_named(error, short_of, said, remedy):
+def test_what_a_run_is_short_of_is_named(error, short_of, said, remedy):
     expected = f'The run is short of {short_of} ({said}): {remedy}, or lower num_workers of the data loaders.'
     assert explain(make_config(), error) == expected
-
-
-def test_a_file_that_cannot_be_mapped_is_no_lack_of_shared_memory():
-    error = RuntimeError('unable to mmap 4096 bytes from file </home/a/epoch_1.pth>: Cannot allocate memory (12)')
-    with pytest.raises(RuntimeError), explain_failures(make_config()):
-        raise error
 
 
 def test_a_full_disk_is_named_before_what_was_being_built():
