@@ -50,13 +50,15 @@ def find_images(sources: Iterable[str], out_dir: Path, results: str = PREDICTION
             found.append((source, Path(source.name)))
         else:
             raise UserError(f'The image {printable(str(source))} does not exist: name image files or folders of them.')
+    names = [*_name_pictures(name for _, name in found)]
+    pictures = {_place(out_dir / name) for name in names}
     for image, _ in found:
-        if out_dir.resolve() in (*image.resolve().parents, *_place(image).parents):
+        places = {_place(image), image.resolve()}
+        if places & pictures or any(out_dir.resolve() in place.parents for place in places):
             raise UserError(
                 f'The image {printable(str(image))} lies in {printable(str(out_dir))}, where the pictures are written, '
                 f'and could be overwritten: move it, or choose another --work-dir.'
             )
-    names = _name_pictures(name for _, name in found)
     return [ImageFile(image, out_dir / name) for (image, _), name in zip(found, names, strict=True)]
 
 

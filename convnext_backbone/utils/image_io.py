@@ -94,7 +94,7 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
             f'it out of the data.'
         ) from error
     except Exception as error:  # decoders raise anything
-        unknown = f'none of {", ".join(FORMATS)}'
+        unknown = f'no {", ".join(FORMATS)} that can be read'
         reason = unknown if isinstance(error, UnidentifiedImageError) else printable(str(error))
         raise UserError(
             f'The image {printable(str(path))} cannot be decoded ({reason}): replace it or leave it out.'

@@ -60,6 +60,13 @@ def test_an_image_in_the_folder_of_the_pictures_is_refused(source, tmp_path):
         find_images([str(tmp_path / source)], out)
 
 
+def test_a_link_to_the_images_among_the_pictures_is_not_written_through(tmp_path):
+    photos = fill(tmp_path / 'in', 'a/1.jpg')
+    (fill(tmp_path / 'out', 'predictions.json') / 'a').symlink_to(photos / 'a')
+    with pytest.raises(UserError, match=r'in/a/1\.jpg lies in .*overwritten'):
+        find_images([str(photos)], tmp_path / 'out')
+
+
 def test_a_folder_of_the_users_images_is_not_written_to(tmp_path):
     """Whatever images are asked for: only an earlier run leaves predictions.json."""
     photos, out = fill(tmp_path / 'in', '1.jpg'), fill(tmp_path / 'out', 'a/1.jpg')

@@ -159,7 +159,7 @@ def test_postscript_is_refused_by_every_reader(kind, interpreted, tmp_path):
     folder.mkdir(parents=True)
     path = folder / 'photo.jpg'
     path.write_bytes(POSTSCRIPTS[kind])
-    with pytest.raises(UserError, match=r'photo\.jpg cannot be decoded \(none of JPEG, PNG'):
+    with pytest.raises(UserError, match=r'photo\.jpg cannot be decoded \(no JPEG, PNG'):
         read_image(path)
     (folder / 'photo.cls').write_text('0')
     for name in ('images.tar', 'x-0.tar'):
