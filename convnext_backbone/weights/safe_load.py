@@ -217,8 +217,9 @@ def read_state(source: str, map_location: Any = None) -> dict:
     stored = state.get('state_dict') or state
     # Attributes of a tensor in a file could shadow its methods.
     weights: Any = OrderedDict((k, Tensor.detach(v) if isinstance(v, Tensor) else v) for k, v in stored.items())
-    metadata = getattr(stored, '_metadata', None)
-    weights._metadata = OrderedDict(metadata if isinstance(metadata, dict) else {})
+    versions = getattr(stored, '_metadata', None)
+    versions = versions if isinstance(versions, dict) else {}
+    weights._metadata = OrderedDict((name, one) for name, one in versions.items() if isinstance(one, dict))
     weights._metadata.source = source  # mmengine hands this on with the weights, but not their source
     # mmengine runs the config in a file as Python code: on a resume, or in an inferencer without a config.
     _, _, meta, hub = parts
