@@ -258,7 +258,7 @@ def four_bands(folder, shapes, tmp_path) -> Path:
         loader.dataset.update(img_suffix='.png', data_root=str(tmp_path / 'data'))
     cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline  # where mmseg's own inference looks
     cfg.model.backbone.in_channels = 4
-    cfg.model.data_preprocessor.update(mean=[100.0] * 4, std=[50.0] * 4, bgr_to_rgb=False)
+    cfg.model.data_preprocessor.update(mean=[100.0], std=[50.0], bgr_to_rgb=False)  # of all bands
     cfg.dump(tmp_path / 'bands.py')
     torch.manual_seed(0)
     init_default_scope('mmseg')
