@@ -25,7 +25,7 @@ def check_annotations(cfg: Config, split: str) -> None:
     if not coco:
         return
     read_utf8()
-    if not is_first_process():  # COCO's training file takes seconds
+    if cfg.get('launcher', 'none') != 'none' and not is_first_process():  # COCO's training file takes seconds
         return
     contents = {name: check_coco(dataset, find_classes(dataset, scope)) for name, dataset in coco.items()}
     for name, content in contents.items():

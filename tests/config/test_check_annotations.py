@@ -192,9 +192,12 @@ def test_an_evaluator_of_several_data_sets_passes(cfg, write, tmp_path):
 
 
 def test_other_processes_leave_the_files_to_the_first(cfg, write, monkeypatch):
-    monkeypatch.setenv('RANK', '1')
     write('train.json', lambda content: content['categories'].reverse())
-    check_data(cfg)
+    for launcher, rank, checked in (('pytorch', '1', False), ('pytorch', '0', True), ('none', '1', True)):
+        monkeypatch.setenv('RANK', rank)
+        cfg.launcher = launcher
+        assert not checked or "the categories ['dog', 'cat']" in refusal(cfg)
+        assert checked or check_data(cfg) is None
 
 
 def test_a_file_with_a_byte_order_mark_is_read_by_mmdet(cfg, write, tmp_path):
