@@ -21,9 +21,8 @@ def _raise_again(ignored: Any) -> None:
         sys.__unraisablehook__(ignored)
 
 
-_main = sys.modules['__main__']
-_is_tool = Path(getattr(_main, '__file__', None) or '').resolve().is_relative_to(Path(__file__).resolve().parent)
-if _is_tool and _main.__name__ == '__main__':  # and not a test, or a process that a tool started
+_folder = Path(__file__).resolve().parent
+if any(Path(word).resolve().parent == _folder for word in sys.orig_argv[1:]):  # and not a test that imports a tool
     sys.unraisablehook = _raise_again
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)  # until user_errors raises KeyboardInterrupt, after which files are closed
