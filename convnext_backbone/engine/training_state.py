@@ -45,6 +45,7 @@ def check_training_state(checkpoint: dict, source: str) -> None:
 
     Raises:
         CheckpointError: There is no training state, or a counter is out of range.
+        CheckpointMismatch: Averaged weights are not plain finite numbers.
     """
     if not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
         raise CheckpointError(
@@ -58,6 +59,9 @@ def check_training_state(checkpoint: dict, source: str) -> None:
                 f'The checkpoint {printable(source)} has meta.{name}={printable(repr(meta.get(name)))}, where a '
                 f'training run writes {kind.words}: resume from another one.'
             )
+    for name, value in (checkpoint.get('ema_state_dict') or {}).items():  # mmengine's EMAHook takes it as it is
+        if torch.is_tensor(value) and value.is_floating_point():
+            check_plain(name, value, source)
     checkpoint['message_hub'] = _reduce_message_hub(checkpoint['message_hub'] or {})
 
 

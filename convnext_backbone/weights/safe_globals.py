@@ -14,8 +14,18 @@ import numpy as np
 from mmengine.logging import HistoryBuffer
 
 
+class _History(HistoryBuffer):
+    """Replaces ``HistoryBuffer``, whose state could exchange the statistics of all others."""
+
+    def __setstate__(self, state: dict) -> None:
+        """Set the values alone, and become what it replaces."""
+        super().__setstate__({name: state[name] for name in ('_log_history', '_count_history', 'max_length')})
+        self.__class__ = HistoryBuffer
+
+
 def _statistic(owner: object, name: str) -> object:
     """Replaces ``getattr``, by which a pickled HistoryBuffer names its statistics; any other use raises."""
+    owner = HistoryBuffer if owner is _History else owner
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError(f'GLOBAL getattr({getattr(owner, "__name__", "?")}.{name})')
     return getattr(HistoryBuffer, name)
@@ -76,7 +86,8 @@ def _no_bytes() -> bytes:
 
 def safe_globals() -> list:
     """For :class:`torch.serialization.safe_globals`: types, and replacements with the names that they replace."""
-    types: list = [argparse.Namespace, HistoryBuffer, (_statistic, 'builtins.getattr')]
+    types: list = [argparse.Namespace, (_History, f'{HistoryBuffer.__module__}.HistoryBuffer')]
+    types += [(_statistic, 'builtins.getattr')]
     types += [(_no_bytes, 'builtins.bytes'), (_DType, 'numpy.dtype'), (_Array, 'numpy.ndarray')]
     for core in ('core', '_core'):  # before numpy 2, and after
         types += [(_reconstruct, f'numpy.{core}.multiarray._reconstruct'), (_scalar, f'numpy.{core}.multiarray.scalar')]

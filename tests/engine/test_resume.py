@@ -102,7 +102,7 @@ def train(work_dir, loop, workers, seed, cut=None, resume=False, dataset=None, s
         load_from=str(find_checkpoint(work_dir)) if resume else None,
         experiment_name=f'toy_{next(NUMBERS)}',
     )
-    runner = ResumableRunner(**{**config, **settings})
+    runner = settings.pop('kind', ResumableRunner)(**{**config, **settings})
     try:
         runner.train()
     except KeyboardInterrupt:

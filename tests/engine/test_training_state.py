@@ -11,9 +11,9 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 
-from convnext_backbone import UserError
+from convnext_backbone import UserError, read_checkpoint
 from convnext_backbone.engine.training_state import check_training_state, load_optimizer_state
-from convnext_backbone.utils.errors import CheckpointError
+from convnext_backbone.utils.errors import CheckpointError, CheckpointMismatch
 
 
 def make_parameters(groups=((4, 3), (5,))):
@@ -44,8 +44,8 @@ def short(tensor):
 SPOILT = {
     'shorter': (short, 'exp_avg is a tensor (3,), where the optimizer has a tensor (4, 3)'),
     'of another shape': (lambda tensor: tensor.T.clone(), 'a tensor (3, 4)'),
-    'stretched': (lambda tensor: torch.ones(()).expand(4, 3), 'fewer than its shape takes'),
-    'stretched in part': (lambda tensor: torch.ones(1, 3).expand(4, 3), 'fewer than its shape takes'),
+    'stretched': (lambda tensor: torch.ones(()).expand(4, 3), 'not as plain floating-point numbers'),
+    'stretched in part': (lambda tensor: torch.ones(1, 3).expand(4, 3), 'not as plain floating-point numbers'),
     'integers': (lambda tensor: tensor.long(), 'not as plain floating-point numbers'),
     'complex': (lambda tensor: tensor + 1j, 'not as plain floating-point numbers'),
     'sparse': (lambda tensor: tensor.to_sparse(), 'not as plain floating-point numbers'),
@@ -278,6 +278,25 @@ def test_a_message_hub_is_reduced_to_histories_and_plain_values():
     assert kept['log_scalars']['train/loss'].mean() == 1.5
     assert kept['runtime_info'] == dict(keep_ckpt_ids=[4, 8], best_score=0.5, best_ckpt='best.pth', step=3)
     assert kept['resumed_keys'] == dict.fromkeys([*kept['log_scalars'], *kept['runtime_info']], True)
+
+
+def test_a_file_does_not_exchange_the_statistics_of_all_histories(tmp_path):
+    """Nor does it hold methods in the place of values."""
+    losses, before = HistoryBuffer([1.0, 2.0], [1, 1]), dict(HistoryBuffer._statistics_methods)
+    torch.save(losses, tmp_path / 'plain.pth')
+    losses._statistics_methods = dict(mean=HistoryBuffer.min, own=5)
+    torch.save(losses, tmp_path / 'crafted.pth')
+    for name in ('plain.pth', 'crafted.pth'):
+        read = read_checkpoint(tmp_path / name)
+        assert type(read) is HistoryBuffer and HistoryBuffer._statistics_methods == before
+        assert read.statistics('mean') == 1.5 and read.max() == 2
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_averaged_weights_that_are_not_finite_are_refused(value):
+    checkpoint = state() | dict(ema_state_dict=dict(steps=torch.tensor(3), weight=torch.tensor([1.0, value])))
+    with pytest.raises(CheckpointMismatch, match='weight that are not finite'):
+        check_training_state(checkpoint, 'run.pth')
 
 
 @pytest.mark.parametrize('lacking', ['meta', 'message_hub', 'optimizer'])
