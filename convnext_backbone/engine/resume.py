@@ -125,8 +125,8 @@ def lock_work_dir(work_dir: str | os.PathLike) -> Iterator[None]:
             pass
         else:
             for kind in (*_TO_RESUME, 'best_*'):
-                for path in Path(work_dir).glob(f'.{kind}.pth.*.tmp'):
-                    path.unlink(missing_ok=True)
+                for partial in Path(work_dir).glob(f'.{kind}.pth.*.tmp'):
+                    partial.unlink(missing_ok=True)
         if os.stat(path).st_nlink == 1:  # and no hard link to a file of somebody else's
             file.truncate(0)
             file.write(f'process {os.getpid()} on {platform.node()}')
