@@ -5,12 +5,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from families import SMALL, TINY, assert_equal, mmpretrain, randomized, timm_features, timm_model
+from mmengine.config import Config
 from mmengine.model import BaseModel, BaseTTAModel
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint, load_state_dict
 from torch import Tensor, nn
 
 from convnext_backbone import ArgumentError, CheckpointMismatch, ConvNeXt
+from convnext_backbone.apis.builders import build_detector, build_segmentor
 from convnext_backbone.weights.load_model import load_model
 from convnext_backbone.weights.plain_tensors import check_weights
 from convnext_backbone.weights.safe_load import read_state
@@ -235,6 +239,21 @@ def test_a_backbone_with_the_names_of_another_library_loads_in_a_whole_model(lib
     model = Model(SMALL, out_norm=library == 'mmpretrain')
     door(model, str(tmp_path / 'x.pth'))
     assert_equal(model, source)
+
+
+@pytest.mark.parametrize('config', ['cascade_convnext_atto_shapes', 'upernet_convnext_atto_camvid'])
+def test_a_model_of_the_zoos_of_mmdet_and_mmseg_is_built_for_prediction(config, tmp_path):
+    """Which have mmpretrain's names of the backbone, and no classes in the place where mmengine stores them."""
+    cfg = Config.fromfile(REPOSITORY / f'configs/demo/{config}.py')
+    init_default_scope(cfg.default_scope)
+    build, source = (build_detector if 'cascade' in config else build_segmentor), MODELS.build(cfg.model)
+    theirs = {mmpretrain(name, value)[0]: value for name, value in source.state_dict().items()}
+    torch.save(dict(state_dict=theirs), tmp_path / 'theirs.pth')
+    assert_equal(build(cfg, str(tmp_path / 'theirs.pth')), source)
+    theirs['backbone.stages.1.0.depthwise_conv.weight'][0] = float('inf')
+    torch.save(dict(state_dict=theirs), tmp_path / 'theirs.pth')
+    with pytest.raises(CheckpointMismatch, match='numbers in backbone.stages.1.0.depthwise_conv.weight that are not'):
+        build(cfg, str(tmp_path / 'theirs.pth'))
 
 
 def by_name(state: dict[str, Tensor], tmp_path) -> dict[str, Tensor]:
