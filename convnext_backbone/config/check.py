@@ -77,9 +77,13 @@ def check_settings(cfg: Config) -> None:
     for name, value in walk(settings):
         if isinstance(value, float) and value != value:
             raise ArgumentError(f'{name}={value!r} is not a number.')
-        if name.endswith(('metainfo.CLASSES', 'metainfo.PALETTE')):
-            key = name.rpartition('.')[2]
-            raise ArgumentError(f'{name} is the spelling of earlier versions and has no effect: write {key.lower()}.')
+        key = name.rpartition('.')[2]
+        if (
+            name.endswith(f'metainfo.{key}')
+            and key not in ('classes', 'palette')
+            and key.lower() in ('classes', 'palette')
+        ):
+            raise ArgumentError(f'{name} has no effect, in the spelling of earlier versions: write {key.lower()}.')
         for pattern, kind in SETTINGS.items():
             if fnmatchcase(name, pattern):
                 kind.check(name, value)

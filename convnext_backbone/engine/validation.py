@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
@@ -43,7 +43,7 @@ class ValidationCheckHook(Hook):
     priority = 'VERY_LOW'  # after the other hooks are ready
 
     def before_train(self, runner: Runner) -> None:
-        """Validate one batch, and compare the names of the scores with those that hooks ask for."""
+        """Validate one batch, and compare the names of the scores with those that hooks and schedules watch."""
         loop = runner.val_loop
         if runner.iter or not isinstance(loop, ValLoop) or isinstance(loop.dataloader.dataset, IterableDataset):
             return
@@ -52,11 +52,12 @@ class ValidationCheckHook(Hook):
             scores = _score_batch(loop.evaluator, *predicted) if predicted else []
         if any(isinstance(hook, AveragedWeightsHook) for hook in runner.hooks):
             scores += [f'ema_{name}' for name in scores]
-        for hook in runner.hooks if scores else ():
-            if isinstance(hook, CheckpointHook) and hook.save_best:
-                check_score_names('default_hooks.checkpoint.save_best', hook.key_indicators, scores)
-            elif isinstance(hook, EarlyStoppingHook):
-                check_score_names('monitor of EarlyStoppingHook', [hook.monitor], scores)
+        schedulers = runner.param_schedulers if isinstance(runner.param_schedulers, list) else []
+        for part in (*runner.hooks, *schedulers) if scores else ():
+            if isinstance(part, CheckpointHook) and part.save_best:
+                check_score_names('default_hooks.checkpoint.save_best', part.key_indicators, scores)
+            elif isinstance(getattr(part, 'monitor', None), str):  # EarlyStoppingHook, ReduceOnPlateauLR
+                check_score_names(f'monitor of {type(part).__name__}', [part.monitor], scores)
 
     def before_test(self, runner: Runner) -> None:
         """Predict one batch, where images of several sizes may meet in it."""

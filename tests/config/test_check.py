@@ -101,11 +101,13 @@ def test_an_epoch_that_never_ends_is_named(loader, loop):
         check_settings(cfg)
 
 
-@pytest.mark.parametrize('key', ['CLASSES', 'PALETTE'])
+@pytest.mark.parametrize('key', ['CLASSES', 'Classes', 'PALETTE'])
 def test_the_spelling_of_earlier_versions_is_named(key):
     """The engine ignores it, and takes the classes of the data set's type."""
     name = f'train_dataloader.dataset.metainfo.{key}'
-    with pytest.raises(ArgumentError, match=f'^{name} is the spelling of earlier .*: write {key.lower()}.$'):
+    with pytest.raises(
+        ArgumentError, match=f'^{name} has no effect, in the spelling of earlier versions: write {key.lower()}.$'
+    ):
         check_settings(make_config(**{name: ('circle', 'square')}))
 
 

@@ -199,10 +199,12 @@ def test_a_best_score_that_does_not_exist_is_named_before_training(tmp_path):
     build(tmp_path, save_best=['toy/mean', 'toy/spread']).train()
 
 
-def test_the_score_that_stops_a_run_early_must_exist(tmp_path):
-    hook = dict(type='EarlyStoppingHook', monitor='mean', rule='greater')
-    sentence = refusal_of(build(tmp_path, hooks=[hook]))
-    assert sentence == "monitor of EarlyStoppingHook='mean' is none of the scores: toy/mean, toy/spread."
+@pytest.mark.parametrize('watcher', ['EarlyStoppingHook', 'ReduceOnPlateauLR'])
+def test_a_score_that_a_hook_or_a_schedule_watches_must_exist(watcher, tmp_path):
+    part = dict(type=watcher, monitor='mean', rule='greater')
+    more = dict(hooks=[part]) if watcher == 'EarlyStoppingHook' else dict(param_scheduler=[part])
+    sentence = refusal_of(build(tmp_path, **more))
+    assert sentence == f"monitor of {watcher}='mean' is none of the scores: toy/mean, toy/spread."
 
 
 def test_the_average_may_be_the_best(tmp_path):
