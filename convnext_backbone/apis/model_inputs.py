@@ -15,9 +15,8 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
-from ..datasets.image_loading import guard_image_loading
+from ..datasets.image_loading import apply_transform, guard_image_loading
 from ..datasets.timm_dataset import build_transform
-from ..utils.errors import UserError, printable
 from ..utils.image_io import read_image
 from ..visualization.bands import show_bands
 
@@ -61,17 +60,7 @@ def build_test_pipeline(cfg: Config) -> Callable[[Path], tuple[dict, np.ndarray]
         results: dict[str, Any] = dict(img_path=str(path), img_id=0)
         picture = None
         for step in pipeline.transforms:
-            try:
-                results = step(results)
-            except Exception as error:
-                if picture is None or isinstance(error, UserError):
-                    raise
-                height, width = picture.shape[:2]
-                raise UserError(
-                    f'The image {printable(str(path))} of {width} x {height} pixels cannot be used: '
-                    f'{type(step).__name__} of the test pipeline fails ({printable(str(error).strip())}); crop or pad '
-                    f'it, or leave it out.'
-                ) from error
+            results = apply_transform(step, results)
             if picture is None and 'img' in results:
                 picture = show_bands(results['img'], bgr)
         assert picture is not None, 'the test pipeline loads no image'

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine import fileio
+from mmengine.dataset import Compose
 
 from ..utils.errors import UserError, printable
 from ..utils.image_io import FORMATS, read_image
@@ -26,9 +27,40 @@ def guard_image_loading(dataset: 'Dataset') -> None:
     for inner in (*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)):
         if inner is not None:
             guard_image_loading(inner)
-    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-    if steps:  # classification has none, and needs no mmcv
-        _replace_steps(steps)
+    holder: Any = dataset
+    pipeline: Any = getattr(holder, 'pipeline', None)
+    if getattr(pipeline, 'transforms', None):  # classification has none, and needs no mmcv
+        _replace_steps(pipeline.transforms)
+        if type(pipeline) is Compose:
+            holder.pipeline = _NamingCompose(pipeline.transforms)
+
+
+class _NamingCompose(Compose):
+    """A pipeline that names the image which a transform cannot take."""
+
+    def __call__(self, data: dict) -> dict | None:
+        for step in self.transforms:
+            data = apply_transform(step, data)
+            if data is None:
+                return None
+        return data
+
+
+def apply_transform(step: Callable[[dict], Any], results: dict) -> Any:
+    """Apply a transform; an image that OpenCV cannot resize, such as a row of pixels, is a :class:`UserError`."""
+    import cv2
+
+    try:
+        return step(results)
+    except cv2.error as error:
+        if 'ori_shape' not in results:  # it is not loaded yet
+            raise
+        height, width = results['ori_shape'][:2]
+        raise UserError(
+            f'The image {printable(str(results.get("img_path")))} of {width} x {height} pixels cannot be used: '
+            f'{type(step).__name__} of the pipeline fails ({printable(str(error).strip())}); crop or pad it, or leave '
+            f'it out.'
+        ) from error
 
 
 def _replace_steps(steps: list) -> None:

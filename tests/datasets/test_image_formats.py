@@ -7,13 +7,18 @@ import struct
 import tarfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile, RandomResize
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
 from PIL import Image, UnidentifiedImageError
 
 from convnext_backbone import TimmDataset, TimmShards, UserError
+from convnext_backbone.datasets.image_loading import guard_image_loading
 from convnext_backbone.utils.image_io import FORMATS, decode_image, read_image
 
 HEIGHT, WIDTH = 48, 64
@@ -192,3 +197,18 @@ def test_no_other_format_is_opened():
             refused.append(name)
             break
     assert {'EPS', 'PCX', 'TGA', 'ICO'} <= {*refused}
+
+
+@pytest.mark.parametrize('shape', [(1, 3000), (3000, 1)])
+def test_an_image_that_cannot_be_resized_is_named_with_its_size(shape, tmp_path):
+    """By mmcv, which would make it less than a pixel high or wide."""
+    path = tmp_path / 'narrow.png'
+    path.write_bytes(encode(np.zeros(shape, np.uint8), 'PNG'))
+    init_default_scope('mmdet')
+    steps = [LoadImageFromFile(), RandomResize(scale=(96, 96), ratio_range=(0.5, 2.0), keep_ratio=True)]
+    dataset = SimpleNamespace(pipeline=Compose(steps))
+    guard_image_loading(dataset)
+    with pytest.raises(
+        UserError, match=rf'narrow\.png of {shape[1]} x {shape[0]} pixels .* RandomResize .*crop or pad'
+    ):
+        dataset.pipeline(dict(img_path=str(path)))
