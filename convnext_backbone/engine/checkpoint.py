@@ -51,9 +51,6 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Take over the list of existing checkpoints from a resumed run."""
-        steps = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
-        if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
-            runner.message_hub.pop_info('keep_ckpt_ids')
         super().before_train(runner)
         if not self._is_own(getattr(self, 'best_ckpt_path', None)):
             self.best_ckpt_path = None

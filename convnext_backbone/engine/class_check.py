@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ..datasets.class_names import describe_class
@@ -23,7 +24,8 @@ def check_classes(checkpoint: dict, source: str, dataset: Any) -> None:
         CheckpointMismatch: They are others, or in another order; the text names the first difference.
     """
     theirs = [*(dataset_classes(checkpoint, source) or ())]
-    ours = [printable(str(name)) for name in (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()]
+    meta = getattr(dataset, 'metainfo', None)
+    ours = [printable(str(name)) for name in (meta.get('classes') or () if isinstance(meta, Mapping) else ())]
     if not theirs or not ours or theirs == ours:
         return
     if len({bool(_IMAGENET_ID.fullmatch(names[0])) for names in (theirs, ours)}) > 1:  # ImageNet by ids, and by names

@@ -161,7 +161,7 @@ def set_place(runner: Runner, meta: dict, source: str) -> None:
         loop._iter = runner.epoch * len(loader) + _find_batch(runner, meta, (images, size), before, source)
     if images != before[0]:
         runner.logger.info(f'Other data: {images} training images, not {before[0]}. This is iteration {runner.iter}.')
-    if by_epochs and size != before[1]:
+    if size != before[1]:
         runner.logger.info(f'Batches of {size} images, and not of {before[1]}: this is iteration {runner.iter}.')
 
 

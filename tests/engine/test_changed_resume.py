@@ -183,10 +183,12 @@ def test_other_data_are_honoured_from_the_end_of_an_epoch_and_refused_within(sto
         rates(tmp_path / 'middle', 'epoch', resume=True, dataset=More(), param_scheduler=poly)
 
 
-def test_other_data_of_a_run_by_iterations_are_logged(tmp_path):
+def test_other_data_and_batches_of_a_run_by_iterations_are_logged(tmp_path):
     rates(tmp_path, 'infinite', cut=9)
+    spoil(tmp_path, lambda checkpoint: checkpoint['meta'].update(images_per_batch=4))
     _, log = rates(tmp_path, 'infinite', resume=True, dataset=More())
     assert 'Other data: 20 training images, not 12. This is iteration 8.' in log
+    assert 'Batches of 2 images, and not of 4: this is iteration 8.' in log
 
 
 @pytest.mark.parametrize(
