@@ -52,10 +52,9 @@ def check_masks(
         UserError: A mask is missing, is no image of ids, has ids that no class has, or does not mean what the config
             says: the text names the mask, what was found, and the remedy.
     """
-    dataset = _build(config, scope)
+    dataset, infos = _open(config, scope)
     if dataset is None:
         return None
-    infos = dataset.load_data_list()
     _check_names(infos, dataset, split)
     if 'seg_map_path' not in infos[0]:
         return None
@@ -66,8 +65,8 @@ def check_masks(
     return sample.report(ignored)
 
 
-def _build(config: Mapping, scope: str | None) -> Any:
-    """The data set without its pipeline; None if it is not checked, or cannot be built, which the run will explain."""
+def _open(config: Mapping, scope: str | None) -> tuple[Any, list[dict]]:
+    """The data set without its pipeline, and its images; None if it is not checked, or fails, as the run will, too."""
     loads = [step for step in _steps(config.get('pipeline')) if str(step.get('type')).endswith('LoadAnnotations')]
     known = all(
         step['type'] in ('LoadAnnotations', 'mmseg.LoadAnnotations')
@@ -76,15 +75,16 @@ def _build(config: Mapping, scope: str | None) -> Any:
         for step in loads
     )
     if not loads or not known or config.get('backend_args'):
-        return None
+        return None, []
     with DATASETS.switch_scope_and_registry(scope) as registry:
         try:
             kind = config['type'] if isinstance(config['type'], type) else registry.get(config['type'])
             if 'BaseSegDataset' in [base.__name__ for base in kind.__mro__]:
-                return registry.build({**config, 'pipeline': [], 'lazy_init': True})
+                dataset = registry.build({**config, 'pipeline': [], 'lazy_init': True})
+                return dataset, dataset.load_data_list()
         except Exception:  # of any type
             pass
-    return None
+    return None, []
 
 
 def _steps(node: Any) -> Iterator[Mapping]:

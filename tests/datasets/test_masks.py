@@ -254,6 +254,7 @@ def test_suffixes_and_lists_that_find_nothing_are_named(changes, named, tmp_path
         dict(pipeline=[dict(type='LoadBiomedicalAnnotation'), dict(type='MyLoadAnnotations')]),
         dict(data_prefix=dict(img_path='img')),
         dict(type='CocoPanopticDataset'),
+        dict(data_prefix=dict(img_path='nowhere', seg_map_path='ann')),  # which fails as the run will
         dict(metainfo=dict(classes=('a',)), type='CityscapesDataset'),  # which cannot be built
     ],
 )
