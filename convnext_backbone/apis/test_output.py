@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,9 +74,9 @@ class OutputHook(Hook):
 
     def after_test(self, runner: Runner) -> None:
         """Write the file."""
-        ranks = all_gather_object(self._rows)
-        if self._out and is_main_process():
-            self._write({name: row for rows in ranks for name, row in rows.items()})  # an image may be on two ranks
+        ranks = [rows.items() for rows in all_gather_object(self._rows)]
+        if self._out and is_main_process():  # in the order of the data, without what fills up the last batch
+            self._write(dict(row for rows in zip_longest(*ranks) for row in rows if row))
 
     def _prepare(self, runner: Runner, dataset: Any) -> None:
         raise NotImplementedError
@@ -100,7 +101,7 @@ class _LibraryOutput(OutputHook):
 
     def _prepare(self, runner: Runner, dataset: Any) -> None:
         self._meta = dataset.metainfo
-        self._places = _name_outputs({dataset.get_data_info(i)['img_path'] for i in range(len(dataset))})
+        self._places = _name_outputs(dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
         load = dataset_with_pipeline(self._cfg.test_dataloader.dataset)['pipeline'][:1]
         loading: Any = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dict(pipeline=load)))
         self._load = build_test_pipeline(loading)
@@ -112,26 +113,33 @@ class _LibraryOutput(OutputHook):
 class DetectionOutput(_LibraryOutput):
     """COCO's results as json, or what mmdet's own tools read as .pkl; annotation and prediction side by side."""
 
+    _pickle: Any = None
+
     def _prepare(self, runner: Runner, dataset: Any) -> None:
         super()._prepare(runner, dataset)
-        own: Any = SimpleNamespace(visualizer={**self._cfg.visualizer, 'name': 'pictures'})  # not that of the run
+        visualizer = self._cfg.get('visualizer') or dict(type='DetLocalVisualizer')
+        own: Any = SimpleNamespace(visualizer={**visualizer, 'name': 'pictures'})  # not that of the run
         self._visualizer = build_visualizer(own, {'palette': 'random', **self._meta})
         if self._out and self._out.suffix == '.json':
             self._ids = find_ids(self._cfg, self._meta['classes']).categories
         elif self._out:
-            settings = dict(type='mmdet.DumpDetResults', out_file_path=str(self._out))
-            runner.test_evaluator.metrics.append(METRICS.build(settings))
-            self._out = None  # the metric writes it
+            self._pickle = METRICS.build(dict(type='mmdet.DumpDetResults', out_file_path=str(self._out)))
 
     def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
         self._visualizer.add_datasample('', self._load(Path(sample.img_path))[1], sample)
         return self._visualizer.get_image()
 
-    def _store(self, sample: Any, name: str, place: Path) -> list[dict]:
+    def _store(self, sample: Any, name: str, place: Path) -> Any:
+        if self._pickle is not None:
+            self._pickle.process({}, [sample.to_dict()])
+            return self._pickle.results.pop()
         found = coco_detections(sample.pred_instances.cpu().numpy(), 0.0, sample.ori_shape[:2])
         return [dict(image_id=sample.img_id, category_id=self._ids[label], **detection) for label, detection in found]
 
     def _write(self, rows: dict[str, Any]) -> None:
+        if self._pickle is not None:
+            self._pickle.compute_metrics([*rows.values()])
+            return
         write_atomically(json.dumps([detection for row in rows.values() for detection in row]).encode(), self._out)
 
 
