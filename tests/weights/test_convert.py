@@ -1,6 +1,7 @@
 """Conversion between all weights formats: bit-exact round trips, and strict loading by the libraries themselves."""
 
 import json
+import pickle
 import re
 import resource
 
@@ -10,7 +11,14 @@ from conftest import refusal, run_tool
 from families import FAMILIES, IMAGES, WRITTEN, Code, randomized, transformers_model, written
 from torch import Tensor, nn
 
-from convnext_backbone import ArgumentError, CheckpointMismatch, ConvNeXt, load_backbone, read_checkpoint
+from convnext_backbone import (
+    ArgumentError,
+    CheckpointError,
+    CheckpointMismatch,
+    ConvNeXt,
+    load_backbone,
+    read_checkpoint,
+)
 from convnext_backbone.weights.convert import TARGETS, check_target, convert_checkpoint, write_checkpoint
 from convnext_backbone.weights.detect import choose_backbone
 
@@ -279,3 +287,16 @@ def test_only_trust_unpickles_what_could_run_code(tmp_path):
     trusted = run_tool('convert_checkpoint.py', 'own.pth', 'new.pth', '--trust', cwd=tmp_path)
     assert trusted.returncode == 0 and (tmp_path / 'harm').exists()
     assert_same(read_checkpoint(tmp_path / 'new.pth'), classifier(use_grn=False))
+
+
+def test_only_trust_reads_a_plain_pickle(tmp_path):
+    """As detectron2's model zoo has: arrays of numpy, which Python's pickle wrote."""
+    arrays = {f'backbone.bottom_up.{name}': value.numpy() for name, value in classifier(use_grn=False).items()}
+    with (tmp_path / 'x.pkl').open('wb') as file:
+        pickle.dump(dict(model=arrays, __author__='nobody'), file)
+    with pytest.raises(CheckpointError, match='it is a plain pickle, as of detectron2.*--trust'):
+        convert_checkpoint(tmp_path / 'x.pkl')
+    tensors, _ = convert_checkpoint(tmp_path / 'x.pkl', trust=True)
+    assert_same(tensors, classifier(use_grn=False))
+    torch.save(dict(model=arrays), tmp_path / 'x.pth')  # which the safe reader reads
+    assert_same(convert_checkpoint(tmp_path / 'x.pth')[0], tensors)
