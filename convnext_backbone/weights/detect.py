@@ -16,6 +16,8 @@ from .key_maps import KEY_MAPS, KeyMap
 from .plain_tensors import check_plain
 
 _AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
+# What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap.
+_WRAPPERS = re.compile(r'(?<![^.])_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 _LONGEST_NAME = 300  # characters; no library comes near it
 _BLOCK = '.dwconv.weight'  # which every block has once
 _CLASSIFIER = ('norm.', 'head.')  # what may belong to a module around the backbone
@@ -108,7 +110,9 @@ def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
         items = [(name, value) for name, value in node.items() if isinstance(name, str) and len(name) <= _LONGEST_NAME]
         # A new view: attributes that a file gives to a tensor could shadow its methods.
         tensors = [(name, _from_numpy(value)) for name, value in items]
-        own = {path + name: Tensor.detach(value) for name, value in tensors if isinstance(value, Tensor)}
+        own = {
+            path + _WRAPPERS.sub('', name): Tensor.detach(value) for name, value in tensors if isinstance(value, Tensor)
+        }
         if own:
             found[path] = own
         for name, value in items:
@@ -134,10 +138,9 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     source = printable(source)
     found = state_dicts(checkpoint)
     tensors = {name: tensor for own in found.values() for name, tensor in own.items()}
-    backbones = find_backbones(tensors)
-    if prefix is not None:
-        wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
-        backbones = {where: key_map for where, key_map in backbones.items() if where.endswith(wanted)}
+    wanted = f'{prefix or ""}.'.lstrip('.').replace('..', '.')
+    backbones = find_backbones(name for name in tensors if wanted in name)
+    backbones = {where: key_map for where, key_map in backbones.items() if where.endswith(wanted)}
     # mmengine's EMAHook stores the averaged weights as `state_dict` and the plain ones as `ema_state_dict`.
     exchanged = 'ema_state_dict.steps' in tensors
     averaged = [where for where in backbones if bool(_AVERAGED.search(where)) != exchanged]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..models.backbone import Backbone
 from ..utils.errors import CheckpointMismatch, printable, shorten
 from .detect import find_backbones, to_canonical
+from .load import fill_backbone
 from .plain_tensors import check_weights, named_modules, own_tensors
 
 REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
@@ -61,9 +62,12 @@ def load_state_dict(module: nn.Module, state_dict: Mapping, strict: bool = False
     Raises:
         CheckpointMismatch: As of :func:`load_model`, where the model contains such a backbone.
     """
-    if any(isinstance(part, Backbone) for part in module.modules()):
-        metadata = getattr(state_dict, '_metadata', {})
-        _load(module, dict(state_dict), metadata, getattr(metadata, 'source', 'that is loaded'), strict, logger)
+    metadata = getattr(state_dict, '_metadata', {})
+    source = getattr(metadata, 'source', 'that is loaded')
+    if isinstance(module, Backbone) and not strict:  # which may lack output norms
+        fill_backbone(module, state_dict, source)
+    elif any(isinstance(part, Backbone) for part in module.modules()):
+        _load(module, dict(state_dict), metadata, source, strict, logger)
     else:
         _fill(module, state_dict, strict, logger)
 

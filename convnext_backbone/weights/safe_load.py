@@ -90,7 +90,7 @@ def _read_file(path: Path, shown: str, map_location: Any, mmap: bool, trust: boo
     if text and text.isprintable() and '\ufffd' not in text:  # no format of checkpoints begins with text
         raise _corrupt(shown, f'it is text that begins with {text!r}')
     try:
-        if path.suffix == '.safetensors':
+        if head[6:9] == b'\0\0{':  # safetensors, whatever its name: the length of a header, which is json
             return load_file(path, device=str(map_location or 'cpu'))
         is_zip = _check_zip(path, shown)
         if is_zip and not mmap:
@@ -160,12 +160,12 @@ def _check_zip(path: Path, shown: str) -> bool:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     wrong = None
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if any(entry.filename.endswith(('/constants.pkl', '/archive_format')) for entry in entries):
+        wrong = 'it is a program (of torch.jit or torch.export) and not weights; save the state_dict of the model'
+    elif sum(entry.file_size for entry in entries) > path.stat().st_size:
         wrong = 'it would unpack to more than the file holds'
     elif any(entry.filename.startswith('/') or '..' in entry.filename.split('/') for entry in entries):
         wrong = 'paths in it lead out of it'
-    elif any(entry.filename.endswith('/constants.pkl') for entry in entries):
-        wrong = 'it is a TorchScript program and not weights; save the state_dict of the model'
     if wrong:
         raise CheckpointError(f'The checkpoint {shown} was refused: {wrong}.')
     return True
@@ -190,7 +190,7 @@ def _first_corrupt_part(path: str, changed: int, size: int) -> str | None:
         return archive.testzip()
 
 
-def _corrupt(shown: str, why: str = 'it is cut off or not a checkpoint') -> _CorruptFile:
+def _corrupt(shown: str, why: str = 'it is cut off or not a checkpoint of torch or safetensors') -> _CorruptFile:
     return _CorruptFile(f'The checkpoint {shown} cannot be read: {why}; copy or download it again.')
 
 

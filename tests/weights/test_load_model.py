@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import REPOSITORY
-from families import SMALL, TINY, assert_equal, mmpretrain, randomized, timm_features, timm_model
+from families import SMALL, TINY, assert_equal, mmpretrain, randomized, timm_features, timm_model, written
 from mmengine.config import Config
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import MODELS, init_default_scope
@@ -157,6 +157,19 @@ def test_heads_of_other_classes_may_differ(door, tmp_path):
     model = Model()
     door(model, str(tmp_path / 'x.pth'))
     assert_equal(model.backbone, source.backbone)
+
+
+def test_a_bare_backbone_loads_through_mmengine_as_by_init_cfg(tmp_path):
+    """In any format, without the output norms that only dense prediction has; and no part else may lack."""
+    source, state = written('official')
+    torch.save(dict(model=state), tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL)
+    load_checkpoint(backbone, str(tmp_path / 'x.pth'))
+    assert torch.equal(backbone.stages[2][1].pwconv1.weight, source.stages[2][1].pwconv1.weight)
+    del state['stages.2.1.gamma']
+    torch.save(dict(model=state), tmp_path / 'x.pth')
+    with pytest.raises(CheckpointMismatch, match=r'(?s)x.pth.*missing: stages.2.1.gamma'):
+        load_checkpoint(backbone, str(tmp_path / 'x.pth'))
 
 
 def test_models_without_a_backbone_of_this_package_are_mmengines(tmp_path):
