@@ -112,7 +112,7 @@ def _predict_batch(model: Any, loop: ValLoop | TestLoop, mode: str) -> tuple[Any
         return predict(samples) if samples else None
     except Exception as error:
         sizes = sorted({f'{width} x {height}' for height, width in map(_shape_of, samples)})
-        if len(sizes) == 1:
+        if len(sizes) == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
         predict(samples[:1])  # which may raise the same
         raise ArgumentError(
