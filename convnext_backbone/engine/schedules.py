@@ -43,7 +43,8 @@ def resume_schedules(runner: Runner, checkpoint: Mapping, source: str) -> None:
 def _parts(runner: Runner, checkpoint: Mapping) -> Iterator[tuple]:
     """For each optimizer: its wrapper, its schedules, and the saved states of both."""
     own = (runner.optim_wrapper, runner.param_schedulers or [])
-    saved = (checkpoint['optimizer'], checkpoint.get('param_schedulers') or [])
+    schedules = checkpoint.get('param_schedulers')
+    saved = (checkpoint['optimizer'], [] if schedules is None else schedules)
     if not isinstance(runner.optim_wrapper, OptimWrapperDict):
         yield *own, *saved
         return
@@ -81,7 +82,7 @@ def _take_over(optim_wrapper: Any, schedulers: list, optimizer: dict, saved: Any
         places += [{name: group[name] for name in names} for group in stored]
         values = [value for place in places for value in place.values()]
         valid = all(is_number(one) for value in values for one in (value if isinstance(value, list) else [value]))
-    except (AttributeError, KeyError, TypeError, ValueError):  # a file may hold anything
+    except (AttributeError, LookupError, TypeError, ValueError):  # a file may hold anything
         changes, places, valid = [], [], False
     if changes or not valid:
         raise CheckpointError(

@@ -116,8 +116,8 @@ def load_optimizer_state(optim_wrapper: Any, saved: Any, source: str) -> None:
         expected = _expected_state(optimizer) or [None] * len(numbers)
         state = {}
         for place, number in enumerate(numbers):
-            values = saved['state'].pop(number, None)  # so that the memory of the file's tensor is free again
-            if values:
+            values = saved['state'].pop(number, {})  # so that the memory of the file's tensor is free again
+            if {**values}:
                 state[place] = _check_state(values, expected[place], source)
         scale = _check_scale(optim_wrapper, saved.get('loss_scaler'))
     except (_Unfit, AttributeError, KeyError, TypeError) as error:
@@ -141,6 +141,8 @@ class _Unfit(Exception):
 def _match_parameters(own_groups: list[dict], saved: dict) -> list[int]:
     """The numbers in a saved state of an optimizer's parameters: by their names if both have them, else by place."""
     groups = saved['param_groups']
+    if not all(isinstance(group, Mapping) for group in groups):
+        raise TypeError
     numbers = [number for group in groups for number in group['params']]
     both = (own_groups, groups)
     own_names, names = ([name for group in part for name in group.get('param_names') or ()] for part in both)

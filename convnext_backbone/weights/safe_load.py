@@ -79,7 +79,7 @@ def _read(source: str, map_location: Any, mmap: bool, trust: bool = False) -> An
     except CheckpointError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # the latter two where it is no name of a file
-        reason = printable(getattr(error, 'strerror', None) or str(error))
+        reason = printable(getattr(error, 'strerror', None) or str(error).rstrip('.'))
         raise CheckpointError(f'The checkpoint {printable(source)} cannot be read: {reason}.') from error
 
 
@@ -209,7 +209,9 @@ def read_state(source: str, map_location: Any = None) -> dict:
         CheckpointError: As of :func:`read_checkpoint`, or it is no such dict.
     """
     state = _read(source, map_location, mmap=False)
-    parts = [state, *(state.get(key) or {} for key in ('state_dict', 'meta', 'message_hub'))] if _is_dict(state) else []
+    parts = [state] if _is_dict(state) else []
+    for key in ('state_dict', 'meta', 'message_hub') if parts else ():
+        parts.append({} if state.get(key) is None else state[key])
     if not parts or not all(map(_is_dict, parts)):
         raise CheckpointError(
             f'The checkpoint {printable(source)} holds no weights by name: use one that a training run wrote.'

@@ -14,6 +14,7 @@ from torch import nn
 from convnext_backbone import UserError, read_checkpoint
 from convnext_backbone.engine.training_state import check_training_state, load_optimizer_state
 from convnext_backbone.utils.errors import CheckpointError, CheckpointMismatch
+from convnext_backbone.weights.safe_load import read_state
 
 
 def make_parameters(groups=((4, 3), (5,))):
@@ -79,8 +80,14 @@ def test_the_steps_are_one_finite_number(value):
         load_optimizer_state(make(), saved, 'run.pth')
 
 
-@pytest.mark.parametrize('saved', [None, 5, {}, dict(state={}), dict(state=5, param_groups=[dict(params=[0, 1])])])
-@pytest.mark.parametrize('groups', [None, [5], [dict(params=['a', 'b'])], [dict(params=[0, 0])]])
+PAIR = [dict(params=[0, 1])]
+
+
+@pytest.mark.parametrize(
+    'saved',
+    [None, 5, {}, dict(state={}), dict(state=5, param_groups=PAIR), dict(state={0: torch.ones(3)}, param_groups=PAIR)],
+)
+@pytest.mark.parametrize('groups', [None, [5], [dict(params=['a', 'b'])], [dict(params=[0, 0])], [torch.ones(3)]])
 def test_what_is_no_state_of_an_optimizer_is_refused(saved, groups):
     if groups is not None:
         saved = dict(state={}, param_groups=groups)
@@ -297,6 +304,13 @@ def test_averaged_weights_that_are_not_finite_are_refused(value):
     checkpoint = state() | dict(ema_state_dict=dict(steps=torch.tensor(3), weight=torch.tensor([1.0, value])))
     with pytest.raises(CheckpointMismatch, match='weight that are not finite'):
         check_training_state(checkpoint, 'run.pth')
+
+
+@pytest.mark.parametrize('part', ['meta', 'message_hub', 'state_dict'])
+def test_a_file_with_a_tensor_in_the_place_of_a_part_is_refused(part, tmp_path):
+    torch.save(state() | {'state_dict': {}, part: torch.ones(3)}, tmp_path / 'run.pth')
+    with pytest.raises(CheckpointError, match='holds no weights by name'):
+        read_state(str(tmp_path / 'run.pth'))
 
 
 @pytest.mark.parametrize('lacking', ['meta', 'message_hub', 'optimizer'])
