@@ -237,7 +237,7 @@ def test_bad_data_is_named(what, named, shapes, tmp_path, call_tool):
     [
         (['model.backbone.arch=atoo'], ["'atoo'", "'atto'"]),
         (['model.backbone.out_indices=[0,1,2,7]'], ['out_indices', '7']),
-        (['model.backbone.in_channels=4'], ['(2, 3, 192, 256)', '4', 'in_channels']),
+        (['model.backbone.in_channels=4'], ['(1, 3, 192, 256)', '4', 'in_channels']),
         (['optim_wrapper.paramwise_cfg.num_layers=6'], ['num_layers']),
     ],
 )
