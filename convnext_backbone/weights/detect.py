@@ -33,8 +33,11 @@ class FoundBackbone:
     outside: list[str]  # other names of the same state dict
 
 
-def find_backbones(names: Iterable[str]) -> dict[str, KeyMap]:
-    """Find the ConvNeXts among tensors by their names: the prefix of each, often ``''``, and its weights format."""
+def find_backbones(names: Iterable[str], wanted: str = '') -> dict[str, KeyMap]:
+    """Find the ConvNeXts among tensors by their names: the prefix of each, often ``''``, and its weights format.
+
+    With ``wanted``, those whose prefix ends with that.
+    """
     names = list(names)
     inside: dict[KeyMap, Counter] = {}  # number of matching names by prefix
     around: dict[KeyMap, Counter] = {}  # those of them that may belong to a classifier
@@ -44,13 +47,14 @@ def find_backbones(names: Iterable[str]) -> dict[str, KeyMap]:
         inside[key_map] = Counter(prefix for prefix, _ in hits)
         around[key_map] = Counter(prefix for prefix, own in hits if own.startswith(_CLASSIFIER))
         blocks |= Counter(prefix for prefix, own in hits if own.endswith(_BLOCK))  # the larger of each
-    most = max(blocks.values(), default=0)
+    counts = {prefix: count for prefix, count in blocks.items() if prefix.endswith(wanted)}
+    most = max(counts.values(), default=0)
 
     def best(prefix: str) -> KeyMap:
         parents = [prefix[:end] for end in range(len(prefix)) if not end or prefix[end - 1] == '.']
         return max(KEY_MAPS, key=lambda of: inside[of][prefix] + sum(around[of][parent] for parent in parents))
 
-    return {prefix: best(prefix) for prefix, count in blocks.items() if count > most / 2}
+    return {prefix: best(prefix) for prefix, count in counts.items() if count > most / 2}
 
 
 def to_canonical(
@@ -138,9 +142,8 @@ def choose_backbone(checkpoint: Any, source: str, prefix: str | None = None, ema
     source = printable(source)
     found = state_dicts(checkpoint)
     tensors = {name: tensor for own in found.values() for name, tensor in own.items()}
-    wanted = f'{prefix or ""}.'.lstrip('.').replace('..', '.')
-    backbones = find_backbones(name for name in tensors if wanted in name)
-    backbones = {where: key_map for where, key_map in backbones.items() if where.endswith(wanted)}
+    wanted = _WRAPPERS.sub('', f'{prefix.rstrip(".")}.') if prefix else ''
+    backbones = find_backbones(tensors, wanted)
     # mmengine's EMAHook stores the averaged weights as `state_dict` and the plain ones as `ema_state_dict`.
     exchanged = 'ema_state_dict.steps' in tensors
     averaged = [where for where in backbones if bool(_AVERAGED.search(where)) != exchanged]

@@ -164,6 +164,14 @@ def test_an_official_classifier_loads_completely(tmp_path, suffix, version):
     assert report.arch == f'atto, {version}'
 
 
+@pytest.mark.parametrize('name', ['x.pth', 'pytorch_model.bin', 'x.safetensors'])
+def test_safetensors_are_known_by_their_content(name, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(dict(weight=torch.ones(2)), tmp_path / name, metadata=dict(format='pt'))
+    assert torch.equal(read_checkpoint(tmp_path / name)['weight'], torch.ones(2))
+
+
 def test_the_backbone_of_a_detector_loads(tmp_path):
     source = ConvNeXt('atto')
     stored = {f'backbone.{k}': v for k, v in source.state_dict().items()} | {'neck.conv.weight': torch.ones(3)}

@@ -1,6 +1,7 @@
 """Loading from every weights format: the maps, or the weights, equal those of the other library."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -59,6 +60,11 @@ def file_of(family: str) -> dict[str, Tensor]:
             'state_dict': {f'net.encoder.{n}': v for n, v in state.items()},
         },
         lambda state: {'ema_state_dict': {f'module.{name}': value for name, value in state.items()}},
+        lambda state: {re.sub(r'(stages\.\d\.\d)', r'\1._orig_mod', name): value for name, value in state.items()},
+        lambda state: {
+            re.sub(r'(stages\.\d)', r'\1._fsdp_wrapped_module._checkpoint_wrapped_module', n): v
+            for n, v in state.items()
+        },
     ],
 )
 def test_prefixes_of_wrappers_are_found(wrap, tmp_path):
@@ -169,6 +175,17 @@ def test_a_detector_or_segmentor_does_not_reinitialize_the_backbone(scope, tmp_p
     for _ in range(2):
         model.init_weights()
         assert_equal(model.backbone, source)
+
+
+def test_a_small_backbone_beside_a_large_one_is_chosen_by_its_prefix(tmp_path):
+    """As in a distillation, whose teacher has several times as many blocks."""
+    source, state = written('official')
+    more = {re.sub(r'^(stages\.\d)\.0', rf'\1.{j}', name): v for j in range(20) for name, v in state.items()}
+    student, large = ({prefix + n: v for n, v in own.items()} for prefix, own in (('student.', state), ('net.', more)))
+    torch.save({**student, **large}, tmp_path / 'x.pth')
+    backbone = ConvNeXt(SMALL, out_norm=False)
+    load_backbone(backbone, tmp_path / 'x.pth', prefix='student')
+    assert_equal(backbone, source)
 
 
 def test_an_ambiguous_or_impossible_choice_raises(tmp_path):

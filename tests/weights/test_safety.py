@@ -110,7 +110,7 @@ CODE = {
     'legacy.pth': (in_the_format_before_zip, REFUSED),
     'tar.pth': (in_a_tar, UNREADABLE),
     'pickle.pth': (in_a_plain_pickle, REFUSED),
-    'pickle.safetensors': (in_a_plain_pickle, UNREADABLE),
+    'pickle.safetensors': (in_a_plain_pickle, REFUSED),
 }
 CRAFTED = CODE | {
     'bomb.pth': (bomb, REFUSED),
@@ -342,7 +342,9 @@ def test_invalid_sources_are_refused_in_one_line(source):
     assert str(raised.value).isprintable() and len(str(raised.value)) < 1000
 
 
-def test_torchscript_is_refused_with_the_remedy(tmp_path):
-    repacked(tmp_path / 'x.pth', dict(state_dict=tiny()), **{'archive/constants.pkl': b''})
-    with pytest.raises(CheckpointError, match='is a TorchScript program and not weights; save the state_dict'):
+@pytest.mark.parametrize('part', ['constants.pkl', 'archive_format'])
+def test_programs_are_refused_with_the_remedy(part, tmp_path):
+    """Of torch.jit, whose code is compressed, and of torch.export."""
+    repacked(tmp_path / 'x.pth', dict(a=' ' * 9999), zipfile.ZIP_DEFLATED, **{f'archive/{part}': b''})
+    with pytest.raises(CheckpointError, match='is a program .* and not weights; save the state_dict'):
         read_checkpoint(tmp_path / 'x.pth')
