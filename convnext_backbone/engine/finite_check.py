@@ -64,22 +64,18 @@ class FiniteCheckHook(Hook):
             what += f' ({bad or "the sum of the losses overflows"})'
         advice = 'Use bf16 or fp32 instead of fp16, or look at the images of that batch'
         advice += f': {images}' if images else ''
-        state = (tensor for one in runner.optim_wrapper.optimizer.state.values() for tensor in one.values())
-        saved = (*self._model.parameters(), *self._model.buffers(), *filter(torch.is_tensor, state))
-        if not _all_finite(*map(to_local, saved)):
+        values = (value for state in runner.optim_wrapper.optimizer.state.values() for value in (state or {}).values())
+        tensors = [value for value in values if torch.is_tensor(value) and value.ndim]  # the steps are on the CPU
+        if not _all_finite(*map(to_local, (*self._model.parameters(), *self._model.buffers(), *tensors))):
             what += ': stopped, and nothing was saved, as the weights or the state of the optimizer are not finite'
         else:
             path = save_state(runner, f'last_good_iter_{runner.iter}.pth', runner.iter)
             what += f': stopped; the state after iteration {runner.iter} is in {path}'
             advice += ', then go on with --resume'
         earlier = [path for path in find_checkpoints(runner.work_dir) if count_iterations(path) < runner.iter]
-        restart = (
-            f'go on from an earlier checkpoint, such as --resume {earlier[0]}'
-            if earlier
-            else 'start again with another --work-dir'
-        )
-        # The state that was saved leads to the same loss, whatever the rate.
-        raise NonFiniteError(f'{what}. {advice}. If training diverged, lower the learning rate and {restart}.')
+        again = f'go on with --resume {earlier[0]}' if earlier else 'start again with another --work-dir'
+        # From the state that was saved the loss would be the same, whatever the rate.
+        raise NonFiniteError(f'{what}. {advice}. If training diverged, lower the learning rate and {again}.')
 
 
 def _all_finite(*tensors: Tensor) -> bool:

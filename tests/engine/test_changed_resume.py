@@ -249,8 +249,8 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(tmp_path):
     with pytest.raises(NonFiniteError) as stopped:
         run(8.0, **settings)
     failed, saved, earlier = re.search(
-        r'not finite at iteration (\d+) .* in (\S+)\. .*If training diverged, lower the learning rate and go on from '
-        r'an earlier checkpoint, such as --resume (\S+)\.$',
+        r'not finite at iteration (\d+) .* in (\S+)\. .*If training diverged, lower the learning rate and go on with '
+        r'--resume (\S+)\.$',
         str(stopped.value),
     ).groups()
     assert Path(saved).name == f'last_good_iter_{int(failed) - 1}.pth' and int(Path(earlier).stem[5:]) < int(failed) - 1
