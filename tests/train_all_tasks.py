@@ -95,7 +95,6 @@ def main() -> None:
     classifier.write_text(CLASSIFIER_CONFIG)
     segmentor.write_text(SEGMENTOR_CONFIG)
     detector = DEMO / 'cascade_convnext_atto_shapes.py'
-    sys.path.insert(0, str(REPOSITORY / 'tools'))  # the folder of a script that runs
     spec = importlib.util.spec_from_file_location('train', REPOSITORY / 'tools/train.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)

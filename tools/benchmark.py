@@ -14,7 +14,9 @@ import argparse
 import json
 import sys
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 from benchmarks.annotations import ANNOTATIONS
 from benchmarks.compile import COMPILE
 from benchmarks.data import DATA

@@ -7,7 +7,8 @@ tools/browse_data.py configs/cascade_convnext_t_coco.py --data-root /path/to/coc
 import sys
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
 
 from convnext_backbone.apis.browse_data import browse
 from convnext_backbone.config.check_data import check_data

@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
 
 from convnext_backbone.analysis.complexity import AUXILIARY_HEAD, Complexity, count_complexity
 from convnext_backbone.analysis.zoo import MARKDOWN_HEAD, Entry, count_published, markdown_row, read_zoo

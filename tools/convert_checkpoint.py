@@ -10,7 +10,8 @@ import dataclasses
 import json
 import sys
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
 
 from convnext_backbone.utils.cli import user_errors
 from convnext_backbone.weights.convert import SUFFIXES, TARGETS, check_target, convert_checkpoint, write_checkpoint

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -21,8 +20,6 @@ def _raise_again(ignored: Any) -> None:
         sys.__unraisablehook__(ignored)
 
 
-_folder = Path(__file__).resolve().parent
-if any(Path(word).resolve().parent == _folder for word in sys.orig_argv[1:]):  # and not a test that imports a tool
-    sys.unraisablehook = _raise_again
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)  # until user_errors raises KeyboardInterrupt, after which files are closed
+sys.unraisablehook = _raise_again
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _end)  # until user_errors raises KeyboardInterrupt, after which files are closed

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 from mmengine.config import Config
 
 from convnext_backbone.apis.builders import build_classifier, build_detector, build_segmentor

@@ -15,7 +15,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 from benchmarks.measuring import Shape, conditions, device, in_own_process, parse_shape
 from benchmarks.models import MODES, make_images, measure_peaks, run_backbone, time_models
 from benchmarks.report import Bars, check_picture, draw_bars, print_result

@@ -7,7 +7,9 @@ tools/show_features.py CONFIG CHECKPOINT photo.jpg folder/ --work-dir out
 import sys
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 import torch
 
 from convnext_backbone.apis.builders import build_stages

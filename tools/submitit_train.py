@@ -15,7 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 import submitit
 
 from convnext_backbone.utils.cli import user_errors

@@ -13,7 +13,9 @@ import math
 import sys
 from pathlib import Path
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 from mmengine.registry import RUNNERS
 
 from convnext_backbone.apis.test_output import build_output_hook

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
-import interruptible  # noqa: F401  # first, before what takes seconds to import
+if __name__ == '__main__':  # before what takes seconds to import
+    import interruptible  # noqa: F401
+
 from mmengine.hooks import iter_timer_hook
 from mmengine.registry import RUNNERS
 

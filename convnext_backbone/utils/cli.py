@@ -117,11 +117,13 @@ def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
 
 def _explain_end(error: BaseException) -> tuple[int, str]:
     """The exit code for an exception and what to say; code 0 for a fault of the program."""
-    cause: BaseException | None = error
-    while cause is not None:  # libraries may take Ctrl-C for an error of their own
-        if isinstance(cause, KeyboardInterrupt):
-            return 130, 'interrupted'
-        cause = cause.__cause__ or cause.__context__
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    if any(isinstance(one, KeyboardInterrupt) for one in chain):  # which libraries take for an error of their own
+        return 130, 'interrupted'
+    if str(error).startswith('DataLoader worker (pid'):  # a signal, which may strike while another error is on its way
+        error = next((one for one in chain if isinstance(one, UserError)), error)
     if isinstance(error, UserError):
         return 2, f'error: {error}'
     if isinstance(error, BrokenPipeError):

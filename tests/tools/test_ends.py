@@ -33,6 +33,14 @@ def explain_swallowed() -> None:
         raise UserError('The config cannot be built.') from error
 
 
+def lose_worker_meanwhile() -> None:
+    """As torch's handler of SIGCHLD does: it raises wherever the process is."""
+    try:
+        raise UserError('A process that loads data was killed.')
+    finally:
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+
+
 def raiser(error: BaseException):
     def main() -> None:
         raise error
@@ -53,6 +61,7 @@ SECRET = PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'a\x1b[2Jb.jso
         (raiser(KeyboardInterrupt()), 130, 'interrupted\n'),
         (swallow_interrupt, 130, 'interrupted\n'),
         (explain_swallowed, 130, 'interrupted\n'),
+        (lose_worker_meanwhile, 2, 'error: A process that loads data was killed.\n'),
         (
             raiser(FULL),
             2,
@@ -118,9 +127,12 @@ def test_ctrl_c_while_libraries_are_imported_is_one_word():
     assert (process.returncode, said) == (130, 'interrupted\n')
 
 
-def test_ctrl_c_that_python_ignores_is_raised_again():
+def test_ctrl_c_that_python_ignores_is_raised_again(monkeypatch):
+    monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # importing it is for a tool alone
+    handler = signal.getsignal(signal.SIGINT)
     from interruptible import _raise_again
 
+    signal.signal(signal.SIGINT, handler)
     with pytest.raises(KeyboardInterrupt):
         _raise_again(SimpleNamespace(exc_value=KeyboardInterrupt()))
         time.sleep(10)
