@@ -113,12 +113,13 @@ def load_optimizer_state(optim_wrapper: Any, saved: Any, source: str) -> None:
     try:
         optimizer = optim_wrapper.optimizer
         numbers = _match_parameters(optimizer.param_groups, saved)
-        expected = _expected_state(optimizer) or [None] * len(numbers)
+        expected, counters = _expected_state(optimizer)
+        counts = _check_counters(counters, saved['param_groups'], source)
         state = {}
         for place, number in enumerate(numbers):
             values = saved['state'].pop(number, {})  # so that the memory of the file's tensor is free again
             if {**values}:
-                state[place] = _check_state(values, expected[place], source)
+                state[place] = _check_state(values, expected[place] if expected else None, source)
         scale = _check_scale(optim_wrapper, saved.get('loss_scaler'))
     except (_Unfit, AttributeError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, _Unfit) else 'it is no state dict of an optimizer'
@@ -128,7 +129,10 @@ def load_optimizer_state(optim_wrapper: Any, saved: Any, source: str) -> None:
             f'--cfg-options load_from={printable(source)}.'
         ) from error
     places = iter(range(len(numbers)))
-    groups = [{**group, 'params': [next(places) for _ in group['params']]} for group in optimizer.param_groups]
+    groups = [
+        {**group, **own, 'params': [next(places) for _ in group['params']]}
+        for group, own in zip(optimizer.param_groups, counts, strict=True)
+    ]
     optimizer.load_state_dict(dict(state=state, param_groups=groups))
     if scale:
         optim_wrapper.loss_scaler.load_state_dict(scale)
@@ -160,13 +164,15 @@ def _match_parameters(own_groups: list[dict], saved: dict) -> list[int]:
     return numbers
 
 
-def _expected_state(optimizer: Optimizer) -> list[dict | None]:
-    """What an optimizer keeps of each parameter after a step, without memory; nothing where that is unknown.
+def _expected_state(optimizer: Optimizer) -> tuple[list[dict], list[dict[str, Any]]]:
+    """What an optimizer keeps of each parameter after a step, without memory, and what a step changes in each group.
+
+    Nothing where that is unknown. Some optimizers, such as timm's LAMB and Adan, count their steps in the groups.
 
     A copy of it makes a step on the meta device. (The fused implementations trust shapes and strides of their tensors,
     and write beyond those that are shorter.)
     """
-    parameters = []
+    parameters, unchanged = [], []
     try:
         twin = copy.copy(getattr(optimizer, 'optim', optimizer))  # the one within ZeroRedundancyOptimizer
         twin.state, twin.param_groups = defaultdict(dict), []
@@ -174,7 +180,8 @@ def _expected_state(optimizer: Optimizer) -> list[dict | None]:
             plain: dict[str, Any] = {
                 name: False for name in ('foreach', 'fused', 'capturable', 'differentiable') if name in group
             }
-            twin.param_groups.append({**group, **plain, 'params': []})
+            unchanged.append({**group, **plain})
+            twin.param_groups.append({**unchanged[-1], 'params': []})
             for parameter in group['params']:
                 stand_in = nn.Parameter(_on_meta(parameter))
                 stand_in.grad = _on_meta(parameter)
@@ -188,8 +195,20 @@ def _expected_state(optimizer: Optimizer) -> list[dict | None]:
                 parameters.append(stand_in)
         twin.step()
     except Exception:  # optimizers of other libraries do anything in a step
-        return []
-    return [twin.state[parameter] for parameter in parameters]
+        return [], [{} for _ in optimizer.param_groups]
+    return [twin.state[parameter] for parameter in parameters], [
+        {name: value for name, value in group.items() if name != 'params' and value is not before.get(name)}
+        for group, before in zip(twin.param_groups, unchanged, strict=True)
+    ]
+
+
+def _check_counters(counters: list[dict[str, Any]], groups: list[Mapping], source: str) -> list[dict]:
+    """The values in a file of what a step changes in each group; those of its first group if it has another number."""
+    stored = groups if len(groups) == len(counters) else groups[:1] * len(counters)
+    return [
+        {name: _check_value(name, group[name], value, source) for name, value in own.items() if name in group}
+        for own, group in zip(counters, stored, strict=True)
+    ]
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
@@ -215,7 +234,7 @@ def _check_value(name: str, value: Any, like: Any, source: str) -> Any:
     if not isinstance(value, Tensor):
         return value
     value = Tensor.detach(value)
-    check_plain(f'optimizer.{name}', value, source)
+    check_plain(f'optimizer.{name}', value, source, torch.empty(0, dtype=like.dtype))
     if name == 'step' and value.min() < 0:
         raise _Unfit('it has made a negative number of steps')
     return torch.empty_like(like, device=value.device if like.is_meta else like.device).copy_(value)

@@ -140,6 +140,54 @@ def test_the_state_of_each_optimizer_goes_on_exactly(kind):
     assert all(torch.equal(one, other) for one, other in zip(expected, parameters, strict=True))
 
 
+class Counting(torch.optim.Optimizer):
+    """Counts its steps in its groups, as LAMB and Adan of timm do."""
+
+    def __init__(self, parameters, as_tensor):
+        super().__init__(parameters, dict(lr=0.1, as_tensor=as_tensor))
+
+    def step(self):
+        for group in self.param_groups:
+            first = torch.tensor(0, device=group['params'][0].device) if group['as_tensor'] else 0
+            group['step'] = group.get('step', first) + 1
+            for parameter in group['params']:
+                self.state[parameter]['seen'] = torch.ones_like(parameter)
+
+
+@pytest.mark.parametrize('as_tensor', [True, False])
+def test_what_an_optimizer_counts_in_its_groups_goes_on(as_tensor):
+    """And no setting comes with it."""
+    saved = step(OptimWrapper(Counting(make_parameters(), as_tensor)), 3).state_dict()
+    saved['param_groups'][0] |= dict(lr=9.0, other=5)
+    own = OptimWrapper(Counting(make_parameters(), as_tensor))
+    load_optimizer_state(own, copy.deepcopy(saved), 'run.pth')
+    (group,) = own.optimizer.param_groups
+    assert (group['step'], group['lr'], 'other' in group) == (3, 0.1, False)
+    for crafted in ('x', torch.ones(2), torch.tensor(math.nan)):
+        saved['param_groups'][0]['step'] = crafted
+        with pytest.raises(UserError, match='run.pth.*step'):
+            load_optimizer_state(own, copy.deepcopy(saved), 'run.pth')
+
+
+class Quantized(torch.optim.Optimizer):
+    """Keeps bytes, as those of bitsandbytes, and makes no step on the meta device."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, dict(lr=0.1))
+
+    def step(self):
+        for parameter in self.param_groups[0]['params']:
+            number = int(parameter.sum().item()) % 256  # which fails without memory
+            self.state[parameter]['codes'] = torch.full_like(parameter, number, dtype=torch.uint8)
+
+
+def test_bytes_of_an_optimizer_go_on():
+    saved = step(OptimWrapper(Quantized(make_parameters()))).state_dict()
+    own = OptimWrapper(Quantized(make_parameters()))
+    load_optimizer_state(own, copy.deepcopy(saved), 'run.pth')
+    assert torch.equal(own.state_dict()['state'][1]['codes'], saved['state'][1]['codes'])
+
+
 @pytest.mark.parametrize(
     ('kind', 'settings', 'words'),
     [
