@@ -87,12 +87,16 @@ def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f'The folder {printable(str(error.filename))} cannot be read: {error.strerror}.') from error
 
-    visited = {folder.resolve()}
+    visited, others = {folder.resolve()}, []
     for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         places = {name: Path(root, name).resolve() for name in sorted(folders) if not name.startswith('.')}
         folders[:] = [name for name, place in places.items() if place not in visited and not _is_output(place, out_dir)]
         visited.update(places.values())
         yield from filter(_is_image, (Path(root, name) for name in sorted(files)))
+        others += [name for name in files if not name.startswith('.') and not _is_image(Path(name))]
+    if others:
+        kinds = shorten(sorted({printable(Path(name).suffix.lower() or name) for name in others}))
+        print(f'left out: {len(others)} files in {printable(str(folder))} of other kinds ({kinds})', file=sys.stderr)
 
 
 def _is_output(folder: Path, out_dir: Path) -> bool:

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from ..utils.errors import ArgumentError, UserError
-from ..utils.image_io import decode_image
+from ..utils.image_io import IMAGE_SUFFIXES, decode_image
 from .plain_files import read_class_map
 from .shard_stream import ImageStream, black_image
 
@@ -66,6 +66,7 @@ def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] |
         return ReaderHfds(path, split=split, class_map=class_map)  # type: ignore[arg-type]  # a path, too
     if reader:
         raise ArgumentError(f"reader={reader!r} is unknown: '' reads folders and tar files, 'hfds' Hugging Face's.")
+    from timm.data.readers.img_extensions import set_img_extensions
     from timm.data.readers.reader_image_folder import ReaderImageFolder
     from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
@@ -73,7 +74,23 @@ def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] |
     if not place.exists():
         raise UserError(f'The images are missing: there is no {place.absolute()}; point elsewhere with --data-root.')
     tars = place.suffix == '.tar' or (any(place.glob('*.tar')) and not any(p.is_dir() for p in place.iterdir()))
-    return (ReaderImageInTar if tars else ReaderImageFolder)(path, class_map=class_map)
+    set_img_extensions(sorted(IMAGE_SUFFIXES))  # or only those of .jpg, .jpeg and .png would be found
+    if tars:
+        return ReaderImageInTar(path, class_map=class_map)
+    found = ReaderImageFolder(path, class_map=class_map)
+    found.samples = [(file, label) for file, label in found.samples if not _is_hidden(Path(file).relative_to(path))]
+    used = {label: n for n, label in enumerate(sorted({label for _, label in found.samples}))}
+    if not used:
+        raise RuntimeError('its images are hidden')
+    if not class_map:
+        found.class_to_idx = {name: used[n] for name, n in found.class_to_idx.items() if n in used}
+        found.samples = [(file, used[label]) for file, label in found.samples]
+    return found
+
+
+def _is_hidden(file: Path) -> bool:
+    """Whether an image is a copy that notebooks or macOS made, whose folder would be a class."""
+    return any(part.startswith('.') or part == '__MACOSX' for part in file.parts)
 
 
 @DATASETS.register_module()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # to an interpreter.
 FORMATS: tuple[str, ...] = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM', 'JPEG2000')
 FORMATS += ('AVIF',) if importlib.util.find_spec('PIL.AvifImagePlugin') else ()  # from Pillow 11.3 on
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.jp2'}
+IMAGE_SUFFIXES |= {'.ppm', '.pgm', '.pbm', '.pnm', *['.avif'] * ('AVIF' in FORMATS)}
 
 
 def decode_image(file: str | Path | BinaryIO) -> 'Image':

@@ -23,14 +23,16 @@ def found(sources: list[Path], out_dir: Path) -> dict[str, str]:
     return {str(image): str(picture.relative_to(out_dir)) for image, picture in pairs}
 
 
-def test_folders_are_mirrored(tmp_path):
-    """In the order of their names, without hidden files and folders and without what is no image."""
-    names = ['1.jpg', '2.PNG', 'a/1.jpg', 'a/b/c/3.tif', 'z z/ä.webp']
-    photos = fill(tmp_path / 'in', *names, '.hidden.jpg', '.cache/4.jpg', 'notes.txt', 'a/._1.jpg')
-    pictures = ['1.jpg', '2.png', 'a/1.jpg', 'a/b/c/3.png', 'z z/ä.png']
+def test_folders_are_mirrored(tmp_path, capsys):
+    """In the order of their names, without hidden files and folders; files of other kinds are named."""
+    names = ['1.jpg', '2.PNG', 'a/1.jpg', 'a/b/c/3.tif', 'z z/x.JFIF', 'z z/ä.webp']
+    others = 'IMG_1.HEIC', 'a/IMG_2.heic', 'notes.txt', 'README'
+    photos = fill(tmp_path / 'in', *names, *others, '.hidden.jpg', '.cache/4.jpg', 'a/._1.jpg')
+    pictures = ['1.jpg', '2.png', 'a/1.jpg', 'a/b/c/3.png', 'z z/x.png', 'z z/ä.png']
     assert found([photos], tmp_path / 'out') == {
         str(photos / name): picture for name, picture in zip(names, pictures, strict=True)
     }
+    assert f'left out: 4 files in {photos} of other kinds (.heic, .txt, README)\n' in capsys.readouterr().err
 
 
 def test_pictures_of_the_same_name_get_a_number(tmp_path):

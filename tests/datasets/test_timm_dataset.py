@@ -95,6 +95,21 @@ def test_a_class_map_sets_the_order_of_the_classes(folder, tmp_path):
         assert data.metainfo['classes'][data[i]['labels']] in data.reader.filename(i)
 
 
+def test_images_of_all_formats_are_found_and_hidden_ones_left_out(tmp_path):
+    """Which notebooks and macOS leave, and which would be classes or broken images."""
+    files = ['apple/1.jpg', 'fig/1.webp', 'kiwi/1.bmp', 'nut/1.tif', 'pear/1.JFIF']
+    hidden = ['.ipynb_checkpoints/1-checkpoint.jpg', '__MACOSX/apple/._1.jpg', 'fig/._1.jpg', 'apple/.trash/2.jpg']
+    for name in files + hidden:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / name, 'JPEG' if name.lower().endswith('if') else None)
+    data = TimmDataset(str(tmp_path))
+    assert data.metainfo['classes'] == ('apple', 'fig', 'kiwi', 'nut', 'pear')
+    assert [(data.reader.filename(i), data.reader[i][1]) for i in range(5)] == [*zip(files, range(5), strict=True)]
+    (tmp_path / 'classes.txt').write_text('pear\nfig\n')
+    data = TimmDataset(str(tmp_path), class_map=str(tmp_path / 'classes.txt'))
+    assert [(data.reader.filename(i), data.reader[i][1]) for i in range(len(data))] == [(files[1], 1), (files[4], 0)]
+
+
 def corrupt(folder, what: str) -> str:
     """Make the first image unreadable; return its name."""
     first = sorted(folder.glob('*/*.JPEG'))[0]
