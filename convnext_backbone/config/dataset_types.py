@@ -15,7 +15,7 @@ def name_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
     loader = f'{split}_dataloader'
     for name, node in walk(cfg.get(loader), loader):
         if isinstance(node, dict) and re.fullmatch(rf'{loader}(\.datasets?(\.\d+)?)+', name):
-            if 'data_root' in node or 'ann_file' in node:
+            if {'data_root', 'ann_file', 'data_prefix'} & node.keys():
                 yield name, node
 
 

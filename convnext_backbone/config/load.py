@@ -131,7 +131,13 @@ def _set_tta(cfg: Config) -> None:
 def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
     new = str(data_root).rstrip('/') + '/'
     datasets = [dataset for split in ('train', 'val', 'test') for _, dataset in name_datasets(cfg, split)]
-    old = {dataset['data_root'] for dataset in datasets if dataset.get('data_root')}
+    roots = {str(dataset['data_root']).rstrip('/') for dataset in datasets if dataset.get('data_root')}
+    old = '/'.join(os.path.commonprefix([root.split('/') for root in roots]))
+    if len(roots) > 1 and not old:
+        raise UserError(
+            f'--data-root takes the place of one folder, but {cfg.filename} has several without a common one: '
+            f'{printable(", ".join(sorted(roots)))}; set data_root of each data set instead.'
+        )
 
     def moved(node: Any) -> Any:
         if isinstance(node, dict):
@@ -139,8 +145,7 @@ def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
         elif isinstance(node, (list, tuple)):
             return type(node)(moved(item) for item in node)
         elif isinstance(node, str):
-            root = next((root for root in old if node.rstrip('/') == root.rstrip('/') or node.startswith(root)), None)
-            return new + node[len(root) :].lstrip('/') if root is not None else node
+            return new + node[len(old) :].lstrip('/') if roots and f'{node}/'.startswith(f'{old}/') else node
         return node
 
     for part in (*DATALOADERS, 'val_evaluator', 'test_evaluator', 'data_root'):

@@ -14,7 +14,7 @@ from torch import nn
 
 from convnext_backbone import UserError
 from convnext_backbone.config.check import check_settings
-from convnext_backbone.config.check_data import check_heads
+from convnext_backbone.config.check_data import check_classes, check_heads
 from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import load_config, prepare_config
 from convnext_backbone.utils.errors import ArgumentError
@@ -140,6 +140,13 @@ def test_class_weights_of_the_right_number_pass():
     check_settings(weighted_head('loss_cls', 6))
     check_settings(make_config(model__bbox_head=dict(num_classes=5, loss_cls=dict(class_weight=1.0))))
     check_settings(make_config(model__decode_head=dict(num_classes=5, loss_decode=dict(class_weight='weights.npy'))))
+
+
+def test_heads_are_compared_with_data_that_has_folders_alone():
+    data = dict(metainfo=dict(classes=('a', 'b')), data_prefix=dict(img_path='/a', seg_map_path='/b'))
+    cfg = Config(dict(model=dict(decode_head=dict(num_classes=3)), train_dataloader=dict(dataset=data)))
+    with pytest.raises(ArgumentError, match='model.decode_head.num_classes=3 does not fit .* 2 classes'):
+        check_classes(cfg, 'train')
 
 
 def test_a_head_with_another_number_of_classes_is_named():
@@ -400,3 +407,27 @@ def test_a_config_that_cannot_be_read_is_named_in_one_line(tmp_path):
     with pytest.raises(UserError) as refused:
         load_config(tmp_path / 'a.py')
     assert str(refused.value) == f"The config {tmp_path}/a.py cannot be read: 'ValueError: a \\x1b[2Jb'"
+
+
+ROOTS = """
+model = dict()
+train_dataloader = dict(dataset=dict(data_root='old/train/', ann_file='a.json'))
+val_dataloader = dict(dataset=dict(data_root='{val}', ann_file='a.json'))
+val_evaluator = dict(ann_file='{val}a.json', other='older/a.json')
+"""
+
+
+@pytest.mark.parametrize(('val', 'moved'), [('old/train/', ''), ('old/val/', 'val/'), ('old/', '')])
+def test_each_data_set_keeps_its_place_in_another_data_root(val, moved, tmp_path):
+    (tmp_path / 'a.py').write_text(ROOTS.format(val=val))
+    cfg = load_config(tmp_path / 'a.py', data_root='new')
+    assert cfg.train_dataloader.dataset.data_root == ('new/' if val == 'old/train/' else 'new/train/')
+    assert cfg.val_dataloader.dataset.data_root == f'new/{moved}'
+    assert cfg.val_evaluator == dict(ann_file=f'new/{moved}a.json', other='older/a.json')
+
+
+def test_data_sets_without_a_common_place_cannot_be_moved(tmp_path):
+    (tmp_path / 'a.py').write_text(ROOTS.format(val='elsewhere/'))
+    with pytest.raises(UserError, match='several without a common one: elsewhere, old/train; set data_root of each'):
+        load_config(tmp_path / 'a.py', data_root='new')
+    assert load_config(tmp_path / 'a.py').val_dataloader.dataset.data_root == 'elsewhere/'
