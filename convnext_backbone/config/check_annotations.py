@@ -64,7 +64,7 @@ def _check_evaluators(cfg: Config, split: str, datasets: dict[str, dict], conten
             raise _no_annotation(evaluated, 'to evaluate', 'only write results by format_only and outfile_prefix')
 
 
-def _listed_images(dataset: dict, content: CocoContent) -> dict[int | str, str]:
+def _listed_images(dataset: dict, content: CocoContent) -> dict[float | str, str]:
     """Names of the images that a data set takes from its file, without folders, by id."""
     images = [(key, PurePath(name).name) for key, name in content.images.items()]
     chosen = dataset.get('indices')
@@ -85,7 +85,7 @@ def _read_evaluated(path: str, cfg: Config, datasets: dict[str, dict], contents:
     return check_coco({**dataset, 'data_root': '', 'ann_file': path, 'test_mode': True}, classes)
 
 
-def _difference(one: dict[int | str, str], other: dict[int | str, str]) -> str:
+def _difference(one: dict[float | str, str], other: dict[float | str, str]) -> str:
     key = next(key for key in {**one, **other} if one.get(key) != other.get(key))
     there, here = (printable(images[key]) if key in images else 'missing' for images in (one, other))
     return f'image {printable(repr(key))} is {there} there and {here} in the data'

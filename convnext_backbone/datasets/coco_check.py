@@ -15,7 +15,7 @@ from ..utils.errors import UserError, printable
 from .coco_boxes import BoxEvidence
 from .coco_format import RLE, Annotation, CocoFile, CocoProblem, Image, read_coco
 
-_CROWD = 'iscrowd=1'
+_CROWD, _NO_OUTLINE = 'iscrowd=1', 'a segmentation of fewer than three points'
 _DECODED = 2000  # annotations whose compressed masks are decoded, which takes half a millisecond each
 
 
@@ -23,7 +23,7 @@ class CocoContent(NamedTuple):
     """What a data set takes from its annotation file: file names of images by id, and how many annotations."""
 
     path: Path
-    images: dict[int | str, str]
+    images: dict[float | str, str]
     dropped: Counter[str]  # images that are left out, by reason
     used: int
     left_out: Counter[str]  # annotations that are left out, by reason
@@ -52,7 +52,7 @@ def check_coco(dataset: Mapping, classes: Sequence[str] | None = None) -> CocoCo
         coco = read_coco(path)
         images = {image.id: image for image in coco.entries('images')}
         wanted = _find_categories(coco, classes)
-        left_out, annotated = _check_annotations(coco, images, wanted, masks)
+        left_out, annotated = _check_annotations(coco, images, wanted, masks, bool(dataset.get('test_mode')))
     except OSError as error:
         raise UserError(
             f'The annotation file {path} cannot be read ({error}): point elsewhere with --data-root.'
@@ -92,7 +92,7 @@ def _steps(dataset: Mapping) -> list[dict]:
     return [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
 
 
-def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[int | str]:
+def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[float | str]:
     """Ids of the categories that a config names, which must be in the order of the file."""
     categories = [*coco.entries('categories')]
     names = [category.name for category in categories]
@@ -106,8 +106,8 @@ def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[int |
 
 
 def _check_annotations(
-    coco: CocoFile, images: dict[int | str, Image], wanted: set[int | str], masks: bool
-) -> tuple[Counter[str], set[int | str]]:
+    coco: CocoFile, images: dict[float | str, Image], wanted: set[float | str], masks: bool, evaluated: bool
+) -> tuple[Counter[str], set[float | str]]:
     """Why annotations are left out, and the ids of images that have some of the wanted categories."""
     left_out: Counter[str] = Counter()
     annotated, boxes = set(), BoxEvidence()
@@ -119,11 +119,16 @@ def _check_annotations(
             left_out[_why_unknown('image', annotation.image_id, images)] += 1
             continue
         why = _why_left_out(annotation, image, wanted)
+        if why is None and masks and _lacks_outline(annotation.segmentation):
+            why = _NO_OUTLINE
         if why:
             left_out[why] += 1
         else:
             boxes.add(number, annotation, image)
-        problem = _mask_problem(annotation, image, masks, number < _DECODED) if why in (None, _CROWD) else None
+        if why in (None, _CROWD):
+            problem = _mask_problem(annotation, image, masks, number < _DECODED)
+        else:  # pycocotools takes four numbers for a box, and fails
+            problem = 'where an evaluation needs three points or more' if why == _NO_OUTLINE and evaluated else None
         if problem:
             raise CocoProblem(
                 f'has annotations[{number}] with segmentation={_shown(annotation.segmentation)}, {problem}'
@@ -132,7 +137,7 @@ def _check_annotations(
     return left_out, annotated
 
 
-def _why_left_out(annotation: Annotation, image: Image, wanted: set[int | str]) -> str | None:
+def _why_left_out(annotation: Annotation, image: Image, wanted: set[float | str]) -> str | None:
     """Why mmdet does not learn from an annotation; None if it does."""
     if annotation.category_id not in wanted:
         return _why_unknown('category', annotation.category_id, wanted)
@@ -148,13 +153,18 @@ def _why_left_out(annotation: Annotation, image: Image, wanted: set[int | str]) 
     return _CROWD if annotation.iscrowd else None
 
 
-def _why_unknown(kind: str, name: int | str, known: set[int | str] | dict[int | str, Image]) -> str:
+def _why_unknown(kind: str, name: float | str, known: set[float | str] | dict[float | str, Image]) -> str:
     """Why an image or a category is not found by its id."""
-    other = str(name) if isinstance(name, int) else int(name) if name.isdecimal() else None
+    other = str(name) if not isinstance(name, str) else int(name) if name.isdecimal() else None
     if other in known:
         types = ('text', 'a number') if isinstance(name, str) else ('a number', 'text')
         return f'{types[0]} as {kind}_id, where the id of the {kind} is {types[1]}'
     return 'another image_id than any image' if kind == 'image' else 'another class'
+
+
+def _lacks_outline(mask: object) -> bool:
+    """Whether mmdet, which leaves out polygons of fewer than three points, has none left."""
+    return isinstance(mask, list) and len(mask) > 0 and all(len(polygon) < 6 for polygon in mask)
 
 
 def _mask_problem(annotation: Annotation, image: Image, masks: bool, decode: bool) -> str | None:
@@ -181,7 +191,7 @@ def _decoding_problem(mask: RLE) -> str | None:
     return None
 
 
-def _count_dropped(images: dict[int | str, Image], annotated: set[int | str], settings: Mapping) -> Counter[str]:
+def _count_dropped(images: dict[float | str, Image], annotated: set[float | str], settings: Mapping) -> Counter[str]:
     """Why mmdet's filter leaves out images."""
     dropped: Counter[str] = Counter()
     smallest = settings.get('min_size', 0)

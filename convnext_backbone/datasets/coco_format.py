@@ -14,7 +14,8 @@ from msgspec import Meta, Raw, Struct
 
 from ..utils.errors import printable
 
-_Id = int | str
+_Id = int | float | str  # pandas writes 1.0, which pycocotools takes for 1
+_Flag = bool | float | None  # as text '0' would be true
 _Name = Annotated[str, Meta(min_length=1)]
 _Positive = Annotated[int, Meta(gt=0)]
 _Number = Annotated[float, Meta(gt=-(2**63), lt=2**63)]  # finite, and in the range of torch's integers
@@ -50,8 +51,8 @@ class Annotation(Struct):
     category_id: _Id
     bbox: tuple[_Number, _Number, _Number, _Number]
     area: _Number
-    iscrowd: Any = None
-    ignore: Any = None
+    iscrowd: _Flag = None
+    ignore: _Flag = None
     segmentation: list[list[_Coordinate]] | RLE | None = None
 
 

@@ -110,6 +110,7 @@ def test_what_python_takes_for_json_is_read(tmp_path):
         ('annotations 0 bbox', [1, 2, 'x', 3], "'x' in annotations[0].bbox[2]"),
         ('annotations 0 bbox', [1, 2, float('nan'), 3], "'NaN' in annotations[0].bbox[2]"),
         ('annotations 0 area', '9', "'9' in annotations[0].area"),
+        ('annotations 0 iscrowd', '0', "'0' in annotations[0].iscrowd"),
         ('annotations 0 segmentation', [1, 2, 3, 4, 5, 6], '1 in annotations[0].segmentation[0]'),
         ('annotations 0 segmentation', [[1, 2, 3, 4, 5, 1e9]], '1000000000.0 in annotations[0].segmentation[0][5]'),
         ('annotations 0 segmentation', dict(size=[10, 20]), 'lacks annotations[0].segmentation.counts'),
@@ -161,12 +162,31 @@ def test_what_mmdet_skips_is_no_problem(tmp_path):
         ('bbox', [20, 2, 3, 3], 'a bbox outside of the image'),
         ('bbox', [0.1, 0.2, 0.5, 0.4], 'a bbox below one pixel'),
         ('area', 0, 'no area'),
+        ('segmentation', [[1, 2, 4, 6]], 'a segmentation of fewer than three points'),
     ],
 )
 def test_what_is_left_out_is_counted_with_its_reason(key, value, why, tmp_path):
     content = check(changed('annotations', 0, key, value), tmp_path, classes=('cat',))
     assert content.used == 1 and content.left_out == ({why: 1, 'iscrowd=1': 1} if key != 'iscrowd' else {why: 2})
     assert f'1 of 3 annotations have {why}' in content.describe_loss() or key == 'iscrowd'
+
+
+def test_an_evaluation_needs_polygons(tmp_path):
+    """pycocotools takes two points for a box, and fails."""
+    content = changed('annotations', 0, 'segmentation', [[1, 2, 4, 6]])
+    problem = find_problem(content, tmp_path, settings=dict(test_mode=True))
+    assert 'annotations[0] with segmentation=[[1.0, 2.0, 4.0, 6.0]], where an evaluation needs three points' in problem
+    assert check(content, tmp_path, masks=False, settings=dict(test_mode=True)).used == 2
+
+
+def test_numbers_may_be_floats(tmp_path):
+    """As pandas writes them where some are missing."""
+    content = copy.deepcopy(COCO)
+    for one in content['annotations']:
+        one.update(image_id=1.0, category_id=1.0, iscrowd=float(one.get('iscrowd', 0)))
+    assert check(content, tmp_path) == check(COCO, tmp_path)
+    content = changed('annotations', 0, 'image_id', 7.0)
+    assert check(content, tmp_path).left_out['another image_id than any image'] == 1
 
 
 def test_images_that_the_filter_leaves_out_are_counted(tmp_path):
