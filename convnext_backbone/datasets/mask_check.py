@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -15,7 +16,7 @@ from .masks import VOID, read_ids, to_labels
 
 _SAMPLE, _WIDE_SAMPLE = 64, 1000  # masks
 _MOST_PIXELS = 2 * 10**8  # of a sample: some seconds
-_FEW = 16  # masks of an evaluation, in which a class may be missing
+_FEW = 16  # masks, in which a class may be missing
 
 
 class MaskReport(NamedTuple):
@@ -62,6 +63,8 @@ def check_masks(
     problem = sample.find_problem(split, ignored)
     if problem:
         raise UserError(problem)
+    if shift := sample.describe_shift(split) if split != 'train' else None:  # they may just lack a class
+        print(f'warning: {shift}', file=sys.stderr)
     return sample.report(ignored)
 
 
@@ -105,6 +108,14 @@ def _check_names(infos: list[dict], dataset: Any, split: str) -> None:
             f'img_suffix={dataset.img_suffix!r} ({_endings(folder)}); correct img_suffix or data_prefix.'
         )
     listing = functools.cache(lambda folder: set(os.listdir(folder)) if os.path.isdir(folder) else set())
+    suffix = dataset.img_suffix
+    for folder in {os.path.dirname(info['img_path']) for info in infos} if not dataset.ann_file else ():
+        for name in listing(folder):
+            if name.lower().endswith(suffix.lower()) and not name.endswith(suffix) and not name.startswith('.'):
+                raise UserError(
+                    f'The {split} data would leave out {printable(os.path.join(folder, name))}, as img_suffix='
+                    f'{suffix!r} is written in another case: rename such images, or list all in an ann_file.'
+                )
     for key, what in (('img_path', 'image'), ('seg_map_path', 'mask')):
         paths = [info[key] for info in infos if key in info]
         lost = [i for i, path in enumerate(paths) if os.path.basename(path) not in listing(os.path.dirname(path))]
@@ -202,10 +213,15 @@ class _Sample:
                 f'{held}, which is void{" by reduce_zero_label=True" if reduced and 0 in ids else ""}; write the ids '
                 f'of the classes.'
             )
-        if self._seems_shifted() and (split == 'train' or self._sampled >= _FEW):
-            return (
-                f'The {split} masks, such as {name}, hold the ids 0 to {number - 1} and never {number}: they count the '
-                f'{number} classes from 0, but reduce_zero_label=True takes 0 for void and 1 for the first class; set '
-                f'reduce_zero_label=False, or leave out the class without pixels.'
-            )
-        return None
+        return self.describe_shift(split) if split == 'train' else None
+
+    def describe_shift(self, split: str) -> str | None:
+        """Describe masks that seem to count the classes from 0, but have ``reduce_zero_label``; None for others."""
+        number = len(self._classes)
+        if not self._seems_shifted() or (split != 'train' and self._sampled < _FEW):
+            return None
+        return (
+            f'The {split} masks, such as {printable(self._first[number - 1])}, hold the ids 0 to {number - 1} and '
+            f'never {number}: they count the {number} classes from 0, but reduce_zero_label=True takes 0 for void and '
+            f'1 for the first class; set reduce_zero_label=False, or leave out the class without pixels.'
+        )

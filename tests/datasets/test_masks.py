@@ -192,13 +192,16 @@ def test_rare_objects_are_looked_for_before_masks_are_said_to_have_none(common, 
     check_masks(settings(write_data(tmp_path, masks), number=2), 'mmseg', 'train')
 
 
-def test_few_masks_of_an_evaluation_may_lack_the_last_class(tmp_path):
+def test_masks_of_an_evaluation_may_lack_the_last_class(tmp_path, capsys):
     write_data(tmp_path, [ids(0, 1, 2)] * 20)
     config = settings(tmp_path, reduce_zero_label=True)
-    assert 'count the 3 classes from 0' in find_problem(config, 'val')
+    check_masks(config, 'mmseg', 'val')
+    warning = capsys.readouterr().err
+    assert warning.startswith('warning: The val masks, such as') and 'count the 3 classes from 0' in warning
     for path in sorted((tmp_path / 'img').iterdir())[4:]:
         path.unlink()
     check_masks(config, 'mmseg', 'val')
+    assert not capsys.readouterr().err
 
 
 def test_ids_that_the_config_ignores_are_no_problem(tmp_path):
@@ -216,6 +219,16 @@ def test_a_selection_of_the_classes_of_a_data_set_is_right(tmp_path):
     assert report.unseen == () and report.void > 0.8
     write_data(tmp_path / 'more', [ids(*range(20))])
     assert 'holds the id 19' in find_problem({**config, 'data_root': str(tmp_path / 'more')})
+
+
+def test_images_with_a_suffix_in_another_case_are_named(tmp_path):
+    """mmsegmentation leaves them out, without a word."""
+    config = settings(write_data(tmp_path, [ids(0, 1, 2)] * 3))
+    (tmp_path / 'img/1.jpg').rename(tmp_path / 'img/1.JPG')
+    sentence = find_problem(config)
+    assert f"would leave out {tmp_path}/img/1.JPG, as img_suffix='.jpg' is written in another case" in sentence
+    (tmp_path / 'list.txt').write_text('0\n2\n')
+    check_masks({**config, 'ann_file': 'list.txt'}, 'mmseg', 'train')
 
 
 def test_an_image_without_its_mask_is_named_wherever_it_is(tmp_path):
