@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
@@ -17,13 +17,27 @@ from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..utils.errors import ArgumentError
+from ..utils.errors import ArgumentError, CheckpointError, printable
 from ..utils.validation import numbers
 from ..weights.load_model import load_model
 from .accumulation import is_step_complete
 from .fsdp import WRAPPER, is_sharded, unwrap_model
 
 KEY = 'ema_state_dict'
+
+
+def refuse_average(checkpoint: Mapping, hooks: list[Hook], source: str) -> None:
+    """Refuse to go on from averaged weights as if they were plain: mmengine's ``EMAHook`` saves them as such.
+
+    Raises:
+        CheckpointError: That hook wrote the checkpoint, and the run has none.
+    """
+    if 'steps' in (checkpoint.get(KEY) or ()) and not any(isinstance(hook, EMAHook) for hook in hooks):
+        raise CheckpointError(
+            f'The checkpoint {printable(source)} was written by a run with EMAHook, so that its weights are averages: '
+            f'resume with this hook in custom_hooks, or start a new run from them with --cfg-options '
+            f'load_from={printable(source)}.'
+        )
 
 
 @HOOKS.register_module()

@@ -24,6 +24,7 @@ from ..weights.load_model import REVISE_KEYS, load_model
 from .accumulation import batches_per_step, set_accumulation, set_epoch_length
 from .class_check import check_classes
 from .class_weight import ClassWeightHook
+from .ema import refuse_average
 from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_state
 from .label_check import LabelCheckHook
 from .preemption import PreemptionHook, SigtermShield
@@ -169,6 +170,7 @@ class ResumableRunner(Runner):
         testing = not isinstance(self._train_loop, BaseLoop)
         if self._resume:
             check_training_state(checkpoint, filename)
+            refuse_average(checkpoint, self.hooks, filename)
             self._training_state = {name: checkpoint.get(name) for name in ('meta', 'optimizer', 'param_schedulers')}
         loops = [self._train_loop] if self._resume else [self._test_loop, self._val_loop] if testing else []
         for loop in [loop for loop in loops if isinstance(loop, BaseLoop)][:1]:

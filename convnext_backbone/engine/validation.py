@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import math
+import os
 import random
 import traceback
 import warnings
@@ -49,6 +50,7 @@ class ValidationCheckHook(Hook):
             return
         with _left_unchanged(runner.model):
             predicted = _predict_batch(runner.model, loop, 'val')
+            _check_images(loop.dataloader.dataset)
             scores = _score_batch(loop.evaluator, *predicted) if predicted else []
         if any(isinstance(hook, AveragedWeightsHook) for hook in runner.hooks):
             scores += [f'ema_{name}' for name in scores]
@@ -166,6 +168,23 @@ def _choose_batch(loader: DataLoader) -> Sequence[int]:
         return max(ratios) / min(ratios), len(set(sizes))
 
     return max(batches, key=variety)
+
+
+def _check_images(dataset: Any) -> None:
+    """Look for all images of a data set whose first one is a local file.
+
+    Raises:
+        UserError: One is missing.
+    """
+    numbers = range(len(dataset)) if hasattr(dataset, 'get_data_info') else ()
+    for number, path in enumerate(dataset.get_data_info(number).get('img_path') for number in numbers):
+        if not isinstance(path, str) or not os.path.isfile(path):
+            if number == 0:
+                return
+            raise UserError(
+                f'The image {printable(str(path))} of the validation data is missing: put it there, correct data_root '
+                f'and data_prefix, or take it out of the data.'
+            )
 
 
 def _image_size(info: dict) -> tuple[int, int]:

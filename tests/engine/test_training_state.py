@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 
 from convnext_backbone import UserError, read_checkpoint
+from convnext_backbone.engine.ema import AveragedWeightsHook, refuse_average
 from convnext_backbone.engine.training_state import check_training_state, load_optimizer_state
 from convnext_backbone.utils.errors import CheckpointError, CheckpointMismatch
 from convnext_backbone.weights.safe_load import read_state
@@ -352,6 +354,17 @@ def test_averaged_weights_that_are_not_finite_are_refused(value):
     checkpoint = state() | dict(ema_state_dict=dict(steps=torch.tensor(3), weight=torch.tensor([1.0, value])))
     with pytest.raises(CheckpointMismatch, match='weight that are not finite'):
         check_training_state(checkpoint, 'run.pth')
+
+
+def test_averaged_weights_are_not_taken_for_plain_ones():
+    """mmengine's ``EMAHook`` saves the average as the weights, and the count of its steps beside the plain ones."""
+    checkpoint = state() | dict(ema_state_dict=dict(steps=torch.tensor(3)))
+    refuse_average(checkpoint, [EMAHook()], 'run.pth')
+    refuse_average(state() | dict(ema_state_dict={}), [AveragedWeightsHook()], 'run.pth')
+    refuse_average(state(), [], 'run.pth')
+    for hooks in ([], [AveragedWeightsHook()]):
+        with pytest.raises(CheckpointError, match='run.pth was written by a run with EMAHook.*load_from=run.pth'):
+            refuse_average(checkpoint, hooks, 'run.pth')
 
 
 @pytest.mark.parametrize('part', ['meta', 'message_hub', 'state_dict'])

@@ -177,6 +177,17 @@ def test_the_size_of_an_image_is_read_from_its_file(tmp_path):
     assert _image_size(dict(img_path=str(tmp_path / 'b.png'))) == (1, 1)
 
 
+def test_an_image_that_is_missing_is_named_before_training(tmp_path):
+    """Also one that is not in the batch of the trial; what lies elsewhere than in files is not looked for."""
+    for number in (0, 1, 3):
+        (tmp_path / f'{number}.png').touch()
+    runner = build(tmp_path / 'run')
+    runner.val_dataloader.dataset.get_data_info = lambda index: dict(img_path=f'{tmp_path}/{index}.png')
+    assert refusal_of(runner).startswith(f'The image {tmp_path}/2.png of the validation data is missing: ')
+    (tmp_path / '0.png').unlink()
+    runner.train()
+
+
 @pytest.mark.parametrize('fault', ['process', 'compute'])
 def test_a_metric_that_does_not_fit_is_named(fault, tmp_path):
     class Misfit(Mean):
