@@ -33,6 +33,10 @@ from .ema import AveragedWeightsHook
 _OUTPUTS = ('outfile_prefix', 'output_dir', 'out_file_path', 'out_dir', 'format_only')
 
 
+class _MayNeedMoreError(ArgumentError):
+    """A metric that is not of mmdet or mmseg refuses the values of one batch, such as a single class."""
+
+
 class ValidationCheckHook(Hook):
     """Validates one batch before a run starts, and warns of scores that are no numbers.
 
@@ -48,10 +52,14 @@ class ValidationCheckHook(Hook):
         loop = runner.val_loop
         if runner.iter or not isinstance(loop, ValLoop) or isinstance(loop.dataloader.dataset, IterableDataset):
             return
-        with _left_unchanged(runner.model):
-            predicted = _predict_batch(runner.model, loop, 'val')
-            _check_images(loop.dataloader.dataset)
-            scores = _score_batch(loop.evaluator, *predicted) if predicted else []
+        try:
+            with _left_unchanged(runner.model):
+                predicted = _predict_batch(runner.model, loop, 'val')
+                _check_images(loop.dataloader.dataset)
+                scores = _score_batch(loop.evaluator, *predicted) if predicted else []
+        except _MayNeedMoreError as doubt:
+            runner.logger.warning(f'{doubt} It may need more than a batch, so the run goes on.')
+            return
         if any(isinstance(hook, AveragedWeightsHook) for hook in runner.hooks):
             scores += [f'ema_{name}' for name in scores]
         schedulers = runner.param_schedulers if isinstance(runner.param_schedulers, list) else []
@@ -149,7 +157,9 @@ def _score_batch(evaluator: Evaluator, batch: Any, outputs: Sequence, size: int)
         place = traceback.extract_tb(error.__traceback__)[-1]
         names = ', '.join(type(metric).__name__ for metric in trial.metrics)
         text = printable(' '.join(f'{type(error).__name__}: {error}'.split()))
-        raise ArgumentError(
+        known = all(type(metric).__module__.startswith(('mmdet.', 'mmseg.')) for metric in trial.metrics)
+        doubtful = not known and isinstance(error, (ValueError, ArithmeticError))
+        raise (_MayNeedMoreError if doubtful else ArgumentError)(
             f'val_evaluator ({names}) fails on the first batch of the validation data: {text} ({place.filename}:'
             f'{place.lineno}); correct it, or val_dataloader.dataset, or the model.'
         ) from error

@@ -188,6 +188,20 @@ def test_an_image_that_is_missing_is_named_before_training(tmp_path):
     runner.train()
 
 
+def test_a_metric_that_needs_more_than_a_batch_stops_no_run(tmp_path):
+    class OfTwoClasses(Mean):
+        def compute_metrics(self, results):
+            if len(results) < 3:
+                raise ValueError('Only one class is present.')
+            return super().compute_metrics(results)
+
+    runner = build(tmp_path, OfTwoClasses())
+    runner.train()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'Only one class is present.' in log and 'It may need more than a batch, so the run goes on.' in log
+    assert 'mean' in log
+
+
 @pytest.mark.parametrize('fault', ['process', 'compute'])
 def test_a_metric_that_does_not_fit_is_named(fault, tmp_path):
     class Misfit(Mean):
