@@ -118,6 +118,7 @@ def test_a_checkpoint_of_two_processes_resumes_in_one_and_back(how, data, of_one
         assert_equal(train(data, folder, processes, '--resume', checkpoint, *arguments), of_one)
 
 
+@pytest.mark.slow
 @SHARDS
 def test_a_sharded_classifier_starts_from_a_checkpoint_and_is_tested(data, of_one, tmp_path):
     """In two processes, each of which checks that it fits."""

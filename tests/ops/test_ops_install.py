@@ -78,6 +78,7 @@ def mmcv_wheel(folder: Path, post: int) -> Path:
     return wheel
 
 
+@pytest.mark.slow
 def test_the_file_lets_mmdet_be_imported_first_and_survives_an_upgrade(tmp_path):
     environment = Environment(tmp_path / 'env')
     environment.pip('install', '--no-index', '--no-deps', mmcv_wheel(tmp_path / 'old', 1))

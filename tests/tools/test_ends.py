@@ -132,10 +132,13 @@ def test_ctrl_c_that_python_ignores_is_raised_again(monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     from interruptible import _raise_again
 
-    signal.signal(signal.SIGINT, handler)
-    with pytest.raises(KeyboardInterrupt):
-        _raise_again(SimpleNamespace(exc_value=KeyboardInterrupt()))
-        time.sleep(10)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _raise_again(SimpleNamespace(exc_value=KeyboardInterrupt()))
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def parse(*words: str) -> dict | None:

@@ -131,6 +131,7 @@ def test_auto_resume_starts_where_there_is_nothing(shapes, tmp_path, call_tool):
     assert result.returncode == 0 and (tmp_path / 'out/iter_2.pth').is_file()
 
 
+@pytest.mark.slow
 def test_another_seed_leads_to_other_weights(run, shapes, tmp_path, call_tool):
     """So that the test above can fail."""
     options = ['randomness.seed=4', 'train_cfg.max_epochs=1']
