@@ -11,11 +11,11 @@ if __name__ == '__main__':  # before what takes seconds to import
     import interruptible  # noqa: F401
 
 from convnext_backbone.apis.browse_data import browse
+from convnext_backbone.apis.image_files import OVERVIEW, claim_folder
 from convnext_backbone.config.check_data import check_data
 from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
-from convnext_backbone.utils.files import check_work_dir
 from convnext_backbone.utils.image_io import write_picture
 from convnext_backbone.utils.validation import COUNT
 from convnext_backbone.visualization.legend import contact_sheet
@@ -32,14 +32,14 @@ def main() -> None:
     cfg = prepare_config(args)
     check_data(cfg, splits=(args.split,))
     out_dir = Path(cfg.work_dir) / 'browse'
-    check_work_dir(out_dir)
+    claim_folder(out_dir)
     pictures = []
     with explain_failures(cfg):
         for number, picture in enumerate(browse(cfg, args.split, args.number), start=1):
             pictures.append(out_dir / f'{args.split}_{number:04}.png')
             write_picture(picture, pictures[-1])
-    contact_sheet(pictures, out_dir / 'overview.png')
-    print(f'{len(pictures)} pictures: {out_dir}\nAll in one: {out_dir / "overview.png"}')
+    contact_sheet(pictures, out_dir / OVERVIEW)
+    print(f'{len(pictures)} pictures: {out_dir}\nAll in one: {out_dir / OVERVIEW}')
 
 
 if __name__ == '__main__':

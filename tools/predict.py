@@ -19,13 +19,20 @@ from convnext_backbone.apis.builders import build_classifier, build_detector, bu
 from convnext_backbone.apis.classification import build_classification, classes_json, describe_classes
 from convnext_backbone.apis.coco_output import coco_json, find_ids
 from convnext_backbone.apis.detection import build_detection, describe_detections
-from convnext_backbone.apis.image_files import OVERVIEW, PREDICTIONS, find_images, refuse_broken, run_on_images
+from convnext_backbone.apis.image_files import (
+    OVERVIEW,
+    PREDICTIONS,
+    claim_folder,
+    find_images,
+    refuse_broken,
+    run_on_images,
+)
 from convnext_backbone.apis.segmentation import build_segmentation, describe_segments, segments_json
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.config.recipes import task_of
 from convnext_backbone.utils.cli import common_parser, user_errors
 from convnext_backbone.utils.errors import UserError
-from convnext_backbone.utils.files import check_work_dir, write_atomically
+from convnext_backbone.utils.files import write_atomically
 from convnext_backbone.visualization.legend import contact_sheet
 
 # By task: the function that predicts and draws an image, all predictions as json, and as printed text.
@@ -70,7 +77,7 @@ def main() -> None:
         raise UserError(f'--ann {args.ann} is for detections, but the config is for {task}: leave it out.')
     out_dir = Path(cfg.work_dir) / 'predictions'
     images = find_images(args.images, out_dir)
-    check_work_dir(out_dir)
+    claim_folder(out_dir)
     predictions: list[dict] = []
     broken: dict[Path, str] = {}
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):

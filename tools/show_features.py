@@ -13,11 +13,10 @@ if __name__ == '__main__':  # before what takes seconds to import
 import torch
 
 from convnext_backbone.apis.builders import build_stages
-from convnext_backbone.apis.image_files import OVERVIEW, find_images, refuse_broken, run_on_images
+from convnext_backbone.apis.image_files import OVERVIEW, claim_folder, find_images, refuse_broken, run_on_images
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
-from convnext_backbone.utils.files import check_work_dir
 from convnext_backbone.utils.image_io import write_picture
 from convnext_backbone.visualization.feature_maps import draw_stages
 from convnext_backbone.visualization.legend import contact_sheet
@@ -31,8 +30,8 @@ def main() -> None:
     args = parser.parse_args()
     cfg = prepare_config(args)
     out_dir = Path(cfg.work_dir) / 'features'
-    images = find_images(args.images, out_dir, results=OVERVIEW)
-    check_work_dir(out_dir)
+    images = find_images(args.images, out_dir)
+    claim_folder(out_dir)
     backbone = build_stages(cfg, args.checkpoint)
     preprocessor = build_preprocessor(cfg)
     prepare = build_input_pipeline(cfg, preprocessor)

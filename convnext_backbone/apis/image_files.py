@@ -10,9 +10,11 @@ from typing import NamedTuple
 from mmengine.utils import track_iter_progress
 
 from ..utils.errors import UserError, WriteError, printable, shorten
+from ..utils.files import check_work_dir, remove_link
 from ..utils.image_io import IMAGE_SUFFIXES
 
 OVERVIEW, PREDICTIONS, CLASS_IDS = 'overview.png', 'predictions.json', 'class_ids'
+_MARK = '.pictures'  # in a folder that a run of this package writes, also where a kill left it without results
 
 
 class ImageFile(NamedTuple):
@@ -22,7 +24,24 @@ class ImageFile(NamedTuple):
     picture: Path
 
 
-def find_images(sources: Iterable[str], out_dir: Path, results: str = PREDICTIONS) -> list[ImageFile]:
+def claim_folder(out_dir: Path) -> None:
+    """Make a folder for pictures.
+
+    Raises:
+        UserError: It holds images that no earlier run has written, or cannot be written.
+    """
+    if out_dir.is_dir() and not (out_dir / _MARK).is_file():
+        images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_image(path)]
+        if images:
+            raise UserError(
+                f'The folder {printable(str(out_dir))}, where pictures are to be written, holds images that no earlier '
+                f'run has written ({shorten(images)}): choose another --work-dir, or move them.'
+            )
+    check_work_dir(out_dir)
+    remove_link(out_dir / _MARK).touch()
+
+
+def find_images(sources: Iterable[str], out_dir: Path) -> list[ImageFile]:
     """Find image files by name and in folders, and name a picture for each below a folder; write nothing.
 
     Folders are read with their subfolders, which the pictures mirror, but without hidden ones and what was written by
@@ -31,13 +50,10 @@ def find_images(sources: Iterable[str], out_dir: Path, results: str = PREDICTION
     Args:
         sources: Image files and folders of them.
         out_dir: Where the pictures will be written.
-        results: The file in it by which an earlier run is recognized.
 
     Raises:
-        UserError: A source does not exist, holds no image or lies in ``out_dir``, or ``out_dir`` holds images that no
-            earlier run has written.
+        UserError: A source does not exist, holds no image or lies in ``out_dir``.
     """
-    _check_out_dir(out_dir, results)
     found = []
     for source in map(Path, sources):
         if source.is_dir():
@@ -71,16 +87,6 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
 
 
-def _check_out_dir(out_dir: Path, results: str) -> None:
-    if out_dir.is_dir() and not (out_dir / results).is_file():
-        images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_image(path)]
-        if images:
-            raise UserError(
-                f'The folder {printable(str(out_dir))}, where the pictures are written, holds images '
-                f'({shorten(images)}) but no {results} of an earlier run: choose another --work-dir, or move them.'
-            )
-
-
 def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
     """The images of a folder and its subfolders, also behind links, in the order of their names."""
 
@@ -100,8 +106,7 @@ def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
 
 
 def _is_output(folder: Path, out_dir: Path) -> bool:
-    pictures = folder.name in ('features', 'browse') and (folder / OVERVIEW).is_file()
-    written = folder != out_dir and (pictures or (folder / PREDICTIONS).is_file())
+    written = folder != out_dir and (folder / _MARK).is_file()
     if written:
         print(f'left out: {printable(str(folder))}, which an earlier run has written', file=sys.stderr)
     return written or folder == out_dir
