@@ -11,7 +11,7 @@ if __name__ == '__main__':  # before what takes seconds to import
     import interruptible  # noqa: F401
 
 from convnext_backbone.apis.browse_data import browse
-from convnext_backbone.apis.image_files import OVERVIEW, claim_folder
+from convnext_backbone.apis.image_files import OVERVIEW, claimed_folder
 from convnext_backbone.config.check_data import check_data
 from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
@@ -32,13 +32,12 @@ def main() -> None:
     cfg = prepare_config(args)
     check_data(cfg, splits=(args.split,))
     out_dir = Path(cfg.work_dir) / 'browse'
-    claim_folder(out_dir)
     pictures = []
-    with explain_failures(cfg):
+    with claimed_folder(out_dir), explain_failures(cfg):
         for number, picture in enumerate(browse(cfg, args.split, args.number), start=1):
             pictures.append(out_dir / f'{args.split}_{number:04}.png')
             write_picture(picture, pictures[-1])
-    contact_sheet(pictures, out_dir / OVERVIEW)
+        contact_sheet(pictures, out_dir / OVERVIEW)
     print(f'{len(pictures)} pictures: {out_dir}\nAll in one: {out_dir / OVERVIEW}')
 
 

@@ -22,7 +22,7 @@ from convnext_backbone.apis.detection import build_detection, describe_detection
 from convnext_backbone.apis.image_files import (
     OVERVIEW,
     PREDICTIONS,
-    claim_folder,
+    claimed_folder,
     find_images,
     refuse_broken,
     run_on_images,
@@ -77,10 +77,9 @@ def main() -> None:
         raise UserError(f'--ann {args.ann} is for detections, but the config is for {task}: leave it out.')
     out_dir = Path(cfg.work_dir) / 'predictions'
     images = find_images(args.images, out_dir)
-    claim_folder(out_dir)
     predictions: list[dict] = []
     broken: dict[Path, str] = {}
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+    with claimed_folder(out_dir), contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         run, to_json, describe = TASKS[task](cfg, args, out_dir)
         try:
             for prediction in run_on_images(run, images, broken):

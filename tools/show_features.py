@@ -13,7 +13,7 @@ if __name__ == '__main__':  # before what takes seconds to import
 import torch
 
 from convnext_backbone.apis.builders import build_stages
-from convnext_backbone.apis.image_files import OVERVIEW, claim_folder, find_images, refuse_broken, run_on_images
+from convnext_backbone.apis.image_files import OVERVIEW, claimed_folder, find_images, refuse_broken, run_on_images
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
@@ -31,7 +31,6 @@ def main() -> None:
     cfg = prepare_config(args)
     out_dir = Path(cfg.work_dir) / 'features'
     images = find_images(args.images, out_dir)
-    claim_folder(out_dir)
     backbone = build_stages(cfg, args.checkpoint)
     preprocessor = build_preprocessor(cfg)
     prepare = build_input_pipeline(cfg, preprocessor)
@@ -44,9 +43,11 @@ def main() -> None:
         return dict(picture=picture)
 
     broken: dict[Path, str] = {}
-    pictures = [drawn['picture'] for drawn in run_on_images(draw, images, broken)]
+    with claimed_folder(out_dir):
+        pictures = [drawn['picture'] for drawn in run_on_images(draw, images, broken)]
+        if pictures:
+            contact_sheet(pictures, out_dir / OVERVIEW, columns=1, width=1280)
     if pictures:
-        contact_sheet(pictures, out_dir / OVERVIEW, columns=1, width=1280)
         print(f'Pictures: {out_dir}\nAll in one: {out_dir / OVERVIEW}')
     refuse_broken(broken, len(images))
 

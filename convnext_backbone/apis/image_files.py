@@ -1,5 +1,6 @@
 """Image files to predict: finding them, naming a picture for each, and going on after one that cannot be used."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -14,7 +15,7 @@ from ..utils.files import check_work_dir, remove_link
 from ..utils.image_io import IMAGE_SUFFIXES
 
 OVERVIEW, PREDICTIONS, CLASS_IDS = 'overview.png', 'predictions.json', 'class_ids'
-_MARK = '.pictures'  # in a folder that a run of this package writes, also where a kill left it without results
+_MARK = '.unfinished'
 
 
 class ImageFile(NamedTuple):
@@ -24,13 +25,14 @@ class ImageFile(NamedTuple):
     picture: Path
 
 
-def claim_folder(out_dir: Path) -> None:
-    """Make a folder for pictures.
+@contextlib.contextmanager
+def claimed_folder(out_dir: Path) -> Iterator[None]:
+    """Context of a new or earlier folder of pictures, which is known as such also if the run is killed in it.
 
     Raises:
         UserError: It holds images that no earlier run has written, or cannot be written.
     """
-    if out_dir.is_dir() and not (out_dir / _MARK).is_file():
+    if out_dir.is_dir() and not _is_of_run(out_dir):
         images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_image(path)]
         if images:
             raise UserError(
@@ -38,7 +40,16 @@ def claim_folder(out_dir: Path) -> None:
                 f'run has written ({shorten(images)}): choose another --work-dir, or move them.'
             )
     check_work_dir(out_dir)
-    remove_link(out_dir / _MARK).touch()
+    mark = remove_link(out_dir / _MARK)
+    mark.touch()
+    yield
+    mark.unlink()
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Whether a run of predict.py, show_features.py or browse_data.py has written a folder."""
+    pictures = folder.name in ('features', 'browse') and (folder / OVERVIEW).is_file()
+    return pictures or any((folder / name).is_file() for name in (PREDICTIONS, _MARK))
 
 
 def find_images(sources: Iterable[str], out_dir: Path) -> list[ImageFile]:
@@ -106,7 +117,7 @@ def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
 
 
 def _is_output(folder: Path, out_dir: Path) -> bool:
-    written = folder != out_dir and (folder / _MARK).is_file()
+    written = folder != out_dir and _is_of_run(folder)
     if written:
         print(f'left out: {printable(str(folder))}, which an earlier run has written', file=sys.stderr)
     return written or folder == out_dir

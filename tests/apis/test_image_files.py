@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from convnext_backbone import UserError
-from convnext_backbone.apis.image_files import claim_folder, find_images, refuse_broken, run_on_images
+from convnext_backbone.apis.image_files import claimed_folder, find_images, refuse_broken, run_on_images
 from convnext_backbone.utils.errors import WriteError
 
 
@@ -71,20 +71,23 @@ def test_a_link_to_the_images_among_the_pictures_is_not_written_through(tmp_path
 
 def test_a_folder_of_the_users_images_is_not_written_to(tmp_path):
     """One that a run has begun to write is, also after a kill, which leaves no predictions.json."""
-    out = fill(tmp_path / 'out', 'a/1.jpg')
-    with pytest.raises(UserError, match=r'out.*a/1\.jpg.*--work-dir'):
-        claim_folder(out)
+    out, new = fill(tmp_path / 'out', 'a/1.jpg'), tmp_path / 'new'
+    with pytest.raises(UserError, match=r'out.*a/1\.jpg.*--work-dir'), claimed_folder(out):
+        pass
     assert [*out.iterdir()] == [out / 'a']
-    claim_folder(tmp_path / 'new')
-    fill(tmp_path / 'new', 'a/1.jpg')
-    claim_folder(tmp_path / 'new')
+    with pytest.raises(SystemExit), claimed_folder(new):
+        fill(new, '1.jpg')
+        raise SystemExit
+    with claimed_folder(new):
+        fill(new, 'predictions.json')
+    assert sorted(path.name for path in new.iterdir()) == ['1.jpg', 'predictions.json']
+    with claimed_folder(new):
+        pass
 
 
 def test_what_earlier_runs_have_written_is_left_out(tmp_path, capsys):
-    own = ['w/predictions/1.jpg', 'w/predictions/class_ids/1.png']
+    own = ['w/predictions/1.jpg', 'w/predictions/predictions.json', 'w/predictions/class_ids/1.png']
     earlier = [name.replace('w/', 'w2/') for name in own] + ['w2/features/1.jpg', 'w2/features/overview.png']
-    for folder in ('w/predictions', 'w2/predictions', 'w2/features'):
-        claim_folder(tmp_path / 'in' / folder)
     photos = fill(tmp_path / 'in', '1.jpg', 'predictions/2.jpg', 'features/3.jpg', *own, *earlier)
     kept = ['1.jpg', 'features/3.jpg', 'predictions/2.jpg']
     assert [*found([photos], photos / 'w/predictions')] == [str(photos / name) for name in kept]
