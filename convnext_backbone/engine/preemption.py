@@ -1,5 +1,6 @@
 """Preemption: SIGTERM, which schedulers send before they take a machine away, saves the state before the run ends."""
 
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -34,6 +35,7 @@ class PreemptionHook(Hook):
         self._in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
         if self._in_main_thread:
             self._previous_handler = signal.signal(signal.SIGTERM, self._request)
+            multiprocessing.util.register_after_fork(self, _let_pool_end)
 
     def _request(self, *_: Any) -> None:
         self._requested = True
@@ -61,6 +63,12 @@ class PreemptionHook(Hook):
         requested = torch.tensor(int(self._requested))  # on the CPU, so as not to wait for the GPU
         dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
         return bool(requested)
+
+
+def _let_pool_end(_: object) -> None:
+    """Take the handler from a worker of a pool, as of VOCMetric: the pool ends it by SIGTERM, and waits for its end."""
+    if 'PoolWorker' in multiprocessing.current_process().name:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class SigtermShield:

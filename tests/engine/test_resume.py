@@ -4,6 +4,7 @@ A toy model with dropout and random augmentation, in the engine's own loops; `te
 """
 
 import itertools
+import multiprocessing
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from convnext_backbone import ResumableRunner, read_checkpoint
+from convnext_backbone.engine.preemption import PreemptionHook
 from convnext_backbone.engine.resume import find_checkpoint
 
 SAMPLES, BATCH, ITERATIONS = 12, 2, 15  # 6 batches an epoch: the run ends within the third
@@ -153,6 +155,21 @@ def test_sigterm_saves_the_state(loop, workers, at, step, tmp_path):
     whole = train(tmp_path / 'whole', loop, workers, 5, step=step)
     expected, got = whole.model.state_dict(), resumed.model.state_dict()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+def test_the_workers_of_a_pool_can_be_ended():
+    """By SIGTERM, as metrics end the pools that they compute scores with; a run waited for them without end."""
+    hook = PreemptionHook()
+    hook.before_train(None)
+    try:
+        with multiprocessing.get_context('fork').Pool(2) as pool:
+            assert pool.map(abs, [-1, 2, -3]) == [1, 2, 3]
+            pool.map_async(time.sleep, [20, 20])
+            time.sleep(0.5)
+            start = time.monotonic()
+        assert time.monotonic() - start < 10 and not hook._requested
+    finally:
+        hook.after_train(None)
 
 
 def test_sigterm_to_workers_too_saves_the_state(tmp_path):
