@@ -125,7 +125,8 @@ def _set_tta(cfg: Config) -> None:
         )
     cfg.merge_from_dict(dict(model=cfg.tta_model.get('module', {})))
     cfg.model = {**cfg.tta_model, 'module': cfg.model}
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for _, dataset in name_datasets(cfg, 'test'):
+        dataset['pipeline'] = cfg.tta_pipeline
 
 
 def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:

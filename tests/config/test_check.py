@@ -431,3 +431,12 @@ def test_data_sets_without_a_common_place_cannot_be_moved(tmp_path):
     with pytest.raises(UserError, match='several without a common one: elsewhere, old/train; set data_root of each'):
         load_config(tmp_path / 'a.py', data_root='new')
     assert load_config(tmp_path / 'a.py').val_dataloader.dataset.data_root == 'elsewhere/'
+
+
+def test_augmented_tests_reach_all_data_sets(tmp_path):
+    datasets = "dict(type='ConcatDataset', datasets=[dict(type='A', ann_file='a'), dict(type='B', data_root='b')])"
+    lines = ['model = {}', 'tta_model = {}', "tta_pipeline = ['t']", f'test_dataloader = dict(dataset={datasets})']
+    (tmp_path / 'a.py').write_text('\n'.join(lines))
+    flags = dict(config=tmp_path / 'a.py', work_dir=None, data_root=None, cfg_options=None, checkpoint='a', tta=True)
+    whole = prepare_config(argparse.Namespace(**flags)).test_dataloader.dataset
+    assert [one.pipeline for one in whole.datasets] == [['t'], ['t']] and 'pipeline' not in whole
