@@ -1,10 +1,11 @@
 """Preemption: SIGTERM, which schedulers send before they take a machine away, saves the state before the run ends."""
 
+import contextlib
 import multiprocessing.util
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -63,6 +64,23 @@ class PreemptionHook(Hook):
         requested = torch.tensor(int(self._requested))  # on the CPU, so as not to wait for the GPU
         dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
         return bool(requested)
+
+
+@contextlib.contextmanager
+def postponed_interrupt() -> Iterator[None]:
+    """Context in which Ctrl-C waits for the end: torch aborts if it strikes while a checkpoint is written."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):  # or it is ignored
+        yield
+        return
+    received: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received:
+        handler(*received[0])
 
 
 def _let_pool_end(_: object) -> None:

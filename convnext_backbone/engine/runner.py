@@ -27,7 +27,7 @@ from .class_weight import ClassWeightHook
 from .ema import refuse_average
 from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_state
 from .label_check import LabelCheckHook
-from .preemption import PreemptionHook, SigtermShield
+from .preemption import PreemptionHook, SigtermShield, postponed_interrupt
 from .resume import LateValidationHook, count_images, set_place, skip_seen_batches
 from .schedules import resume_schedules
 from .seed import IterationSeedHook
@@ -226,4 +226,5 @@ class ResumableRunner(Runner):
         batches = dict(
             batches_per_epoch=len(loader), images_per_batch=self._images_per_batch, images=count_images(loader.dataset)
         )
-        super().save_checkpoint(*args, save_optimizer=save_optimizer, meta={**(meta or {}), **batches}, **kwargs)
+        with postponed_interrupt():
+            super().save_checkpoint(*args, save_optimizer=save_optimizer, meta={**(meta or {}), **batches}, **kwargs)

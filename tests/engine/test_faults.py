@@ -16,6 +16,7 @@ from conftest import REPOSITORY
 from test_pretraining import DEMO, SMALL, differing, environment, run_script, train
 
 from convnext_backbone import read_checkpoint
+from convnext_backbone.engine.preemption import postponed_interrupt
 
 
 @contextmanager
@@ -194,3 +195,16 @@ def test_a_preempted_submitit_job_saves_its_state_and_resumes(demo, shapes, tmp_
     text = log.read_text()
     assert 'stopped.pth. Go on with --resume' in text and 'resumed epoch: 1' in text
     assert (tmp_path / 'out/epoch_20.pth').is_file()
+
+
+def test_ctrl_c_waits_until_a_checkpoint_is_written():
+    handler, written = signal.signal(signal.SIGINT, signal.default_int_handler), []
+    try:
+        with pytest.raises(KeyboardInterrupt), postponed_interrupt():
+            signal.raise_signal(signal.SIGINT)
+            written.append('to the end')
+        assert written and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with postponed_interrupt():  # none came
+            pass
+    finally:
+        signal.signal(signal.SIGINT, handler)
