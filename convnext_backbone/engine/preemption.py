@@ -31,7 +31,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Install the signal handler."""
-        self._requested = False
+        self._requested, self._asked = False, 0
         self._group: Any = dist.new_group(backend='gloo') if is_distributed() else None
         self._in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
         if self._in_main_thread:
@@ -39,7 +39,7 @@ class PreemptionHook(Hook):
             multiprocessing.util.register_after_fork(self, _let_pool_end)
 
     def _request(self, *_: Any) -> None:
-        self._requested = True
+        self._requested, self._asked = True, os.getpid()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save the state and end the run if any process received SIGTERM."""
@@ -83,10 +83,12 @@ def postponed_interrupt() -> Iterator[None]:
         handler(*received[0])
 
 
-def _let_pool_end(_: object) -> None:
+def _let_pool_end(hook: PreemptionHook) -> None:
     """Take the handler from a worker of a pool, as of VOCMetric: the pool ends it by SIGTERM, and waits for its end."""
     if 'PoolWorker' in multiprocessing.current_process().name:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if hook._asked == os.getpid():  # between the fork and here
+            os._exit(EXIT_CODE)
 
 
 class SigtermShield:
