@@ -276,6 +276,7 @@ def test_an_unknown_step_is_one_sentence(tmp_path, call_tool):
     assert '--data-root' in refusal(call_tool('roadmap.py', '--train-small', cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_small_runs_are_trained_once(tmp_path, call_tool):
     """The second call finds all runs done."""
     for i in range(90):

@@ -289,6 +289,7 @@ def test_an_image_that_cannot_be_decoded_is_named(run, tmp_path, call_tool):
     assert 'broken.jpg cannot be decoded' in sentence
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_loading_has_a_row_for_each_contender(tmp_path, call_tool):
     result = call_tool('benchmark.py', 'load', '--arch', 'atto', '--repeat', '1', '--json', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
