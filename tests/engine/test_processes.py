@@ -27,7 +27,6 @@ ZERO = [
     'optim_wrapper.optimizer.type=ZeroRedundancyOptimizer',
     'optim_wrapper.optimizer.optimizer_type=AdamW',
 ]
-SLOW = pytest.mark.slow
 SHARDS = pytest.mark.skipif(
     not hasattr(torch.cpu.Stream, 'record_event'), reason='fully_shard of this torch, as of 2.6, needs a GPU'
 )
@@ -89,14 +88,15 @@ def assert_equal(out: Path, expected: Path) -> None:
                 torch.testing.assert_close(ours['state'][number][name], tensor, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('processes', 'arguments'),
     [
-        pytest.param(2, [], marks=SLOW, id='two'),
-        pytest.param(4, [], marks=SLOW, id='four'),
+        pytest.param(2, [], id='two'),
+        pytest.param(4, [], id='four'),
         pytest.param(2, SHARDED, marks=SHARDS, id='two, sharded'),
-        pytest.param(4, SHARDED, marks=[SLOW, SHARDS], id='four, sharded'),
-        pytest.param(2, ZERO, marks=SLOW, id="two, the optimizer's state sharded"),
+        pytest.param(4, SHARDED, marks=SHARDS, id='four, sharded'),
+        pytest.param(2, ZERO, id="two, the optimizer's state sharded"),
     ],
 )
 def test_more_processes_give_the_weights_of_one(processes, arguments, data, of_one, tmp_path):
