@@ -1,0 +1,90 @@
+"""Pascal VOC's annotations: an XML file of boxes for each image, and lists of images."""
+
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ..utils.errors import UserError, printable
+from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
+from .folders import find_images, name_split, pair_folders, read_size
+
+_XML_FOLDERS = ('Annotations', 'annotations', 'Annotation', 'annotation', 'xmls', 'labels')
+
+
+def convert_voc(root: Path, folders: Folders) -> Converted | None:
+    """Convert the boxes of Pascal VOC's XML files.
+
+    Splits are those of the lists in ``ImageSets/Main``, else of the folders. Objects that are marked difficult become
+    crowds, which are neither learnt nor counted. Pixels are counted from 1, as in VOC, unless a box begins at 0.
+
+    Args:
+        root: The folder of the data.
+        folders: File names by folder below it.
+
+    Returns:
+        None where there are no such files.
+
+    Raises:
+        UserError: A file is invalid; the text names it.
+    """
+    splits: dict[str | None, list[Annotated]] = defaultdict(list)
+    unlabelled = 0
+    for folder, other in pair_folders(folders, '.xml', _XML_FOLDERS):
+        files, listed = {*folders[other]}, _read_lists(folder, folders)
+        for name in find_images(folders[folder]):
+            stem = os.path.splitext(name)[0]
+            split = listed.get(stem, '') if listed else name_split(folder.relative_to(root))
+            if f'{stem}.xml' not in files:
+                unlabelled += 1
+            elif split != '':  # a list names it
+                splits[split].append(_read_voc(folder / name, other / f'{stem}.xml'))
+    objects = [one for annotated in splits.values() for image in annotated for one in image.objects]
+    if not objects:
+        return None
+    first = int(all(min(one['bbox'][:2]) >= 1 for one in objects))  # the number of the first pixel
+    for one in objects:  # of two corners
+        left, top, right, bottom = one['bbox']
+        one.update(make_object(one['category_id'], left - first, top - first, right, bottom, []))
+    classes = sorted({one['category_id'] for one in objects})
+    for one in objects:
+        one['category_id'] = classes.index(one['category_id'])
+    notes = [f'{unlabelled} images without an XML file are left out'] * bool(unlabelled)
+    return Converted('Pascal VOC', {split: to_coco(one, classes, root) for split, one in splits.items()}, notes)
+
+
+def _read_lists(folder: Path, folders: Folders) -> dict[str, str]:
+    """The split of images by name, of the lists that lie beside a folder of images; none where there are no lists."""
+    lists = folder.parent / 'ImageSets' / 'Main'
+    names = {os.path.splitext(name)[0] for name in folders.get(lists, ())}
+    found = {}
+    for name in ('trainval' if 'train' not in names else 'train', 'val', 'test'):
+        if name in names:
+            lines = filter(str.strip, read_text(lists / f'{name}.txt').splitlines())
+            found.update({Path(line.split()[0]).stem: name_split(Path(name)) or name for line in lines})
+    return found
+
+
+def _read_voc(image: Path, path: Path) -> Annotated:
+    text = read_text(path)
+    if '<!DOCTYPE' in text or '<!ENTITY' in text:  # which may grow without end, or name files
+        raise UserError(f'{path} has a document type, which no annotation needs: remove it.')
+    try:
+        tree = ElementTree.fromstring(text)
+        size = tuple(int(float(tree.findtext(f'size/{key}') or 0)) for key in ('width', 'height'))
+        objects = [_read_object(one) for one in tree.findall('object')]
+    except (ElementTree.ParseError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f'{path} is no annotation of Pascal VOC ({printable(str(error))}): an object has a name, and a bndbox of '
+            f'xmin, ymin, xmax and ymax.'
+        ) from error
+    return Annotated(image, size if all(size) else read_size(image), objects)  # type: ignore[arg-type]
+
+
+def _read_object(element: ElementTree.Element) -> dict:
+    name = (element.findtext('name') or '').strip()
+    box = [float(element.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax')]  # type: ignore[arg-type]
+    if not name or not all(map(math.isfinite, box)):
+        raise ValueError('an object has no name' if not name else f'bndbox is {box}')
+    return dict(category_id=name, bbox=box, iscrowd=int((element.findtext('difficult') or '0').strip() == '1'))

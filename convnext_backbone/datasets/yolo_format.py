@@ -1,0 +1,181 @@
+"""YOLO's annotations: a text file of boxes and polygons for each image, and a data.yaml of folders and classes."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..utils.errors import UserError, printable, shorten
+from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
+from .coco_sets import split_name
+from .folders import IMAGE_FOLDERS, find_images, name_split, pair_folders, read_size, swap_part
+
+_CLASS_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'labels.txt', 'names.txt')
+
+
+def convert_yolo(root: Path, folders: Folders) -> Converted | None:
+    """Convert boxes and polygons of YOLO's text files.
+
+    Their images are those that ``data.yaml`` names; without it, those in folders that have such files in ``labels/`` or
+    beside them. An image without a file has no objects.
+
+    Args:
+        root: The folder of the data.
+        folders: File names by folder below it.
+
+    Returns:
+        None where there are no such files.
+
+    Raises:
+        UserError: Something is missing or invalid; the text names the file and the line.
+    """
+    settings, path = _find_yaml(root, folders)
+    if path is not None:
+        images = _list_yaml_images(settings, path)
+    else:
+        images = defaultdict(list)
+        for folder, _ in pair_folders(folders, '.txt', ('labels',)):
+            images[name_split(folder.relative_to(root))] += [folder / name for name in find_images(folders[folder])]
+    if not images:
+        return None
+    classes = _list_names(settings.get('names'), path) if path is not None else _read_class_file(root, folders)
+    pose = 'kpt_shape' in settings
+    splits = {
+        split: [_read_yolo(image, classes, pose) for image in dict.fromkeys(names)] for split, names in images.items()
+    }
+    for split, annotated in splits.items():
+        if not any(one.objects for one in annotated):
+            raise UserError(
+                f'None of the {len(annotated)} images of {split or "the data"} has objects: YOLO has them in a text '
+                f'file of the same name in labels/, in the place of images/, or beside the image; the first image is '
+                f'{annotated[0].image if annotated else "missing"}.'
+            )
+    return Converted('YOLO', {split: to_coco(one, classes, root) for split, one in splits.items()}, [])
+
+
+def _find_yaml(root: Path, folders: Folders) -> tuple[dict, Path | None]:
+    """The settings of a data.yaml of any name, which has the names of classes and where images are."""
+    for folder, names in folders.items():
+        for name in sorted(names, key=lambda name: name not in ('data.yaml', 'dataset.yaml')):
+            if name.endswith(('.yaml', '.yml')) and len(folder.relative_to(root).parts) <= 1:
+                try:
+                    settings = yaml.safe_load((folder / name).read_text(encoding='utf-8-sig'))
+                except (OSError, ValueError, yaml.YAMLError, RecursionError):  # it is for something else
+                    continue
+                if isinstance(settings, dict) and 'names' in settings and 'train' in settings:
+                    return settings, folder / name
+    return {}, None
+
+
+def _list_names(names: Any, path: Path) -> list[str]:
+    if isinstance(names, dict) and [*names] == [*range(len(names))]:
+        names = [*names.values()]
+    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int, float)) for name in names):
+        raise UserError(
+            f'{path} has names={printable(repr(names))}: write a list of the names of classes, or a name for each id '
+            f'from 0; names such as no and yes in quotes.'
+        )
+    return [*map(str, names)]
+
+
+def _read_class_file(root: Path, folders: Folders) -> list[str]:
+    for folder, files in folders.items():
+        for name in (*_CLASS_FILES, *(name for name in files if name.endswith('.names'))):
+            if name in files:
+                lines = read_text(folder / name).splitlines()
+                return [*filter(None, map(str.strip, lines))]
+    raise UserError(
+        f'The labels in {root} are those of YOLO, but the names of their classes are missing: write them into '
+        f'{root / "classes.txt"}, one a line, or into a data.yaml.'
+    )
+
+
+def _list_yaml_images(settings: dict, path: Path) -> dict[str | None, list[Path]]:
+    """The images of each split that a data.yaml names."""
+    bases = [path.parent / str(settings.get('path') or ''), path.parent]
+    found: dict[str | None, list[Path]] = {}
+    for split, keys in dict(train=('train',), val=('val', 'valid'), test=('test',)).items():
+        values: Any = next((settings[key] for key in keys if settings.get(key)), [])
+        places = [_find_place(str(value), bases) for value in (values if isinstance(values, list) else [values])]
+        if split == 'test' and not any(places):  # often named, and seldom there
+            continue
+        if not all(places):
+            raise UserError(
+                f'{path} has {split}={printable(repr(values))}, which is not there: it is sought in '
+                f'{shorten([*map(str, bases)])}; correct it.'
+            )
+        images = [image for place in places if place is not None for image in _list_images(place, bases)]
+        if images:
+            found[split] = images
+        elif places:
+            raise UserError(f'{path} has {split}={printable(repr(values))}, in which there are no images: correct it.')
+    if found.get('train') == found.get('val') and settings.get('train') != (
+        settings.get('val') or settings.get('valid')
+    ):
+        raise UserError(
+            f'{path} has train={printable(repr(settings.get("train")))} and another val, but the same images are found '
+            f'for both: correct the paths.'
+        )
+    return found
+
+
+def _find_place(value: str, bases: Sequence[Path]) -> Path | None:
+    """What a path leads to from one of some folders, without its first parts if it is of another machine."""
+    parts = split_name(value)
+    short = (os.path.join(*parts[dropped:]) for dropped in range(len(parts)))
+    return next((base / name for name in [value, *short] for base in bases if (base / name).exists()), None)
+
+
+def _list_images(place: Path, bases: Sequence[Path]) -> list[Path]:
+    """The images in a folder, or those that a text file lists."""
+    if place.is_dir():
+        walk = sorted(os.walk(place, followlinks=True))
+        return [Path(folder) / name for folder, _, files in walk for name in sorted(find_images(files))]
+    lines = filter(None, map(str.strip, read_text(place).splitlines()))
+    return [_find_place(line, [place.parent, *bases]) or place.parent / line for line in lines]
+
+
+def _read_yolo(image: Path, classes: Sequence[str], pose: bool) -> Annotated:
+    width, height = read_size(image)
+    folders = [*swap_part(image.parent, IMAGE_FOLDERS, ('labels',)), image.parent]
+    path = next((one for folder in folders if (one := folder / f'{image.stem}.txt').is_file()), None)
+    objects = []
+    for number, line in enumerate(read_text(path).splitlines() if path else (), 1):
+        if not line.strip():
+            continue
+        numbers = _parse_numbers(line.split()[: 5 if pose else None])
+        label, values = numbers[0], numbers[1:]
+        problem = _find_problem(label, values, classes)
+        if problem:
+            raise UserError(f'{path} has {printable(repr(line))} in line {number}, {problem}.')
+        if len(values) == 4:
+            x, y, w, h = values
+            xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
+        else:
+            xs, ys = values[::2], values[1::2]
+        xs = [round(min(max(x, 0), 1) * width, 3) for x in xs]
+        ys = [round(min(max(y, 0), 1) * height, 3) for y in ys]
+        outline = [] if len(values) == 4 else [[value for point in zip(xs, ys, strict=True) for value in point]]
+        objects.append(make_object(int(label), min(xs), min(ys), max(xs), max(ys), outline))
+    return Annotated(image, (width, height), objects)
+
+
+def _parse_numbers(words: Sequence[str]) -> list[float]:
+    try:
+        return [*map(float, words)]
+    except ValueError:
+        return [math.nan]
+
+
+def _find_problem(label: float, values: list[float], classes: Sequence[str]) -> str | None:
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        return 'which is no box (class x y width height) and no polygon (class x1 y1 x2 y2 x3 y3 ...)'
+    if label not in range(len(classes)):
+        return f'whose class is none of the {len(classes)} from 0 to {len(classes) - 1}'
+    if not all(-0.01 <= value <= 1.01 for value in values):
+        return 'whose coordinates are not all between 0 and 1: they are parts of the width and height of the image'
+    return None
