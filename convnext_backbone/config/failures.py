@@ -4,7 +4,6 @@ import contextlib
 import re
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -13,12 +12,10 @@ from mmengine.config import Config
 from mmengine.model import weight_init
 from mmengine.registry import MODELS, Registry
 
-from ..datasets.coco_check import find_missing_image
 from ..utils.errors import UserError, printable
 from ..utils.files import explain_disk_errors
 from ..utils.image_io import IMAGE_SUFFIXES
 from .check import DATALOADERS, as_list, walk
-from .dataset_types import name_datasets, reads_coco
 
 # What a run is short of, by what torch, numpy and Python say of it, and the remedy.
 _LACKS = {
@@ -27,6 +24,20 @@ _LACKS = {
     ".*(?:temporarily unavailable|can't start new thread).*": ('processes', 'raise their limit with `ulimit -u 65536`'),
     '.*(?:annot allocate memory|Unable to allocate|out of memory|bad_alloc).*': ('memory', 'lower the batch size'),
 }
+# Sentences by what an error says.
+_SENTENCES = {
+    pattern: f'The run is short of {lack} ({{}}): {remedy}, or lower num_workers of the data loaders.'
+    for pattern, (lack, remedy) in _LACKS.items()
+}
+_SENTENCES['^Expected more than 1 value per channel when training.*'] = (
+    'A batch norm cannot normalize a single value per channel, as with train_dataloader.batch_size=1 where maps are '
+    'pooled to 1x1 ({}): use at least two images in a batch.'
+)
+_SUFFIXES = '|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))
+_SENTENCES[rf"(?:failed to load image: |No such file or directory: ')([^'\n]+(?i:{_SUFFIXES}))\s*(?:['\n]|$)"] = (
+    'The image {} cannot be decoded or is missing: replace it, remove it from the data, or correct data_root and '
+    'data_prefix.'
+)
 
 
 @contextlib.contextmanager
@@ -38,7 +49,7 @@ def explain_failures(cfg: Config) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        sentence = find_explanation(error, cfg)
+        sentence = _find_explanation(error, cfg)
         if sentence is None:
             raise
         raise UserError(sentence) from error
@@ -63,60 +74,29 @@ def _mark_failed_builds() -> Iterator[None]:
         yield
 
 
-def find_explanation(error: Exception, cfg: Config) -> str | None:
-    """Return one sentence on a failure that data or config explain, None for any other.
-
-    Whether all images exist is looked at only now: it takes a while, and a run may use some of them.
-    """
+def _find_explanation(error: Exception, cfg: Config) -> str | None:
+    """Return one sentence on a failure that data or config explain, None for any other."""
+    for pattern, sentence in _SENTENCES.items():
+        if found := re.findall(pattern, str(error)):  # the last one: a worker's message quotes its source first
+            return sentence.format(printable(found[-1].strip()))
     return (
         _worker_problem(error, cfg)
-        or _batch_norm_problem(str(error))
-        or _image_problem(str(error))
         or _empty_problem(error, cfg)
-        or _missing_image_problem(cfg)
         or _channels_problem(cfg)
         or _build_problem(error, cfg)
     )
 
 
 def _worker_problem(error: Exception, cfg: Config) -> str | None:
-    """Workers are short of a resource, or were killed.
-
-    Of the latter torch says so, or what one was handing over by a socket (which has no file name) is lost.
-    """
-    text = str(error)
-    for pattern, (lack, remedy) in _LACKS.items():
-        if found := re.findall(pattern, text):  # the last one: a worker's message quotes its source first
-            said = printable(found[-1].strip())
-            return f'The run is short of {lack} ({said}): {remedy}, or lower num_workers of the data loaders.'
+    """A worker was killed: torch says so, or what it was handing over by a socket (without a file name) is lost."""
     lost = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not getattr(error, 'filename', None)
     workers = any((cfg.get(loader) or {}).get('num_workers') for loader in DATALOADERS)
-    if not text.startswith('DataLoader worker (pid') and not (lost and workers):
+    if not str(error).startswith('DataLoader worker (pid') and not (lost and workers):
         return None
-    first = (text.strip() or type(error).__name__).splitlines()[0]
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
         f'A process that loads data was killed, usually because memory ran out ({first}): give the run more memory and '
         f'more of /dev/shm, or lower num_workers and prefetch_factor of the data loaders, and continue with --resume.'
-    )
-
-
-def _batch_norm_problem(text: str) -> str | None:
-    if not text.startswith('Expected more than 1 value per channel when training'):
-        return None
-    return (
-        f'A batch norm cannot normalize a single value per channel, as with train_dataloader.batch_size=1 where maps '
-        f'are pooled to 1x1 ({text}): use at least two images in a batch.'
-    )
-
-
-def _image_problem(text: str) -> str | None:
-    # The last match: a worker's message quotes the line of source that raised it first.
-    named = re.findall(r"(?:failed to load image: |No such file or directory: ')([^'\n]+)", text)
-    if not named or Path(named[-1].strip()).suffix.lower() not in IMAGE_SUFFIXES:
-        return None
-    return (
-        f'The image {named[-1].strip()} cannot be decoded or is missing: replace it, remove it from the data, or '
-        f'correct data_root and data_prefix.'
     )
 
 
@@ -128,16 +108,6 @@ def _empty_problem(error: Exception, cfg: Config) -> str | None:
         f'{_describe_part(error.failed_config, cfg)} has no image left: correct data_root, ann_file, data_prefix and '
         f'img_suffix, or what filter_cfg and indices leave of it.'
     )
-
-
-def _missing_image_problem(cfg: Config) -> str | None:
-    scope = cfg.get('default_scope')
-    for dataset in (one for split in ('train', 'val', 'test') for _, one in name_datasets(cfg, split)):
-        if dataset.get('ann_file') and isinstance(dataset.get('data_prefix', {}), dict) and reads_coco(dataset, scope):
-            problem = find_missing_image(dataset)
-            if problem:
-                return problem
-    return None
 
 
 def _channels_problem(cfg: Config) -> str | None:
@@ -153,17 +123,15 @@ def _channels_problem(cfg: Config) -> str | None:
             if not isinstance(node, dict) or 'in_channels' not in node:
                 continue
             indices = range(len(channels)) if part == 'neck' else as_list(node.get('in_index', -1))
-            try:
-                expected = [channels[i] for i in indices]
-            except (IndexError, TypeError):
-                expected = None
-            if list(as_list(node['in_channels'])) != expected:
-                reads = '' if part == 'neck' else f' and in_index={node.get("in_index", -1)!r}'
-                return (
-                    f'model.{part} has in_channels={node["in_channels"]!r}{reads}, but the backbone returns '
-                    f'{len(channels)} maps of {", ".join(map(str, channels))} channels: change these, or arch and '
-                    f'out_indices of the backbone.'
-                )
+            with contextlib.suppress(IndexError, TypeError):  # an index that is none
+                if list(as_list(node['in_channels'])) == [channels[i] for i in indices]:
+                    continue
+            reads = '' if part == 'neck' else f' and in_index={node.get("in_index", -1)!r}'
+            return (
+                f'model.{part} has in_channels={node["in_channels"]!r}{reads}, but the backbone returns '
+                f'{len(channels)} maps of {", ".join(map(str, channels))} channels: change these, or arch and '
+                f'out_indices of the backbone.'
+            )
     return None
 
 

@@ -4,8 +4,6 @@ A problem is what mmdet fails on or silently misreads. What it leaves out is non
 the image, annotations of other classes or of images that the file does not list; it is counted.
 """
 
-import contextlib
-import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +45,7 @@ def check_coco(dataset: Mapping, classes: Sequence[str] | None = None) -> CocoCo
         UserError: The file is missing or invalid, has other classes, or contradicts itself.
     """
     path = Path(dataset.get('data_root') or '.') / dataset['ann_file']
-    masks = any(step.get('with_mask') for step in _steps(dataset))
+    masks = any(isinstance(step, dict) and step.get('with_mask') for step in dataset.get('pipeline') or ())
     try:
         coco = read_coco(path)
         images = {image.id: image for image in coco.entries('images')}
@@ -62,34 +60,6 @@ def check_coco(dataset: Mapping, classes: Sequence[str] | None = None) -> CocoCo
     dropped = _count_dropped(images, annotated, {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {})
     used = len(coco.annotations) - left_out.total()
     return CocoContent(path, {name: image.file_name for name, image in images.items()}, dropped, used, left_out)
-
-
-def find_missing_image(dataset: Mapping) -> str | None:
-    """Describe the first image of an annotation file that does not exist: a run may need only some of them.
-
-    Args:
-        dataset: Config of a data set of mmdet.
-
-    Returns:
-        A sentence; None where all exist, or may lie on another storage.
-    """
-    root = Path(dataset.get('data_root') or '.')
-    folder = root / ((dataset.get('data_prefix') or {}).get('img') or '')
-    if any(step.get('backend_args') for step in _steps(dataset)):
-        return None
-    with contextlib.suppress(OSError, CocoProblem):  # of which a check has told
-        for number, image in enumerate(read_coco(root / dataset['ann_file']).entries('images')):
-            if not os.path.isfile(folder / image.file_name):
-                return (
-                    f'The annotation file {root / dataset["ann_file"]} has images[{number}] with '
-                    f'file_name={_shown(image.file_name)}, which is missing in {folder}: fix data_root and '
-                    f'data_prefix, or put it there.'
-                )
-    return None
-
-
-def _steps(dataset: Mapping) -> list[dict]:
-    return [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
 
 
 def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[float | str]:
@@ -112,23 +82,22 @@ def _check_annotations(
     left_out: Counter[str] = Counter()
     annotated, boxes = set(), BoxEvidence()
     for number, annotation in enumerate(coco.entries('annotations')):
-        image = images.get(annotation.image_id)
         if annotation.category_id in wanted:
             annotated.add(annotation.image_id)
+        image = images.get(annotation.image_id)
         if image is None:
             left_out[_why_unknown('image', annotation.image_id, images)] += 1
             continue
-        why = _why_left_out(annotation, image, wanted)
-        if why is None and masks and _lacks_outline(annotation.segmentation):
-            why = _NO_OUTLINE
+        problem = None
+        why = _why_left_out(annotation, image, wanted, masks)
         if why:
             left_out[why] += 1
         else:
             boxes.add(number, annotation, image)
         if why in (None, _CROWD):
-            problem = _mask_problem(annotation, image, masks, number < _DECODED)
-        else:  # pycocotools takes four numbers for a box, and fails
-            problem = 'where an evaluation needs three points or more' if why == _NO_OUTLINE and evaluated else None
+            problem = _mask_problem(annotation.segmentation, image, masks, number < _DECODED)
+        elif why == _NO_OUTLINE and evaluated:  # pycocotools takes four numbers for a box, and fails
+            problem = 'where an evaluation needs three points or more'
         if problem:
             raise CocoProblem(
                 f'has annotations[{number}] with segmentation={_shown(annotation.segmentation)}, {problem}'
@@ -137,7 +106,7 @@ def _check_annotations(
     return left_out, annotated
 
 
-def _why_left_out(annotation: Annotation, image: Image, wanted: set[float | str]) -> str | None:
+def _why_left_out(annotation: Annotation, image: Image, wanted: set[float | str], masks: bool) -> str | None:
     """Why mmdet does not learn from an annotation; None if it does."""
     if annotation.category_id not in wanted:
         return _why_unknown('category', annotation.category_id, wanted)
@@ -150,7 +119,10 @@ def _why_left_out(annotation: Annotation, image: Image, wanted: set[float | str]
         return 'a bbox below one pixel'
     if annotation.area <= 0:
         return 'no area'
-    return _CROWD if annotation.iscrowd else None
+    if annotation.iscrowd:
+        return _CROWD
+    polygons = annotation.segmentation if masks and isinstance(annotation.segmentation, list) else []
+    return _NO_OUTLINE if polygons and all(len(polygon) < 6 for polygon in polygons) else None
 
 
 def _why_unknown(kind: str, name: float | str, known: set[float | str] | dict[float | str, Image]) -> str:
@@ -162,32 +134,23 @@ def _why_unknown(kind: str, name: float | str, known: set[float | str] | dict[fl
     return 'another image_id than any image' if kind == 'image' else 'another class'
 
 
-def _lacks_outline(mask: object) -> bool:
-    """Whether mmdet, which leaves out polygons of fewer than three points, has none left."""
-    return isinstance(mask, list) and len(mask) > 0 and all(len(polygon) < 6 for polygon in mask)
-
-
-def _mask_problem(annotation: Annotation, image: Image, masks: bool, decode: bool) -> str | None:
-    mask = annotation.segmentation
+def _mask_problem(mask: list | RLE | None, image: Image, masks: bool, decode: bool) -> str | None:
+    """What pycocotools fails on or decodes to arbitrary pixels; polygons are checked by their type."""
     if not mask:
         return 'but the config asks for masks' if masks else None
     if isinstance(mask, list):
         return None
-    size = [image.height, image.width]
-    if mask.size != size:
-        return f'whose size is not that of its image, {size}'
-    if isinstance(mask.counts, list):  # which pycocotools would decode to arbitrary pixels if their sum is wrong
+    if mask.size != [image.height, image.width]:
+        return f'whose size is not that of its image, {[image.height, image.width]}'
+    if isinstance(mask.counts, list):
         return None if sum(mask.counts) == image.height * image.width else 'whose counts do not add up to its size'
-    return _decoding_problem(mask) if decode else None
+    if decode:
+        from pycocotools.mask import decode as decode_mask
 
-
-def _decoding_problem(mask: RLE) -> str | None:
-    from pycocotools import mask as pycocotools_mask
-
-    try:
-        pycocotools_mask.decode(dict(size=mask.size, counts=mask.counts))
-    except Exception as error:
-        return f'which cannot be decoded ({error})'
+        try:
+            decode_mask(dict(size=mask.size, counts=mask.counts))
+        except Exception as error:
+            return f'which cannot be decoded ({error})'
     return None
 
 

@@ -5,9 +5,11 @@ import copy
 import json
 
 import pytest
+from mmengine.registry import DATASETS
 
 from convnext_backbone import UserError
-from convnext_backbone.datasets.coco_check import CocoContent, check_coco, find_missing_image
+from convnext_backbone.datasets.coco_check import CocoContent, check_coco
+from convnext_backbone.datasets.image_loading import guard_image_loading
 
 RLE = dict(size=[10, 20], counts=[100, 50, 50])
 BOX = dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4.5], area=9)
@@ -231,13 +233,13 @@ def test_boxes_as_real_data_has_them_pass(tmp_path):
 
 
 def test_a_missing_image_is_named(tmp_path):
-    dataset = dict(data_root=str(tmp_path), ann_file='coco.json', data_prefix=dict(img='photos'))
-    check(COCO, tmp_path)
-    (tmp_path / 'photos').mkdir()
-    (tmp_path / 'photos/a.jpg').touch()
-    problem = f"images[1] with file_name='b.jpg', which is missing in {tmp_path / 'photos'}: "
-    assert problem in find_missing_image(dataset)
-    remote = [dict(type='LoadImageFromFile', backend_args=dict(backend='petrel'))]
-    assert find_missing_image(dict(dataset, pipeline=remote)) is None
-    (tmp_path / 'photos/b.jpg').touch()
-    assert find_missing_image(dataset) is None
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    check(COCO, tmp_path)  # a run may need only some of the images
+    load = [dict(type='LoadImageFromFile')]
+    folders = dict(data_root=str(tmp_path), data_prefix=dict(img='photos'))
+    dataset = DATASETS.build(dict(type='mmdet.CocoDataset', ann_file='coco.json', pipeline=load, **folders))
+    guard_image_loading(dataset)
+    with pytest.raises(UserError, match=f'^The image {tmp_path}/photos/a.jpg is missing: .* data_root and data_prefix'):
+        dataset[0]
