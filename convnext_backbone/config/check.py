@@ -1,5 +1,6 @@
 """Settings that would silently do something else than they say: each is refused in one sentence that names it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -77,13 +78,8 @@ def check_settings(cfg: Config) -> None:
     for name, value in walk(settings):
         if isinstance(value, float) and value != value:
             raise ArgumentError(f'{name}={value!r} is not a number.')
-        key = name.rpartition('.')[2]
-        if (
-            name.endswith(f'metainfo.{key}')
-            and key not in ('classes', 'palette')
-            and key.lower() in ('classes', 'palette')
-        ):
-            raise ArgumentError(f'{name} has no effect, in the spelling of earlier versions: write {key.lower()}.')
+        if old := re.search(r'metainfo\.(?!classes|palette)((?i:classes|palette))$', name):
+            raise ArgumentError(f'{name} has no effect, in the spelling of earlier versions: write {old[1].lower()}.')
         for pattern, kind in SETTINGS.items():
             if fnmatchcase(name, pattern):
                 kind.check(name, value)

@@ -33,35 +33,42 @@ def check_annotations(cfg: Config, split: str) -> None:
             raise UserError(f'{name} has no image left: {content.describe_loss()}; correct the file or filter_cfg.')
     if split != 'train':
         _check_evaluators(cfg, split, coco, contents)
-    elif len(coco) == len(datasets) and not any(content.used for content in contents.values()):
-        raise _no_annotation(contents, 'to train on', 'name other classes')
+    elif len(coco) == len(datasets):
+        _require_annotation(contents, 'to train on', 'name other classes')
 
 
-def _no_annotation(contents: dict[str, CocoContent], purpose: str, remedy: str) -> UserError:
+def _require_annotation(contents: dict[str, CocoContent], purpose: str, remedy: str) -> None:
     name, content = next(iter(contents.items()))
-    return UserError(f'{name} has no annotation {purpose}: {content.describe_loss()}; correct the file, or {remedy}.')
+    if not any(one.used for one in contents.values()):
+        raise UserError(
+            f'{name} has no annotation {purpose}: {content.describe_loss()}; correct the file, or {remedy}.'
+        )
 
 
 def _check_evaluators(cfg: Config, split: str, datasets: dict[str, dict], contents: dict[str, CocoContent]) -> None:
     listed = [_listed_images(datasets[name], content) for name, content in contents.items()]
-    listed.append({key: name for images in listed for key, name in images.items()})
+    together = {key: name for images in listed for key, name in images.items()}
+    known = {os.path.realpath(content.path): content for content in contents.values()}
+    first = next(iter(datasets.values()))
     for name, metric in walk(cfg.get(f'{split}_evaluator'), f'{split}_evaluator'):
         kind = metric.get('type') if isinstance(metric, dict) else None
         if not str(getattr(kind, '__name__', kind)).endswith('CocoMetric') or metric.get('format_only'):
             continue  # test data of challenges has no annotations
-        evaluated = contents
-        if metric.get('ann_file'):
-            content = _read_evaluated(metric['ann_file'], cfg, datasets, contents)
+        evaluated, path = contents, metric.get('ann_file')
+        if path:
+            content = known.get(os.path.realpath(path)) or check_coco(
+                {**first, 'data_root': '', 'ann_file': path, 'test_mode': True},
+                find_classes(first, cfg.get('default_scope')),
+            )
             evaluated = {name: content}
             images = _listed_images({}, content)
-            if images not in listed:
+            if images not in (*listed, together):
                 raise UserError(
-                    f'{name}.ann_file={printable(repr(metric["ann_file"]))} lists other images than '
-                    f'{", ".join(datasets)}, so that scores would be wrong: {_difference(images, listed[-1])}; name '
-                    f'the annotation file of the data, or leave {name}.ann_file out.'
+                    f'{name}.ann_file={printable(repr(path))} lists other images than {", ".join(datasets)}, so that '
+                    f'scores would be wrong: {_difference(images, together)}; name the annotation file of the data, or '
+                    f'leave {name}.ann_file out.'
                 )
-        if not any(content.used for content in evaluated.values()):
-            raise _no_annotation(evaluated, 'to evaluate', 'only write results by format_only and outfile_prefix')
+        _require_annotation(evaluated, 'to evaluate', 'only write results by format_only and outfile_prefix')
 
 
 def _listed_images(dataset: dict, content: CocoContent) -> dict[float | str, str]:
@@ -73,16 +80,6 @@ def _listed_images(dataset: dict, content: CocoContent) -> dict[float | str, str
     elif chosen is not None:
         images = [images[index] for index in chosen]
     return dict(images)
-
-
-def _read_evaluated(path: str, cfg: Config, datasets: dict[str, dict], contents: dict[str, CocoContent]) -> CocoContent:
-    """What an evaluator's file holds; that of the data is not read again."""
-    for content in contents.values():
-        if os.path.realpath(content.path) == os.path.realpath(path):
-            return content
-    dataset = next(iter(datasets.values()))
-    classes = find_classes(dataset, cfg.get('default_scope'))
-    return check_coco({**dataset, 'data_root': '', 'ann_file': path, 'test_mode': True}, classes)
 
 
 def _difference(one: dict[float | str, str], other: dict[float | str, str]) -> str:
