@@ -1,14 +1,11 @@
 """ImageNet's class names, from timm's tables."""
 
 import functools
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from timm.data import ImageNetInfo
+from typing import Any
 
 
 @functools.cache  # reading a table takes 40 ms
-def _imagenet(subset: str) -> 'ImageNetInfo':
+def _imagenet(subset: str) -> Any:
     from timm.data import ImageNetInfo
 
     return ImageNetInfo(subset)

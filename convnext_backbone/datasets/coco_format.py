@@ -92,8 +92,12 @@ class CocoFile(Struct):
 _ENTRIES = dict(images=Image, annotations=Annotation, categories=Category)
 
 
-def read_coco(path: Path) -> CocoFile:
+def read_coco(path: Path, kind: type[CocoFile] = CocoFile) -> CocoFile:
     """Map a file into memory, so that it takes none of the process, and find its entries.
+
+    Args:
+        path: The file.
+        kind: What it must have.
 
     Raises:
         OSError: It cannot be read.
@@ -111,20 +115,18 @@ def read_coco(path: Path) -> CocoFile:
     if content[:3] == codecs.BOM_UTF8:  # as Windows writes it
         content = content[3:]
     try:
-        return _find_entries(content)
+        return _find_entries(content, kind)
     except msgspec.DecodeError:  # also of NaN and the like, which Python, and so pycocotools, takes for json
         try:
-            text = json.loads(str(content, 'utf-8'), parse_constant=str)
-            return _find_entries(msgspec.json.encode(text))
-        except CocoProblem:
-            raise
+            plain = msgspec.json.encode(json.loads(str(content, 'utf-8'), parse_constant=str))
         except (ValueError, RecursionError) as error:
             raise CocoProblem(f'is not json ({error}): {_EXPECTED}; point elsewhere with --data-root') from error
+        return _find_entries(plain, kind)
 
 
-def _find_entries(content: memoryview | bytes) -> CocoFile:
+def _find_entries(content: memoryview | bytes, kind: type[CocoFile]) -> CocoFile:
     try:
-        return msgspec.json.decode(content, type=CocoFile)
+        return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         if ' - at ' not in str(error) and 'field' not in str(error):  # it is no object at all
             raise CocoProblem(f'is not COCO json: {_EXPECTED}; point elsewhere with --data-root') from error

@@ -40,10 +40,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        one_or_three(NUMBER).check('mean', mean)
-        one_or_three(POSITIVE).check('std', std)
-        for name, statistics in (('mean', mean), ('std', std)):
-            scaled = torch.tensor(statistics).view(-1, 1, 1) * 255
+        for name, values, kind in (('mean', mean, NUMBER), ('std', std, POSITIVE)):
+            one_or_three(kind).check(name, values)
+            scaled = torch.tensor(values).view(-1, 1, 1) * 255
             self.register_buffer(name, scaled, persistent=False)  # of the data, not of the weights
         PART.check('random_erasing', random_erasing)
         NOT_NEGATIVE.check('mixup_alpha', mixup_alpha)

@@ -62,8 +62,9 @@ def find_lengths(urls: list[str]) -> list[int]:
     """Find the number of samples of each shard in an info file beside it, or by counting."""
     # A command is not rewritten to read the info file: it could do anything.
     folders = {_split(url)[0] for url in urls if not url.startswith('pipe:')}
-    known = {(folder, name): length for folder in sorted(folders) for name, length in _read_info(folder).items()}
-    unknown = [url for url in urls if _split(url) not in known]
+    infos = {folder: _read_info(folder) for folder in folders}
+    known = [infos.get(folder, {}).get(name) for folder, name in map(_split, urls)]
+    unknown = [url for url, length in zip(urls, known, strict=True) if length is None]
     remote = [url for url in unknown if urlsplit(url).scheme not in ('', 'file')]
     if remote:
         raise UserError(
@@ -72,7 +73,7 @@ def find_lengths(urls: list[str]) -> list[int]:
         )
     if unknown:
         print_log(f'Counting the samples of {len(unknown)} shards that no _info.json beside them lists.', 'current')
-    return [known[_split(url)] if _split(url) in known else _count(url) for url in urls]
+    return [_count(url) if length is None else length for url, length in zip(urls, known, strict=True)]
 
 
 def _read_info(folder: str) -> dict[str, int]:

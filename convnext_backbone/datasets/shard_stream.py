@@ -4,6 +4,7 @@ The samples of an epoch are numbered across its shuffled shards, and ranges of t
 workers: no sample is read twice or missed, whatever the number of shards, and a resume can skip without reading.
 """
 
+import contextlib
 import io
 import itertools
 import random
@@ -89,8 +90,7 @@ class ImageStream(IterableDataset):
         self._start.copy_(torch.tensor([epoch, batch]))
 
     def __len__(self) -> int:
-        first, stop = self._range_of_rank()
-        samples = stop - first
+        samples = len(self._positions_of_rank())
         # The loader divides it by the batch size.
         return self._batches(samples) * (self._batch_size or 1) if self._drop_last else samples
 
@@ -104,28 +104,26 @@ class ImageStream(IterableDataset):
         skip, part = divmod(batch + worker, workers)
         return self._read_part(epoch, part, workers, skip)
 
-    def _range_of_rank(self) -> tuple[int, int]:
-        """First and end of this rank's positions."""
-        total, rank, world_size = sum(self.shard_lengths), self._rank, self._world_size
+    def _positions_of_rank(self) -> range:
+        total = sum(self.shard_lengths)
         if self.shuffle:
-            return total // world_size * rank, total // world_size * (rank + 1)
-        return total * rank // world_size, total * (rank + 1) // world_size
+            total -= total % self._world_size
+        return range(*(total * rank // self._world_size for rank in (self._rank, self._rank + 1)))
 
     def _batches(self, samples: int) -> int:
         """The number of batches of so many samples."""
         size = self._batch_size or 1
         return samples // size // self._step * self._step if self._drop_last else -(-samples // size)
 
-    def _range_of_part(self, part: int, parts: int) -> tuple[int, int]:
-        """First and end of the positions of a worker's part of this rank: whole batches, as equal as possible."""
-        first, stop = self._range_of_rank()
-        size = self._batch_size or 1
-        batches = self._batches(stop - first)
-        lacking = max(0, batches * size - (stop - first))  # in the last batch, which is also the last of its part
+    def _positions_of_part(self, part: int, parts: int) -> range:
+        """The positions of a worker's part of this rank: whole batches, as equal as possible."""
+        whole, size = self._positions_of_rank(), self._batch_size or 1
+        batches = self._batches(len(whole))
+        lacking = max(0, batches * size - len(whole))  # in the last batch, which is also the last of its part
         short = (batches - 1) % parts
         each, more = divmod(batches, parts)
-        begin, end = (each * number + min(number, more) for number in (part, part + 1))
-        return first + begin * size - lacking * (part > short), first + end * size - lacking * (part >= short)
+        begin, end = (whole.start + (each * number + min(number, more)) * size for number in (part, part + 1))
+        return range(begin - lacking * (part > short), end - lacking * (part >= short))
 
     def _read_part(self, epoch: int, part: int, parts: int, skip: int) -> Iterator[dict]:
         """The decoded samples of a part from a batch on."""
@@ -146,16 +144,16 @@ class ImageStream(IterableDataset):
         them is needed and kept until their turn, never more than the buffer's size. Of what is skipped, only shards
         that also hold a later sample are read.
         """
-        first, stop = self._range_of_part(part, parts)
-        positions = iter(range(first, stop))
+        whole = self._positions_of_part(part, parts)
+        positions = iter(whole)
         if self.shuffle:
             draw = random.Random(seed_for(self.seed, _BUFFER, epoch, self._rank, part))
             shuffled = import_webdataset().shuffle(self.shuffle_buffer, initial=self.shuffle_buffer // 4, rng=draw)
             positions = shuffled(positions)
-        wanted = np.ones(max(0, stop - first), bool)
+        wanted = np.ones(len(whole), bool)
         for position in itertools.islice(positions, skip):
-            wanted[position - first] = False
-        reader = self._read(epoch, first, wanted)
+            wanted[position - whole.start] = False
+        reader = self._read(epoch, whole.start, wanted)
         waiting: dict[int, Sample] = {}
         for position in positions:
             while position not in waiting:
@@ -180,25 +178,21 @@ class ImageStream(IterableDataset):
             start += length
 
     def _decode(self, sample: Sample, seed: int, neighbours: Iterable[Sample]) -> dict:
-        image, label, name, broken = _decode_or_none(sample.image), sample.label, sample.name, ''
-        if image is None:
+        """Decode and transform a sample; if it is broken, a neighbour or a black image."""
+        broken = ''
+        for used in itertools.chain([sample], neighbours if self.shuffle else ()):
+            with contextlib.suppress(Exception):  # decoders raise anything
+                image, label = decode_image(io.BytesIO(used.image)), used.label
+                break
             broken = sample.name
+        else:
             if self.shuffle:
-                decoded = ((_decode_or_none(one.image), one.label, one.name) for one in neighbours)
-                image, label, name = next((found for found in decoded if found[0] is not None), (None, -1, name))
-            else:
-                image, label = black_image(), -1
-        if image is None:
-            raise UserError(f'The image {printable(broken)} cannot be decoded, nor can its neighbours: write it again.')
+                raise UserError(
+                    f'The image {printable(sample.name)} cannot be decoded, nor can its neighbours: write it again.'
+                )
+            image, label = black_image(), -1
         seed_all(seed)
-        return dict(inputs=self.transform(image), labels=label, names=name, broken=broken)
-
-
-def _decode_or_none(data: bytes) -> 'Image | None':
-    try:
-        return decode_image(io.BytesIO(data))
-    except Exception:  # of any type: OSError, SyntaxError, ValueError, struct.error, DecompressionBombError, ...
-        return None
+        return dict(inputs=self.transform(image), labels=label, names=used.name, broken=broken)
 
 
 def black_image() -> 'Image':

@@ -78,7 +78,9 @@ def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] |
     if tars:
         return ReaderImageInTar(path, class_map=class_map)
     found = ReaderImageFolder(path, class_map=class_map)
-    found.samples = [(file, label) for file, label in found.samples if not _is_hidden(Path(file).relative_to(path))]
+    # Copies that notebooks and macOS make, whose folders would be classes, are left out.
+    hidden = ('/.', '/__MACOSX/')
+    found.samples = [one for one in found.samples if not any(mark in one[0][len(path) :] for mark in hidden)]
     used = {label: n for n, label in enumerate(sorted({label for _, label in found.samples}))}
     if not used:
         raise RuntimeError('its images are hidden')
@@ -86,11 +88,6 @@ def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] |
         found.class_to_idx = {name: used[n] for name, n in found.class_to_idx.items() if n in used}
         found.samples = [(file, used[label]) for file, label in found.samples]
     return found
-
-
-def _is_hidden(file: Path) -> bool:
-    """Whether an image is a copy that notebooks or macOS made, whose folder would be a class."""
-    return any(part.startswith('.') or part == '__MACOSX' for part in file.parts)
 
 
 @DATASETS.register_module()
