@@ -1,0 +1,183 @@
+"""Layouts of classification data: folders of classes, with or without splits, or tables of image names and labels."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from ..utils.errors import UserError, printable, shorten
+from ..utils.files import write_atomically
+from .folders import find_images, list_folders, name_split
+from .layouts import Layout
+from .listed_images import ImageNames, read_labels, sort_classes, write_list
+from .timm_dataset import TimmDataset
+from .val_split import DEFAULT_PART, draw_validation
+
+Folders = Mapping[Path, Sequence[str]]  # names of files, by folder relative to the data
+Rows = dict[str, str]  # classes by image, relative to the data
+
+
+def find_classification(
+    root: Path,
+    out_dir: Path,
+    train_ann: str | None = None,
+    val_ann: str | None = None,
+    val_split: float | None = None,
+) -> Layout:
+    """Find out how a folder holds labelled images.
+
+    Args:
+        root: The folder; nothing is written into it.
+        out_dir: Where lists of images and classes are written, unless the data has folders of classes for each split.
+        train_ann: The table of images and labels to train on, below ``root`` or absolute; by default that whose name
+            says so, or the only one.
+        val_ann: That to validate on.
+        val_split: The part of the images that is drawn for validation where there are no others; by default 0.2.
+
+    Returns:
+        Settings of data sets of type ``TimmDataset``. Classes are in the order of their sorted names.
+
+    Raises:
+        UserError: There are no such images, or the classes of training and validation differ.
+    """
+    root, out_dir = Path(root), Path(out_dir).absolute()
+    folders = {path.relative_to(root): files for path, files in list_folders(root, out_dir).items()}
+    given = {split: name for split, name in dict(train=train_ann, val=val_ann).items() if name}
+    prefixes = {} if given else _find_splits(root, folders)
+    kind, notes = 'folders of classes', []
+    if prefixes:
+        sets = {split: _read_folder(root, folder) for split, folder in prefixes.items()}
+    else:
+        sets = _read_tables(root, folders, given)
+        kind = 'table of labels' if sets else kind
+        sets = sets or _read_one(folders)
+    if not sets.get('train'):
+        raise UserError(
+            f'{printable(str(root))} has no labelled images for training: looked for a folder of images for each '
+            f'class, in train/ and val/ or together, and for a table of image names and labels (.csv); name one by '
+            f'--train-ann.'
+        )
+    if 'val' not in sets:
+        whole = sets['train']
+        drawn = draw_validation({image: (label,) for image, label in whole.items()}, val_split)
+        sets |= {
+            split: {image: whole[image] for image in whole if (image in drawn) == (split == 'val')}
+            for split in ('train', 'val')
+        }
+        part = DEFAULT_PART if val_split is None else val_split
+        notes.append(
+            f'there are no images to validate on: {len(drawn)} of {len(whole)} are drawn (--val-split {part}) and '
+            f'listed in {out_dir / "val.csv"}'
+        )
+    elif val_split is not None:
+        raise UserError(
+            f'--val-split would draw images to validate on, but {printable(str(root))} has {len(sets["val"])}: leave '
+            f'one of them out.'
+        )
+    classes = sort_classes(sets['train'].values())
+    notes += _compare_classes(sets, classes)
+    listed = bool(notes) or not prefixes  # folders that all have the same classes need no lists
+    if listed:
+        write_atomically(''.join(f'{name}\n' for name in classes).encode(), out_dir / 'classes.txt')
+    splits: dict[str, dict] = {}
+    for split in [split for split in ('train', 'val', 'test') if split in sets]:
+        if listed:
+            write_list(sets[split].items(), out_dir / f'{split}.csv')
+            lists = {
+                key: str(out_dir / name) for key, name in dict(ann_file=f'{split}.csv', class_map='classes.txt').items()
+            }
+        splits[split] = dict(
+            data_root=f'{root}/', **(dict(data_prefix='', **lists) if listed else dict(data_prefix=prefixes[split]))
+        )
+    return Layout(kind, tuple(classes), splits, {split: len(sets[split]) for split in splits}, notes)
+
+
+def _find_splits(root: Path, folders: Folders) -> dict[str, str]:
+    """Find the folders of splits: those of such names in which all images lie in folders, of classes."""
+    filled = [folder for folder, files in folders.items() if find_images(files)]
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(folders, key=lambda one: len(one.parts)):
+        split = name_split(PurePath(folder.name))
+        if split and folder not in filled and any(folder in one.parents for one in filled):
+            found.setdefault(split, []).append(folder)
+    for split, places in found.items():
+        places[:] = [place for place in places if len(place.parts) == len(places[0].parts)]
+        if len(places) > 1:
+            raise UserError(
+                f'{printable(str(root))} has several folders of {split} images, '
+                f'{shorten([str(one) for one in places])}: name one data set more closely with --data-root.'
+            )
+    return {split: places[0].as_posix() for split, places in found.items()} if 'train' in found else {}
+
+
+def _read_folder(root: Path, prefix: str) -> Rows:
+    """The images of a split as a run reads them."""
+    data = TimmDataset(str(root), prefix)
+    names = data.metainfo['classes']
+    return {os.path.relpath(path, root): names[label] for path, label in data.reader.samples}
+
+
+def _read_one(folders: Folders) -> dict[str, Rows]:
+    """The images of folders of classes without splits."""
+    rows = {
+        (folder / name).as_posix(): folder.name
+        for folder, files in folders.items()
+        for name in find_images(files)
+        if folder.parts
+    }
+    several = len({*rows.values()}) > 1 and not all(name_split(PurePath(name)) for name in rows.values())
+    return {'train': rows} if several else {}
+
+
+def _read_tables(root: Path, folders: Folders, given: Mapping[str, str]) -> dict[str, Rows]:
+    """The images of tables of labels, by split."""
+    images = ImageNames((folder / name).as_posix() for folder, files in folders.items() for name in find_images(files))
+    tables: dict[Path, str | None] = {
+        folder / name: name_split(folder / name)
+        for folder, files in folders.items()
+        for name in files
+        if PurePath(name).suffix.lower() in ('.csv', '.tsv')
+    }
+    named: dict[Path, str | None] = {Path(name): split for split, name in given.items()}
+    tables = named if 'train' in given else {**tables, **named}
+    found: dict[str | None, list[tuple[Path, list]]] = {}
+    for path, split in tables.items():
+        rows = read_labels(root / path, images, split)
+        if rows is not None:
+            found.setdefault(split, []).append((path, rows))
+        elif str(path) in given.values():
+            raise UserError(
+                f'{printable(str(root / path))} is no table of images and labels: none of its columns names '
+                f'images below {printable(str(root))}.'
+            )
+    if 'train' not in found:
+        found['train'] = found.pop(None, [])
+    sets: dict[str, Rows] = {}
+    for split, several in found.items():
+        if split and len(several) > 1:
+            raise UserError(
+                f'{printable(str(root))} has several tables of {split} labels, '
+                f'{shorten([str(path) for path, _ in several])}: name one by --{split}-ann.'
+            )
+        for _, rows in several:
+            for image, label, own in rows if split else ():
+                sets.setdefault(own or split or 'train', {})[image] = label
+    return sets
+
+
+def _compare_classes(sets: Mapping[str, Rows], classes: Sequence[str]) -> list[str]:
+    """Compare the classes of splits with those of training; returns notes on such as a split lacks."""
+    notes = []
+    for split, rows in sets.items():
+        theirs = sort_classes(rows.values())
+        if strange := [name for name in theirs if name not in classes]:
+            lower = {name.lower(): name for name in classes}
+            near = [lower[name] for name in difflib.get_close_matches(strange[0].lower(), lower, n=1)]
+            raise UserError(
+                f'The {split} images have the class{"es" * (len(strange) > 1)} {shorten(strange)}, which the training '
+                f'images have not{f"; is {printable(strange[0])} the class {printable(near[0])}?" if near else ":"} '
+                f'give both the same names, or leave such images out.'
+            )
+        if lacking := [name for name in classes if name not in theirs]:
+            notes.append(f'{split} has no image of {shorten(lacking)}')
+    return notes

@@ -1,0 +1,183 @@
+"""A data set of images and segmentation masks in folders, paired by the stems of their names."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from ..utils.errors import UserError, printable, shorten
+from ..utils.image_io import IMAGE_SUFFIXES
+from .image_loading import guard_image_loading
+from .mask_values import MaskValues
+
+_BEST_ENDINGS = (r'train_?ids?$', r'label_?ids?$', r'mask|label|seg|gt', '')  # Cityscapes has several masks an image
+
+
+def list_stems(folder: str, ending: str = '') -> dict[str, str]:
+    """List the images below a folder whose names have this ending before the file type.
+
+    Args:
+        folder: With its subfolders; hidden files and folders are left out.
+        ending: Such as ``'_mask'``.
+
+    Returns:
+        Paths by stem: the path below the folder without ending and type, with ``/``, sorted.
+
+    Raises:
+        UserError: Two files have one stem.
+    """
+    found: dict[str, str] = {}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in files:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in IMAGE_SUFFIXES or not stem.endswith(ending) or _is_hidden(name):
+                continue
+            path = os.path.join(place, name)
+            key = os.path.relpath(os.path.join(place, stem[: len(stem) - len(ending)]), folder).replace(os.sep, '/')
+            if key in found:
+                raise UserError(
+                    f'{printable(found[key])} and {printable(path)} have one name, by which images and masks are '
+                    f'paired: rename or remove one.'
+                )
+            found[key] = os.path.abspath(path)
+    return dict(sorted(found.items()))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith('.') or name == '__MACOSX'
+
+
+def find_endings(images: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
+    """Find what follows the common stem in the names of images and of masks, such as ``('', '_mask')``.
+
+    Args:
+        images: Paths without file types, those of masks left out or not.
+        masks: As many or more, of masks, too.
+
+    Returns:
+        The two endings; None where no image and mask share a stem.
+    """
+    shared = {key.rpartition('_')[2] for key in images if '_' in key.rpartition('/')[2]}
+    candidates = [''] if len(shared) != 1 else ['', f'_{shared.pop()}']
+    best: tuple = (0,)
+    for ending in candidates:
+        stems = {key[: len(key) - len(ending)] for key in images if key.endswith(ending)}
+        numbers = Counter(
+            mask[cut:] for mask in masks for cut in range(mask.rfind('/') + 2, len(mask) + 1) if mask[:cut] in stems
+        )
+        if images is masks:
+            del numbers['']
+        for other, number in numbers.items():
+            rank = next(i for i, like in enumerate(_BEST_ENDINGS) if re.search(like, other, re.IGNORECASE))
+            best = max(best, (number, -rank, -len(other), ending, other))
+    return best[3:] if best[0] else None
+
+
+def pair_files(
+    folder: str, mask_folder: str, ending: str = '', mask_ending: str = '', ann_file: str = ''
+) -> dict[str, tuple[str, str]]:
+    """Pair images and masks.
+
+    Args:
+        folder: Of the images.
+        mask_folder: Of the masks; it may be the same.
+        ending: Of the stems of images.
+        mask_ending: Of the stems of masks.
+        ann_file: A text file with the stems, or the names, of the images that belong to the set; by default all.
+
+    Returns:
+        The paths of image and mask by stem.
+
+    Raises:
+        UserError: An image has no mask, or is not there; the text names some.
+    """
+    masks = list_stems(mask_folder, mask_ending)
+    taken = {*masks.values()}
+    images = {stem: path for stem, path in list_stems(folder, ending).items() if path not in taken}
+    if ann_file:
+        wanted = read_stems(ann_file, ending)
+        if absent := [stem for stem in wanted if stem not in images]:
+            raise UserError(
+                f'{len(absent)} of {len(wanted)} images of {printable(ann_file)} are not in {printable(folder)}: '
+                f'{shorten(absent)}; put them there, or correct the list.'
+            )
+        images = {stem: images[stem] for stem in wanted}
+    if lost := [images[stem] for stem in images if stem not in masks]:
+        raise UserError(
+            f'{len(lost)} of {len(images)} images have no mask in {printable(mask_folder)}: {shorten(lost)}; the mask '
+            f'of x{ending}.jpg is x{mask_ending}.png, or of another type: put them there, or leave the images out.'
+        )
+    return {stem: (path, masks[stem]) for stem, path in images.items()}
+
+
+def read_stems(ann_file: str, ending: str = '') -> list[str]:
+    """Read the stems of a list of images, in which they may have file types and leading folders ``./`` or ``/``.
+
+    Raises:
+        UserError: It is missing or no text.
+    """
+    try:
+        lines = Path(ann_file).read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f'The list of images {printable(ann_file)} cannot be read ({error}): name another.') from error
+    stems = []
+    for name in filter(None, map(str.strip, lines)):
+        stem, suffix = os.path.splitext(name)
+        stem = stem if suffix.lower() in IMAGE_SUFFIXES else name
+        stems.append(stem.removeprefix('./').removesuffix(ending))
+    return [*dict.fromkeys(stems)]
+
+
+@DATASETS.register_module()
+class ImageMaskPairs(BaseDataset):
+    """Images and their masks, for the pipelines of mmsegmentation.
+
+    A mask belongs to the image with the same path below its folder, but for endings and file types, which may be mixed.
+
+    Args:
+        img_suffix: What follows the common stem in the names of images, without the file type.
+        seg_map_suffix: The same of masks, such as ``'_mask'``; images and masks may then lie in one folder.
+        values: The value that each class has in the masks, an id or a colour ``[R, G, B]``; by default its place.
+        void: Values of pixels without a class; of ids 255 always is one, unless a class has it.
+        reduce_zero_label: Whether 0 is void and 1 the first class, as in :class:`mmseg.datasets.BaseSegDataset`.
+        **settings: Of :class:`mmengine.dataset.BaseDataset`. ``data_prefix`` has ``img_path`` and ``seg_map_path``;
+            ``ann_file`` is a text file with the stems of the images that belong to the set, by default all.
+
+    Raises:
+        UserError: An image has no mask, or one of ``ann_file`` is missing; the text names some.
+    """
+
+    def __init__(
+        self,
+        img_suffix: str = '',
+        seg_map_suffix: str = '',
+        values: Sequence | None = None,
+        void: Sequence = (),
+        reduce_zero_label: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.img_suffix, self.seg_map_suffix = img_suffix, seg_map_suffix
+        self.reduce_zero_label, self.label_map = reduce_zero_label, None
+        self.mask_values = MaskValues(values, void) if values is not None else None
+        super().__init__(**settings)
+        self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
+        guard_image_loading(self)  # whoever runs it: mmsegmentation's transforms know no table of values
+
+    def load_data_list(self) -> list[dict]:
+        """Pair the files."""
+        prefix = self.data_prefix
+        pairs = pair_files(
+            prefix['img_path'], prefix['seg_map_path'], self.img_suffix, self.seg_map_suffix, self.ann_file
+        )
+        info: dict[str, Any] = dict(label_map=None, reduce_zero_label=self.reduce_zero_label, seg_fields=[])
+        return [{'img_path': image, 'seg_map_path': mask, **info} for image, mask in pairs.values()]
+
+    def get_data_info(self, idx: int) -> dict:
+        """Return what is known of an image, and the table of values that its mask is read by."""
+        return {**super().get_data_info(idx), 'mask_values': self.mask_values}
