@@ -3,22 +3,19 @@
 import json
 import pickle
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, refusal
+from conftest import refusal
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
+from small_runs import CONFIGS, arguments, write_config
 
 from convnext_backbone.apis.test_output import _name_outputs
 from convnext_backbone.config.load import load_config
-
-sys.path.append(str(REPOSITORY / 'tests/engine'))  # where the settings of small runs are
-from small_runs import CONFIGS, arguments, write_config  # noqa: E402
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from test_pretraining import DEMO, SMALL, differing, environment, run_script, train
+from small_runs import DEMO, SMALL
+from test_pretraining import differing, environment, run_script, train
 
 from convnext_backbone import read_checkpoint
 from convnext_backbone.engine.preemption import postponed_interrupt
