@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw, Struct
@@ -18,21 +18,22 @@ from .folders import IMAGE_FOLDERS, name_split, read_size
 
 _TRIED = 20  # images of a file that are looked for in each folder
 _NO_MASK = (b'null', b'[]', b'[[]]', b'{}', b'""')
+_Id: TypeAlias = int | float | str | None
 _KEYS = (b'"images"', b'"categories"', b'"file_name"')
 _MANY = 50  # more json files in a folder are those of single images
 
 
 class _Image(Struct):
-    id: Any
+    id: _Id
     file_name: str
     height: Any = None
     width: Any = None
 
 
 class _Annotation(Struct):
-    id: Any = None
-    image_id: Any = None
-    category_id: Any = None
+    id: _Id = None
+    image_id: _Id = None
+    category_id: _Id = None
     area: Any = None
     iscrowd: Any = None
     segmentation: Raw = Raw(b'null')
@@ -41,6 +42,12 @@ class _Annotation(Struct):
     def is_complete(self) -> bool:
         """Whether it has what mmdet and pycocotools take: an id of 0 would be no match for the latter."""
         return bool(self.id) and self.area is not None and self.iscrowd is not None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it has one, whatever it may be."""
+        mask = self.segmentation
+        return len(mask) > 99 or b''.join(bytes(mask).split()) not in _NO_MASK
 
 
 class CocoSet(NamedTuple):
@@ -103,9 +110,11 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
         masks, complete = 0, all(image.height and image.width for image in images)
         for annotation in _decode(coco, 'annotations', _Annotation):
             pairs[annotation.image_id, annotation.category_id] += 1
-            masks += bytes(annotation.segmentation).replace(b' ', b'') not in _NO_MASK
+            masks += annotation.has_mask
             complete = complete and annotation.is_complete
-        _refuse_doubles(categories, images)
+        doubles = [key for key, number in Counter(image.id for image in images).items() if number > 1]
+        if doubles:
+            raise CocoProblem(f'has several images with id={printable(repr(doubles[0]))}')
     except OSError as error:
         raise UserError(f'The annotation file {path} cannot be read ({error.strerror}): name another.') from error
     except CocoProblem as error:
@@ -128,14 +137,6 @@ def _decode(coco: CocoFile, kind: str, entry: type) -> Iterator[Any]:
             raise CocoProblem(f'is wrong in {kind}[{number}] ({error})') from error
 
 
-def _refuse_doubles(categories: list[dict], images: list[_Image]) -> None:
-    names, ids = [category['name'] for category in categories], [image.id for image in images]
-    for kind, values in (('categories with the name', names), ('images with the id', ids)):
-        doubles = [value for value, number in Counter(values).items() if number > 1]
-        if doubles:
-            raise CocoProblem(f'has several {kind} {printable(repr(doubles[0]))}: give each its own')
-
-
 def split_name(file_name: str) -> list[str]:
     """The parts of a file name as tools write it: of Windows, of another machine, or an address of Label Studio."""
     return [part for part in re.split(r'[\\/]|\?d=', file_name) if part]
@@ -148,15 +149,14 @@ def _find_folder(path: Path, split: str, names: list[str], root: Path, folders: 
     tried = names[:: max(1, len(names) // _TRIED)][:_TRIED]
 
     def rank(folder: Path) -> int:
-        inner = folder.relative_to(root)
-        splits = name_split(inner)
+        splits = name_split(folder.relative_to(root)) if folder.is_relative_to(root) else None
         likely = (folder == path.parent, splits == split, folder == root, folder.name in IMAGE_FOLDERS)
         return likely.index(True) if True in likely else 4 + (splits is not None)
 
-    ranked = sorted(folders, key=lambda folder: (rank(folder), len(folder.parts), folder))
+    ranked = sorted({*folders, path.parent}, key=lambda folder: (rank(folder), len(folder.parts), folder))
     for dropped in range(max(len(split_name(name)) for name in tried)):
         short = [shorten_name(name, dropped) for name in tried]
-        hits = {folder: sum((folder / name).is_file() for name in short) for folder in ranked}
+        hits = {folder: sum(os.path.isfile(folder / name) for name in short) for folder in ranked}
         fitting = [folder for folder in ranked if 2 * hits[folder] >= len(tried)]
         if not fitting:
             continue

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -56,6 +57,7 @@ def find_detection(
     unused = {*candidates.get(None, ())} - {one.path for one in sets.values()}
     if unused:
         notes.append(f'not used: {shorten(sorted(os.path.relpath(path, root) for path in unused))}')
+    sets = _drop_heading(sets, notes)
     classes = _match_classes(sets, notes)
     objects = sum(one.numbers.total() for one in sets.values())
     without = objects - sum(one.masks for one in sets.values())
@@ -107,7 +109,7 @@ def _find_candidates(
 
 def _find_given(name: str, root: Path, split: str) -> Path:
     path = root / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f'--{split}-ann {printable(name)} is no file in {root}: name a json file below it.')
     return path
 
@@ -174,33 +176,43 @@ def _nothing_found(chosen: Mapping[str, Path], root: Path) -> UserError:
 
 def _match_classes(sets: Mapping[str, CocoSet], notes: list[str]) -> list[str]:
     """The classes in the order of the training file, which all files have; adds notes on those without annotations."""
-    numbers: dict[str, Counter[str]] = {}
-    for split, one in sets.items():
-        numbers[split] = Counter({category['name']: one.numbers[category['id']] for category in one.categories})
     train = sets['train']
-    empty = [name for name in train.names if not any(number[name] for number in numbers.values())]
-    heading = next((name for name in empty if _is_heading(name, train.categories)), None)
-    classes = [name for name in train.names if name != heading]
+    classes = train.names
     for one in sets.values():
-        names = [name for name in one.names if name != heading]
-        if set(names) != set(classes):
+        doubles = [name for name, number in Counter(one.names).items() if number > 1]
+        if doubles:
+            raise UserError(f'{one.path} has several categories with the name {shorten(doubles)}: give each its own.')
+        if set(one.names) != set(classes):
             raise UserError(
                 f'The classes of {train.path} and {one.path} differ: only the first has '
-                f'{shorten(sorted(set(classes) - set(names))) or "none"}, only the second '
-                f'{shorten(sorted(set(names) - set(classes))) or "none"}; list the same categories in both.'
+                f'{shorten(sorted(set(classes) - set(one.names))) or "none"}, only the second '
+                f'{shorten(sorted(set(one.names) - set(classes))) or "none"}; list the same categories in both.'
             )
-    if heading is not None:
-        notes.append(f'the category {printable(heading)} is the heading of the others and has no annotation: no class')
-    empty = [name for name in classes if not numbers['train'][name]]
+    empty = [category['name'] for category in train.categories if not train.numbers[category['id']]]
     if empty:
         notes.append(f'no annotation to train on has the class{"es" * (len(empty) > 1)} {shorten(empty)}')
     return classes
 
 
-def _is_heading(name: str, categories: Sequence[Mapping]) -> bool:
-    """Whether a category is what Roboflow writes above the others."""
-    others = [category for category in categories if category['name'] != name]
-    return bool(others) and all(category.get('supercategory') == name for category in others)
+def _drop_heading(sets: Mapping[str, CocoSet], notes: list[str]) -> dict[str, CocoSet]:
+    """Leave out the category without annotations that Roboflow writes above all others; its name may be that of one."""
+    headings = {split: _find_heading(one) for split, one in sets.items()}
+    if None in headings.values():
+        return dict(sets)
+    notes.append(f'the category {printable(headings["train"]["name"])} heads the others, without annotations: no class')
+    return {
+        split: one._replace(categories=[category for category in one.categories if category is not headings[split]])
+        for split, one in sets.items()
+    }
+
+
+def _find_heading(one: CocoSet) -> Any:
+    for heading in one.categories:
+        others = [category for category in one.categories if category is not heading]
+        above = others and all(category.get('supercategory') == heading['name'] for category in others)
+        if above and not one.numbers[heading['id']]:
+            return heading
+    return None
 
 
 def _draw(one: CocoSet, part: float | None) -> set:
@@ -217,8 +229,8 @@ def _make_settings(
     one: CocoSet, split: str, root: Path, out_dir: Path, classes: Sequence[str], kept: Collection
 ) -> dict:
     """The settings of a data set that reads a split, for which a copy of its file is written if need be."""
-    path, ours = one.path, [name for name in one.names if name in classes]
-    if not one.complete or ours != [*classes] or len(kept) < len(one.images):
+    path, listed = one.path, [category.name for category in one.coco.entries('categories')]
+    if not one.complete or [name for name in listed if name in classes] != [*classes] or len(kept) < len(one.images):
         path = out_dir / f'{split}.json'
         write_set(one, path, classes, kept)
     folder = os.path.relpath(one.folder, root)

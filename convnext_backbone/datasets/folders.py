@@ -78,8 +78,8 @@ def pair_folders(
     Args:
         folders: File names by folder.
         suffix: Of the annotations, such as ``'.txt'``.
-        names: Of folders of annotations, which are in the place of one of :data:`IMAGE_FOLDERS`; else annotations are
-            beside the images.
+        names: Of folders of annotations, which are in the place of one of :data:`IMAGE_FOLDERS` or beside one of any
+            name; else annotations are beside the images.
     """
     annotated = {
         folder: {stem for stem, end in map(os.path.splitext, files) if end == suffix}
@@ -87,7 +87,7 @@ def pair_folders(
     }
     for folder, files in folders.items():
         images = {os.path.splitext(name)[0] for name in find_images(files)}
-        for other in [*swap_part(folder, IMAGE_FOLDERS, names), folder]:
+        for other in [*swap_part(folder, IMAGE_FOLDERS, names), folder, *(folder.parent / name for name in names)]:
             if images & annotated.get(other, set()):
                 yield folder, other
                 break

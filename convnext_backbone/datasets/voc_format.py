@@ -10,7 +10,7 @@ from ..utils.errors import UserError, printable
 from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
 from .folders import find_images, name_split, pair_folders, read_size
 
-_XML_FOLDERS = ('Annotations', 'annotations', 'Annotation', 'annotation', 'xmls', 'labels')
+_XML_FOLDERS = ('Annotations', 'annotations', 'Annotation', 'annotation', 'annotations/xmls', 'xmls', 'labels')
 
 
 def convert_voc(root: Path, folders: Folders) -> Converted | None:

@@ -34,25 +34,27 @@ def convert_yolo(root: Path, folders: Folders) -> Converted | None:
         UserError: Something is missing or invalid; the text names the file and the line.
     """
     settings, path = _find_yaml(root, folders)
+    labels: dict[str | None, dict[Path, Path | None]] = defaultdict(dict)  # of images, by split
     if path is not None:
-        images = _list_yaml_images(settings, path)
+        for split, images in _list_yaml_images(settings, path).items():
+            labels[split] = {image: _find_labels(image) for image in images}
     else:
-        images = defaultdict(list)
-        for folder, _ in pair_folders(folders, '.txt', ('labels',)):
-            images[name_split(folder.relative_to(root))] += [folder / name for name in find_images(folders[folder])]
-    if not images:
+        for folder, other in pair_folders(folders, '.txt', ('labels',)):
+            files = {*folders[other]}
+            for name in find_images(folders[folder]):
+                label = f'{os.path.splitext(name)[0]}.txt'
+                labels[name_split(folder.relative_to(root))][folder / name] = other / label if label in files else None
+    if not labels:
         return None
     classes = _list_names(settings.get('names'), path) if path is not None else _read_class_file(root, folders)
     pose = 'kpt_shape' in settings
-    splits = {
-        split: [_read_yolo(image, classes, pose) for image in dict.fromkeys(names)] for split, names in images.items()
-    }
+    splits = {split: [_read_image(*pair, classes, pose) for pair in files.items()] for split, files in labels.items()}
     for split, annotated in splits.items():
-        if not any(one.objects for one in annotated):
+        if split != 'test' and not any(one.objects for one in annotated):
             raise UserError(
                 f'None of the {len(annotated)} images of {split or "the data"} has objects: YOLO has them in a text '
                 f'file of the same name in labels/, in the place of images/, or beside the image; the first image is '
-                f'{annotated[0].image if annotated else "missing"}.'
+                f'{annotated[0].image}.'
             )
     return Converted('YOLO', {split: to_coco(one, classes, root) for split, one in splits.items()}, [])
 
@@ -127,7 +129,7 @@ def _find_place(value: str, bases: Sequence[Path]) -> Path | None:
     """What a path leads to from one of some folders, without its first parts if it is of another machine."""
     parts = split_name(value)
     short = (os.path.join(*parts[dropped:]) for dropped in range(len(parts)))
-    return next((base / name for name in [value, *short] for base in bases if (base / name).exists()), None)
+    return next((base / name for name in [value, *short] for base in bases if os.path.exists(base / name)), None)
 
 
 def _list_images(place: Path, bases: Sequence[Path]) -> list[Path]:
@@ -139,10 +141,13 @@ def _list_images(place: Path, bases: Sequence[Path]) -> list[Path]:
     return [_find_place(line, [place.parent, *bases]) or place.parent / line for line in lines]
 
 
-def _read_yolo(image: Path, classes: Sequence[str], pose: bool) -> Annotated:
-    width, height = read_size(image)
+def _find_labels(image: Path) -> Path | None:
     folders = [*swap_part(image.parent, IMAGE_FOLDERS, ('labels',)), image.parent]
-    path = next((one for folder in folders if (one := folder / f'{image.stem}.txt').is_file()), None)
+    return next((path for folder in folders if (path := folder / f'{image.stem}.txt').is_file()), None)
+
+
+def _read_image(image: Path, path: Path | None, classes: Sequence[str], pose: bool) -> Annotated:
+    width, height = read_size(image)
     objects = []
     for number, line in enumerate(read_text(path).splitlines() if path else (), 1):
         if not line.strip():
