@@ -83,13 +83,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'paramwise_cfg has {unknown}, but takes decay_rate, decay_type and custom_keys (layer ids come from '
                 f'the model itself): remove it.'
             )
+        self._rate = settings.get('decay_rate')
+        self._type = settings.get('decay_type', DECAY_TYPES[0])
+        self._custom_keys = settings.get('custom_keys') or {}
         rates = numbers(lambda rate: 0 < rate <= 1, 'above 0 and up to 1')
-        rates.check('paramwise_cfg.decay_rate', settings.get('decay_rate'))
-        decay_type = settings.get('decay_type', DECAY_TYPES[0])
-        if decay_type not in DECAY_TYPES:
-            raise ArgumentError(f'paramwise_cfg has decay_type={decay_type!r}: it is one of {", ".join(DECAY_TYPES)}.')
+        rates.check('paramwise_cfg.decay_rate', self._rate)
+        if self._type not in DECAY_TYPES:
+            raise ArgumentError(f'paramwise_cfg has decay_type={self._type!r}: it is one of {", ".join(DECAY_TYPES)}.')
         NOT_NEGATIVE.check('optimizer.lr', self.base_lr)
-        for key, factors in (settings.get('custom_keys') or {}).items():
+        for key, factors in self._custom_keys.items():
             if not isinstance(factors, dict) or set(factors) - {'lr_mult', 'decay_mult'}:
                 raise ArgumentError(
                     f'paramwise_cfg has custom_keys={{{key!r}: {factors!r}}}: it takes, for a part of the names of '
@@ -108,19 +110,19 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ArgumentError(
                 f'{type(self).__name__} found no ConvNeXt in {type(module).__name__}: use it with a ConvNeXt backbone.'
             )
-        rate = self.paramwise_cfg['decay_rate']
-        decay_type = self.paramwise_cfg.get('decay_type', DECAY_TYPES[0])
         some_depths = next(iter(places.values()))[1]
         groups: dict[tuple, dict] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
             place, depths = places.get(id(param), (None, some_depths))
-            layer = layer_id(place, depths, decay_type)
-            lr_mult, decay_mult = self._multipliers(name)
-            scale = lr_scale(place, depths, rate, decay_type) * lr_mult
+            layer = layer_id(place, depths, self._type)
+            # As in mmengine: the longest key within the name, the first by the alphabet of two.
+            longest = max((key for key in sorted(self._custom_keys) if key in name), key=len, default=None)
+            custom = self._custom_keys.get(longest, {})
+            scale = lr_scale(place, depths, self._rate, self._type) * custom.get('lr_mult', 1.0)
             exempt = param.ndim <= 1 or name.endswith('.bias') or '.grn.' in name
-            weight_decay = 0.0 if exempt else (self.base_wd or 0.0) * decay_mult
+            weight_decay = 0.0 if exempt else (self.base_wd or 0.0) * custom.get('decay_mult', 1.0)
             group_name = f'layer_{layer}_{"no_decay" if exempt else "decay"}'
             settings = dict(lr_scale=scale, lr=self.base_lr * scale, weight_decay=weight_decay, group_name=group_name)
             group = groups.setdefault((-scale, -layer, weight_decay), dict(params=[], param_names=[], **settings))
@@ -129,13 +131,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         # The head first: mmengine logs the learning rate of the first group.
         params.extend(groups[key] for key in sorted(groups))
         if is_main_process():
-            print_log(f'Layer decay: {decay_type}, rate {rate}\n{_group_table(params)}', logger='current')
-
-    def _multipliers(self, name: str) -> tuple[float, float]:
-        """Factors on learning rate and weight decay by the longest custom key within the name, as in mmengine."""
-        custom_keys = self.paramwise_cfg.get('custom_keys') or {}
-        custom = custom_keys.get(max((key for key in custom_keys if key in name), key=len, default=None), {})
-        return custom.get('lr_mult', 1.0), custom.get('decay_mult', 1.0)
+            print_log(f'Layer decay: {self._type}, rate {self._rate}\n{_group_table(params)}', logger='current')
 
 
 def _group_table(groups: list[dict]) -> str:

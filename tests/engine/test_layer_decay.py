@@ -119,6 +119,13 @@ def test_custom_keys_multiply():
     assert (head['lr'], head['weight_decay']) == (pytest.approx(1e-5), pytest.approx(0.1))
 
 
+def test_the_longest_custom_key_holds_and_of_two_the_first_by_the_alphabet_as_in_mmengine():
+    keys = dict(head=dict(lr_mult=0.3), bias=dict(lr_mult=0.1), weight=dict(lr_mult=0.5))
+    groups = optimizer_groups(Detector(), decay_rate=0.7, custom_keys=keys)
+    rates = {name: group['lr'] for group in groups for name in group['param_names']}
+    assert rates['head.weight'] == pytest.approx(0.5e-4) and rates['head.bias'] == pytest.approx(0.1e-4)
+
+
 def test_the_table_is_logged_once(capfd, tmp_path):
     from mmengine.logging import MMLogger
 
