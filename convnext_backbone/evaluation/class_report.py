@@ -17,7 +17,7 @@ def write_class_report(confusion: Tensor, names: Sequence[str], folder: Path) ->
     rows = []
     for label, (name, row) in enumerate(zip(names, confusion.tolist(), strict=True)):
         images = sum(row)
-        mistaken = max((count, other) for other, count in enumerate(row) if other != label) if len(row) > 1 else (0, 0)
+        mistaken = max(((count, other) for other, count in enumerate(row) if other != label), default=(0, 0))
         rows.append(
             {
                 'class': name,

@@ -34,11 +34,10 @@ def draw_classes(
         palette: RGB colours of the classes.
         title: Lines above the legend.
     """
-    painted = image.copy()
+    painted, colours = image.copy(), np.asarray(palette, np.float32)
     for row, labels in zip(painted, ids, strict=True):  # row by row: floats take four times the memory
         known = labels < len(names)
-        colours = np.asarray(palette, np.float32)[labels[known]]
-        row[known] = np.rint(row[known] * (1 - _OPACITY) + colours * _OPACITY)
+        row[known] = np.rint(row[known] * (1 - _OPACITY) + colours[labels[known]] * _OPACITY)
     entries = []
     for found in class_shares(ids, names):
         share = f'{100 * found["share"]:.1f} %' if found['share'] >= 0.001 else '< 0.1 %'
