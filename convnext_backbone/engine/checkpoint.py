@@ -69,10 +69,10 @@ class AtomicCheckpointHook(CheckpointHook):
         return due and not self._pending
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if self.save_best and metrics:
+        if self.save_best:
             check_score_names('default_hooks.checkpoint.save_best', self.key_indicators, metrics)
-        with self._postponed_removals():
-            super()._save_best_checkpoint(runner, metrics)
+            with self._postponed_removals():
+                super()._save_best_checkpoint(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if is_main_process():

@@ -11,7 +11,6 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
@@ -56,6 +55,7 @@ class AveragedWeightsHook(Hook):
     def __init__(self, decay: float = 0.9999) -> None:
         numbers(lambda value: 0 < value < 1, 'between 0 and 1').check('decay', decay)
         self._decay = decay
+        self._average: Any = None
         self._evaluator: Evaluator | None = None
         self._loaded: Mapping | None = None
 
@@ -95,16 +95,12 @@ class AveragedWeightsHook(Hook):
         checkpoint[KEY] = self._average.module.state_dict()
         checkpoint['meta']['weights'] = {'state_dict': 'plain', KEY: f'averaged, decay {self._decay}'}
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Start the evaluation of the average."""
-        self._evaluator = copy.deepcopy(runner.val_evaluator)
-        self._average.eval()
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Start the evaluation of the average, if the checkpoint holds one."""
-        if self._loaded is not None:
+    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        """Start the evaluation of the average; outside of training that of a checkpoint, if it holds one."""
+        if mode != 'train' and self._loaded is not None:
             self._start(runner, self._loaded)
-            self._evaluator = copy.deepcopy(runner.test_evaluator)
+        if mode != 'train' and self._average is not None:
+            self._mode, self._evaluator = mode, copy.deepcopy(getattr(runner, f'{mode}_evaluator'))
             self._average.eval()
 
     def _after_iter(
@@ -112,22 +108,16 @@ class AveragedWeightsHook(Hook):
     ) -> None:
         """Evaluate the average on a batch of validation or test."""
         if self._evaluator is not None:
-            model: BaseModel = self._average.module
             with torch.no_grad(), autocast(enabled=getattr(runner, f'{mode}_loop').fp16):
-                samples = model.val_step(data_batch)
+                samples = self._average.module.val_step(data_batch)
             self._evaluator.process(data_samples=samples, data_batch=data_batch)
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Add the scores of the average."""
-        self._add_scores(runner, metrics, 'val')
-
-    def after_test_epoch(self, runner: Runner, metrics: dict) -> None:
-        """Add the scores of the average."""
-        self._add_scores(runner, metrics, 'test')
-
-    def _add_scores(self, runner: Runner, metrics: dict, mode: str) -> None:
         if self._evaluator is not None:
-            scores = self._evaluator.evaluate(len(getattr(runner, f'{mode}_dataloader').dataset))
+            scores = self._evaluator.evaluate(len(getattr(runner, f'{self._mode}_dataloader').dataset))
             for name, score in scores.items():
                 metrics[f'ema_{name}'] = score
-                runner.message_hub.update_scalar(f'{mode}/ema_{name}', score)  # for the log
+                runner.message_hub.update_scalar(f'{self._mode}/ema_{name}', score)  # for the log
+
+    after_test_epoch = after_val_epoch

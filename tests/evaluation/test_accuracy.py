@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from timm.utils import ModelEmaV2
 from timm.utils import accuracy as timm_accuracy
 from torch import nn
 
-from convnext_backbone import AccuracyMetric, ArgumentError, AveragedWeightsHook, UserError
+from convnext_backbone import AccuracyMetric, ArgumentError, AveragedWeightsHook, ResumableRunner, UserError
 from convnext_backbone.evaluation.class_report import write_class_report
 
 SCORES = torch.rand(40, 7, generator=torch.Generator().manual_seed(0))
@@ -128,6 +129,42 @@ def test_the_average_equals_timms_after_each_optimizer_step(accumulated):
     for name, tensor in theirs.module.state_dict().items():
         torch.testing.assert_close(checkpoint['ema_state_dict'][name], tensor)
         assert not torch.allclose(tensor, model.state_dict()[name])
+
+
+class Scored(Toy):
+    """Its score is the first of its weights."""
+
+    def forward(self, inputs, mode='tensor'):
+        return [dict(score=self.layer.weight.detach()[0, 0])] * len(inputs)
+
+
+class Score(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += [float(sample['score']) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(score=sum(results) / len(results))
+
+
+@pytest.mark.parametrize('mode', ['val', 'test'])
+@pytest.mark.parametrize('averaged', [True, False])
+def test_an_evaluation_alone_scores_the_average_of_a_checkpoint_that_holds_one(averaged, mode, tmp_path):
+    model = Scored()
+    checkpoint = dict(meta={}, state_dict=model.state_dict())
+    if averaged:
+        checkpoint['ema_state_dict'] = {name: torch.full_like(value, 7) for name, value in model.state_dict().items()}
+    torch.save(checkpoint, tmp_path / 'run.pth')
+    samples = [dict(inputs=torch.ones(3))] * 4
+    loader = dict(dataset=samples, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False))
+    loader['collate_fn'] = dict(type='default_collate')
+    parts = {f'{mode}_dataloader': loader, f'{mode}_cfg': dict(), f'{mode}_evaluator': [Score()]}
+    runner = ResumableRunner(
+        model=model, work_dir=str(tmp_path), load_from=str(tmp_path / 'run.pth'), custom_hooks=[AveragedWeightsHook()],
+        experiment_name=f'{mode}_{averaged}', **parts,
+    )  # fmt: skip
+    scores = getattr(runner, mode)()
+    plain = dict(score=pytest.approx(float(model.layer.weight[0, 0].detach())))
+    assert scores == (plain | dict(ema_score=7.0) if averaged else plain)
 
 
 @pytest.mark.parametrize('decay', [0, 1, -0.5])
