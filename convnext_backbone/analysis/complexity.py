@@ -80,7 +80,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
             memory = count_memory(model.train(), in_training)
         except (NotImplementedError, RuntimeError, TypeError) as error:  # it needs values, or its parts do not fit
             raise UserError(
-                f'The {cfg.model.type} cannot be counted on an image of {height}x{width}: {printable(str(error))}.'
+                f'The {cfg.model.type} cannot be counted on an image of {height}x{width}: {printable(error)}.'
             ) from error
     parts = {
         name: Cost(count_parameters(part), counted[name]) for name, part in submodules_with_parameters(model).items()

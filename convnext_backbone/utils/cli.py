@@ -130,6 +130,6 @@ def _explain_end(error: BaseException) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
         return 141, ''
     if isinstance(error, OSError) and error.filename and error.strerror:
-        name = printable(str(error.filename))
+        name = printable(error.filename)
         return 2, f'error: {name} cannot be used: {error.strerror}; check its path, its permissions and `ulimit -a`.'
     return 0, ''

@@ -1,13 +1,16 @@
 """Errors that a user can fix: each is one sentence that names the thing, its value and the remedy."""
 
+from collections.abc import Sequence
 
-def printable(text: str) -> str:
-    """Untrusted text made safe to print: of bounded length, without control characters or line breaks."""
+
+def printable(value: object) -> str:
+    """Untrusted text, or a path, made safe to print: of bounded length, without control characters or line breaks."""
+    text = str(value)
     text = text if len(text) <= 300 else f'{text[:200]}...{text[-60:]}'
     return text if text.isprintable() else ascii(text)
 
 
-def shorten(names: list[str]) -> str:
+def shorten(names: Sequence[object]) -> str:
     """The first four of a list, and how many there are."""
     return ', '.join(map(printable, names[:4])) + (f', ... ({len(names)} in all)' if len(names) > 4 else '')
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,21 +22,21 @@ def replaced_atomically(path: str | os.PathLike) -> Iterator[Path]:
         WriteError: The disk is full or the folder is not writable; the old file is untouched.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.parent / f'.{path.name}.{secrets.token_hex(4)}.tmp'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp', delete=False) as file:
-            temporary = Path(file.name)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
         with temporary.open('rb') as file:  # only now: a writer may have put another file in its place
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         raise _cannot_be_written(path, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _cannot_be_written(path: str | os.PathLike, error: OSError) -> WriteError:
@@ -61,12 +62,6 @@ def remove_link(path: str | os.PathLike) -> Path:
     if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
         path.unlink()
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager
@@ -96,5 +91,5 @@ def check_work_dir(work_dir: str | os.PathLike, flag: str = '--work-dir') -> Non
     except (OSError, UnicodeError) as error:
         reason = getattr(error, 'strerror', 'its name is no UTF-8')
         raise UserError(
-            f'The folder {printable(str(work_dir))} cannot be written: {reason}; choose another with {flag}.'
+            f'The folder {printable(work_dir)} cannot be written: {reason}; choose another with {flag}.'
         ) from error

@@ -91,14 +91,14 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
         return np.array(decode_image(io.BytesIO(fileio.get(path, backend_args=backend_args))))
     except FileNotFoundError as error:
         raise UserError(
-            f'The image {printable(str(path))} is missing: put it there, correct data_root and data_prefix, or take '
+            f'The image {printable(path)} is missing: put it there, correct data_root and data_prefix, or take '
             f'it out of the data.'
         ) from error
     except Exception as error:  # decoders raise anything
         unknown = f'no {", ".join(FORMATS)} that can be read'
-        reason = unknown if isinstance(error, UnidentifiedImageError) else printable(str(error))
+        reason = unknown if isinstance(error, UnidentifiedImageError) else printable(error)
         raise UserError(
-            f'The image {printable(str(path))} cannot be decoded ({reason}): replace it or leave it out.'
+            f'The image {printable(path)} cannot be decoded ({reason}): replace it or leave it out.'
         ) from error
 
 
