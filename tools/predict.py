@@ -16,7 +16,7 @@ if __name__ == '__main__':  # before what takes seconds to import
 from mmengine.config import Config
 
 from convnext_backbone.apis.builders import build_classifier, build_detector, build_segmentor
-from convnext_backbone.apis.classification import build_classification, classes_json, describe_classes
+from convnext_backbone.apis.classification import build_classification, describe_classes
 from convnext_backbone.apis.coco_output import coco_json, find_ids
 from convnext_backbone.apis.detection import build_detection, describe_detections
 from convnext_backbone.apis.image_files import (
@@ -24,10 +24,11 @@ from convnext_backbone.apis.image_files import (
     PREDICTIONS,
     claimed_folder,
     find_images,
+    predictions_json,
     refuse_broken,
     run_on_images,
 )
-from convnext_backbone.apis.segmentation import build_segmentation, describe_segments, segments_json
+from convnext_backbone.apis.segmentation import build_segmentation, describe_segments
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.config.recipes import task_of
 from convnext_backbone.utils.cli import common_parser, user_errors
@@ -35,29 +36,20 @@ from convnext_backbone.utils.errors import UserError
 from convnext_backbone.utils.files import write_atomically
 from convnext_backbone.visualization.legend import contact_sheet
 
-# By task: the function that predicts and draws an image, all predictions as json, and as printed text.
+# The function that predicts and draws an image, all predictions as json, and as printed text.
 Task = tuple[Callable[[Path, Path], dict], Callable[[list[dict]], str], Callable[[list[dict]], str]]
 
 
-def detection(cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
-    """Boxes and masks."""
+def build_task(task: str, cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
+    """Build the model of a task and what uses it."""
+    if task == 'segmentation':
+        return build_segmentation(build_segmentor(cfg, args.checkpoint), out_dir), predictions_json, describe_segments
+    if task == 'classification':
+        return build_classification(build_classifier(cfg, args.checkpoint)), predictions_json, describe_classes
     model = build_detector(cfg, args.checkpoint)
     classes = model.dataset_meta['classes']
     ids = find_ids(cfg, classes, args.ann)
     return build_detection(model, args.score_thr), lambda found: coco_json(found, classes, ids), describe_detections
-
-
-def segmentation(cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
-    """Class ids of pixels."""
-    return build_segmentation(build_segmentor(cfg, args.checkpoint), out_dir), segments_json, describe_segments
-
-
-def classification(cfg: Config, args: argparse.Namespace, out_dir: Path) -> Task:
-    """Classes of images."""
-    return build_classification(build_classifier(cfg, args.checkpoint)), classes_json, describe_classes
-
-
-TASKS = dict(detection=detection, segmentation=segmentation, classification=classification)
 
 
 @user_errors
@@ -80,7 +72,7 @@ def main() -> None:
     predictions: list[dict] = []
     broken: dict[Path, str] = {}
     with claimed_folder(out_dir), contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        run, to_json, describe = TASKS[task](cfg, args, out_dir)
+        run, to_json, describe = build_task(task, cfg, args, out_dir)
         try:
             for prediction in run_on_images(run, images, broken):
                 predictions.append(prediction)  # one by one: what there is must be kept

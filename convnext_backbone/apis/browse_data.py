@@ -96,8 +96,7 @@ def feed(loader: DataLoader, preprocessor: BaseDataPreprocessor, seed: int, trai
 def _draw_objects(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> Iterator[np.ndarray]:
     from mmdet.visualization.palette import get_palette
 
-    meta = {'palette': 'random', **meta}
-    colours = get_palette(meta['palette'], len(meta['classes']))
+    colours = get_palette(meta.get('palette'), len(meta['classes']))
     visualizer = build_visualizer(cfg, meta)
     for image, sample in zip(images, batch['data_samples'], strict=True):
         objects = sample.gt_instances

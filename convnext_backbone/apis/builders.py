@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 
-from ..config.check_data import find_heads
+from ..config.heads import find_heads
 from ..datasets.class_names import imagenet_classes
 from ..datasets.timm_dataset import build_transform
 from ..models.backbone import Backbone
@@ -113,10 +112,8 @@ def build_stages(cfg: Config, checkpoint: str) -> Backbone:
         raise UserError(
             f'The backbone of the config is {kind!r}: only the stages of ConvNeXt and ConvNeXtIsotropic can be shown.'
         )
-    with torch.device('meta'):
-        configured = MODELS.build(settings)
-    if len(configured.out_indices) < len(configured.depths):
-        settings['out_indices'] = range(len(configured.depths))
+    if kind == 'ConvNeXt':  # the other has one stage
+        settings['out_indices'] = (0, 1, 2, 3)
     backbone = MODELS.build(settings)
     load_backbone(backbone, checkpoint)
     return backbone.to(get_device()).eval()
@@ -124,7 +121,8 @@ def build_stages(cfg: Config, checkpoint: str) -> Backbone:
 
 def build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
     """Build the config's visualizer of boxes and masks, for the classes and the palette in ``dataset_meta``."""
-    # mmdet's own opacity of masks, 0.8, hides what lies under them.
-    visualizer = VISUALIZERS.build({'alpha': 0.4, **cfg.visualizer, 'vis_backends': None, 'save_dir': None})
+    # Not that of a run, which has its name; mmdet's own opacity of masks, 0.8, hides what lies under them.
+    settings = {'type': 'DetLocalVisualizer', 'alpha': 0.4, **(cfg.get('visualizer') or {})}
+    visualizer = VISUALIZERS.build({**settings, 'name': 'pictures', 'vis_backends': None, 'save_dir': None})
     visualizer.dataset_meta = dataset_meta
     return visualizer

@@ -1,6 +1,5 @@
 """Classification of image files: pictures with the predicted classes, and json."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,15 +45,10 @@ def top_classes(scores: Tensor, names: Sequence[str], k: int = 5) -> list[dict]:
     ]
 
 
-def classes_json(predictions: list[dict]) -> str:
-    """Convert predictions to json: the best classes of each image."""
-    return json.dumps([dict(image=str(one['image']), classes=one['classes']) for one in predictions], indent=1)
-
-
 def describe_classes(predictions: list[dict]) -> str:
     """List the best classes of each image, one line per image."""
     return '\n'.join(
-        f'{printable(str(one["image"]))}: '
+        f'{printable(one["image"])}: '
         + ', '.join(f'{found["description"]} {found["score"]:.2f}' for found in one['classes'])
         for one in predictions
     )

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from mmengine.config import Config
+from msgspec import Raw
 
-from ..utils.errors import UserError, printable, shorten
+from ..datasets.coco_format import CocoFile, CocoProblem, read_coco
+from ..utils.errors import UserError, shorten
 from .model_inputs import dataset_with_pipeline
 
 
@@ -48,25 +50,30 @@ def find_ids(cfg: Config, classes: Sequence[str], ann_file: str | None = None) -
     return CocoIds([*range(1, len(classes) + 1)], {})
 
 
+class _Categories(CocoFile, kw_only=True):
+    """A file that may have categories alone."""
+
+    images: list[Raw] = []
+
+
 def _read_ids(path: Path, classes: Sequence[str]) -> CocoIds:
     categories: dict[str, list] = {}
     try:
-        content = json.loads(path.read_text('utf-8-sig'))
-        for one in content['categories']:
-            categories.setdefault(one['name'], []).append(one['id'])
-        images = {one['file_name']: one['id'] for one in content.get('images') or []}
+        coco = read_coco(path, _Categories)
+        for one in coco.entries('categories'):
+            categories.setdefault(one.name, []).append(one.id)
+        images = {one.file_name: one.id for one in coco.entries('images')}
     except OSError as error:
         raise UserError(f'The annotation file {path} cannot be read: {error.strerror}.') from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except CocoProblem as error:
         raise UserError(
-            f'The annotation file {path} is no COCO json with categories ({type(error).__name__}: '
-            f'{printable(str(error))}): name another with --ann.'
+            f"The annotation file {path} is no COCO json with 'categories': it {error}; name another with --ann."
         ) from error
     missing = [name for name in dict.fromkeys(classes) if len(categories.get(name, [])) < classes.count(name)]
     if missing:
         raise UserError(
             f'The annotation file {path} has no category for these classes of the model: {shorten(missing)}; it has '
-            f'{shorten([str(name) for name in categories])}: name the file of the data it was trained on with --ann.'
+            f'{shorten([*categories])}: name the file of the data it was trained on with --ann.'
         )
     return CocoIds([categories[name].pop(0) for name in classes], images)
 

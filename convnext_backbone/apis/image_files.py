@@ -1,6 +1,7 @@
 """Image files to predict: finding them, naming a picture for each, and going on after one that cannot be used."""
 
 import contextlib
+import json
 import os
 import sys
 import traceback
@@ -36,7 +37,7 @@ def claimed_folder(out_dir: Path) -> Iterator[None]:
         images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_image(path)]
         if images:
             raise UserError(
-                f'The folder {printable(str(out_dir))}, where pictures are to be written, holds images that no earlier '
+                f'The folder {printable(out_dir)}, where pictures are to be written, holds images that no earlier '
                 f'run has written ({shorten(images)}): choose another --work-dir, or move them.'
             )
     check_work_dir(out_dir)
@@ -70,20 +71,19 @@ def find_images(sources: Iterable[str], out_dir: Path) -> list[ImageFile]:
         if source.is_dir():
             inside = [(path, path.relative_to(source)) for path in _walk(source, out_dir.resolve())]
             if not inside:
-                kinds = ', '.join(sorted(IMAGE_SUFFIXES))
-                raise UserError(f'The folder {printable(str(source))} holds no image ({kinds}).')
+                raise UserError(f'The folder {printable(source)} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))}).')
             found += inside
         elif source.is_file():
             found.append((source, Path(source.name)))
         else:
-            raise UserError(f'The image {printable(str(source))} does not exist: name image files or folders of them.')
+            raise UserError(f'The image {printable(source)} does not exist: name image files or folders of them.')
     names = [*_name_pictures(name for _, name in found)]
     pictures = {_place(out_dir / name) for name in names}
     for image, _ in found:
         places = {_place(image), image.resolve()}
         if places & pictures or any(out_dir.resolve() in place.parents for place in places):
             raise UserError(
-                f'The image {printable(str(image))} lies in {printable(str(out_dir))}, where the pictures are written, '
+                f'The image {printable(image)} lies in {printable(out_dir)}, where the pictures are written, '
                 f'and could be overwritten: move it, or choose another --work-dir.'
             )
     return [ImageFile(image, out_dir / name) for (image, _), name in zip(found, names, strict=True)]
@@ -102,7 +102,7 @@ def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
     """The images of a folder and its subfolders, also behind links, in the order of their names."""
 
     def refuse(error: OSError) -> None:
-        raise UserError(f'The folder {printable(str(error.filename))} cannot be read: {error.strerror}.') from error
+        raise UserError(f'The folder {printable(error.filename)} cannot be read: {error.strerror}.') from error
 
     visited, others = {folder.resolve()}, []
     for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -113,13 +113,13 @@ def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
         others += [name for name in files if not name.startswith('.') and not _is_image(Path(name))]
     if others:
         kinds = shorten(sorted({printable(Path(name).suffix.lower() or name) for name in others}))
-        print(f'left out: {len(others)} files in {printable(str(folder))} of other kinds ({kinds})', file=sys.stderr)
+        print(f'left out: {len(others)} files in {printable(folder)} of other kinds ({kinds})', file=sys.stderr)
 
 
 def _is_output(folder: Path, out_dir: Path) -> bool:
     written = folder != out_dir and _is_of_run(folder)
     if written:
-        print(f'left out: {printable(str(folder))}, which an earlier run has written', file=sys.stderr)
+        print(f'left out: {printable(folder)}, which an earlier run has written', file=sys.stderr)
     return written or folder == out_dir
 
 
@@ -157,17 +157,21 @@ def run_on_images(
         except WriteError:
             raise
         except UserError as error:
-            named = image.name in str(error) or printable(str(image)) in str(error)
-            broken[image] = str(error) if named else f'The image {printable(str(image))} cannot be used: {error}'
+            named = image.name in str(error) or printable(image) in str(error)
+            broken[image] = str(error) if named else f'The image {printable(image)} cannot be used: {error}'
         except Exception as error:  # of a transform or the model, which may not take every size
             place = traceback.extract_tb(error.__traceback__)[-1]
-            reason = printable(
-                f'{" ".join(f"{type(error).__name__}: {error}".split())}, {place.filename}:{place.lineno}'
-            )
-            broken[image] = f'The image {printable(str(image))} cannot be used ({reason}): leave it out.'
+            said = ' '.join(f'{type(error).__name__}: {error}'.split())
+            reason = printable(f'{said}, {place.filename}:{place.lineno}')
+            broken[image] = f'The image {printable(image)} cannot be used ({reason}): leave it out.'
         else:
             yield result
-    print(file=sys.stderr)  # ends the line of the progress bar
+
+
+def predictions_json(predictions: list[dict]) -> str:
+    """Convert predictions to json, all but the places of their pictures."""
+    kept = [{key: value for key, value in one.items() if key != 'picture'} for one in predictions]
+    return json.dumps(kept, indent=1, default=str)  # paths are written as text
 
 
 def refuse_broken(broken: dict[Path, str], number: int) -> None:
@@ -182,6 +186,4 @@ def refuse_broken(broken: dict[Path, str], number: int) -> None:
         print(f'left out: {sentence}', file=sys.stderr)
     if broken:
         rest = 'the results of the others are written' if len(broken) < number else 'nothing is written'
-        raise UserError(
-            f'{len(broken)} of {number} images could not be used ({shorten([str(image) for image in broken])}): {rest}.'
-        )
+        raise UserError(f'{len(broken)} of {number} images could not be used ({shorten([*broken])}): {rest}.')

@@ -39,16 +39,21 @@ def loads_annotations(step: dict) -> bool:
     return 'Load' in _name_of(step) and 'Annotation' in _name_of(step)
 
 
-def build_test_pipeline(cfg: Config) -> Callable[[Path], tuple[dict, np.ndarray]]:
+def build_test_pipeline(cfg: Config, number: int | None = None) -> Callable[[Path], tuple[dict, np.ndarray]]:
     """Build the function from an image file to a sample of the test pipeline of mmdet or mmseg, without labels.
 
     It also returns the image as an RGB picture, (H, W, 3). The image is loaded as the config says, from the local disk.
+
+    Args:
+        cfg: Of a detector or a segmentor.
+        number: How many steps of the pipeline to apply, if not all; the first loads the image.
     """
-    steps = [dict(step) for step in dataset_with_pipeline(cfg.test_dataloader.dataset)['pipeline']]
-    steps = [step for step in steps if not loads_annotations(step)]
-    for step in steps:
-        if 'Load' in _name_of(step):
-            step.pop('backend_args', None), step.pop('file_client_args', None)
+    remote = ('backend_args', 'file_client_args')
+    steps = [
+        {key: value for key, value in step.items() if key not in remote}
+        for step in dataset_with_pipeline(cfg.test_dataloader.dataset)['pipeline'][:number]
+        if not loads_annotations(step)
+    ]
     # mmcv's decoders give blue first; others keep the order of the file.
     bgr = any(
         _name_of(step).endswith('LoadImageFromFile') and step.get('imdecode_backend') != 'tifffile' for step in steps

@@ -1,6 +1,5 @@
 """Semantic segmentation of image files: overlays with a legend, pngs of class ids, and json."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,18 +54,10 @@ def predict_ids(model: BaseModel, sample: dict) -> np.ndarray:
     return ids if ids.shape == (height, width) else cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def segments_json(predictions: list[dict]) -> str:
-    """Convert predictions to json: the classes of each image with their shares."""
-    return json.dumps(
-        [dict(image=str(one['image']), class_ids=str(one['class_ids']), classes=one['classes']) for one in predictions],
-        indent=1,
-    )
-
-
 def describe_segments(predictions: list[dict]) -> str:
     """List the five largest classes of each image, one line per image."""
     return '\n'.join(
-        f'{printable(str(one["image"]))}: '
+        f'{printable(one["image"])}: '
         + ', '.join(f'{found["class"]} {100 * found["share"]:.0f} %' for found in one['classes'][:5])
         for one in predictions
     )

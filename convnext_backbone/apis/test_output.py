@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
@@ -26,13 +26,15 @@ from ..visualization.legend import add_bars, paste_grid
 from ..visualization.overlays import draw_classes
 from .builders import build_visualizer
 from .coco_output import coco_detections, find_ids
-from .model_inputs import build_test_pipeline, dataset_with_pipeline
+from .model_inputs import build_test_pipeline
 
 _FILES = ('.json', '.pkl', '.pickle')
 
 
 class OutputHook(Hook):
     """Writes the predictions of a test, and a picture of each image: base class of one for each task.
+
+    The samples of mmdet and mmseg name the files of their images.
 
     Args:
         cfg: Of the test.
@@ -54,23 +56,25 @@ class OutputHook(Hook):
             if path:
                 if (path.suffix in _FILES) != is_file:
                     kind = f'a file that ends with {", ".join(_FILES)}' if is_file else 'a folder'
-                    raise UserError(f'{flag} {printable(str(path))} does not fit: it is to name {kind}.')
+                    raise UserError(f'{flag} {printable(path)} does not fit: it is to name {kind}.')
                 _check_place(path, cfg, flag)
                 check_work_dir(path.parent if is_file else path, flag)
 
     def before_test(self, runner: Runner) -> None:
-        """Prepare for the data."""
-        self._prepare(runner, runner.test_dataloader.dataset)
+        """Name the outputs of the data."""
+        dataset: Any = runner.test_dataloader.dataset
+        self._meta = dataset.metainfo
+        self._places = _name_outputs(dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
+        self._load = build_test_pipeline(self._cfg, 1)
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write pictures and masks of a batch, and keep what the file will hold."""
-        for i, sample in enumerate(outputs):
-            name, place = self._name(sample, data_batch, i)
+        for name, place, sample in self._name(data_batch, outputs):
             if self._show_dir:
                 named = place.suffix.lower() in ('.jpg', '.jpeg', '.png')
-                write_picture(self._draw(sample, data_batch, i), self._show_dir / (place if named else f'{place}.png'))
+                write_picture(self._draw(sample), self._show_dir / (place if named else f'{place}.png'))
             if self._out:
-                self._rows[name] = self._store(sample, name, place)
+                self._rows[name] = self._store(sample, place)
 
     def after_test(self, runner: Runner) -> None:
         """Write the file."""
@@ -78,17 +82,14 @@ class OutputHook(Hook):
         if self._out and is_main_process():  # in the order of the data, without what fills up the last batch
             self._write(dict(row for rows in zip_longest(*ranks) for row in rows if row))
 
-    def _prepare(self, runner: Runner, dataset: Any) -> None:
+    def _name(self, data_batch: Any, outputs: Any) -> Iterable[tuple[str, Path, Any]]:
+        """The samples of a batch, with the names of their images and those of their pictures, as relative paths."""
+        return [(sample.img_path, self._places[sample.img_path], sample) for sample in outputs]
+
+    def _draw(self, sample: Any) -> np.ndarray:
         raise NotImplementedError
 
-    def _name(self, sample: Any, data_batch: Any, i: int) -> tuple[str, Path]:
-        """The name of an image, and that of its picture as a relative path."""
-        raise NotImplementedError
-
-    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
-        raise NotImplementedError
-
-    def _store(self, sample: Any, name: str, place: Path) -> Any:
+    def _store(self, sample: Any, place: Path) -> Any:
         """What is kept of a prediction until the end."""
         raise NotImplementedError
 
@@ -96,73 +97,53 @@ class OutputHook(Hook):
         """Write what was kept, by name of the image."""
 
 
-class _LibraryOutput(OutputHook):
-    """For mmdet and mmseg, whose samples name the files of their images."""
-
-    def _prepare(self, runner: Runner, dataset: Any) -> None:
-        self._meta = dataset.metainfo
-        self._places = _name_outputs(dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
-        load = dataset_with_pipeline(self._cfg.test_dataloader.dataset)['pipeline'][:1]
-        loading: Any = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dict(pipeline=load)))
-        self._load = build_test_pipeline(loading)
-
-    def _name(self, sample: Any, data_batch: Any, i: int) -> tuple[str, Path]:
-        return sample.img_path, self._places[sample.img_path]
-
-
-class DetectionOutput(_LibraryOutput):
+class DetectionOutput(OutputHook):
     """COCO's results as json, or what mmdet's own tools read as .pkl; annotation and prediction side by side."""
 
-    _pickle: Any = None
-
-    def _prepare(self, runner: Runner, dataset: Any) -> None:
-        super()._prepare(runner, dataset)
-        visualizer = self._cfg.get('visualizer') or dict(type='DetLocalVisualizer')
-        own: Any = SimpleNamespace(visualizer={**visualizer, 'name': 'pictures'})  # not that of the run
-        self._visualizer = build_visualizer(own, {'palette': 'random', **self._meta})
+    def before_test(self, runner: Runner) -> None:
+        """Find the ids of the classes; a .pkl is written by mmdet's metric."""
+        super().before_test(runner)
+        self._visualizer = build_visualizer(self._cfg, self._meta)
         if self._out and self._out.suffix == '.json':
             self._ids = find_ids(self._cfg, self._meta['classes']).categories
         elif self._out:
-            self._pickle = METRICS.build(dict(type='mmdet.DumpDetResults', out_file_path=str(self._out)))
+            metric = METRICS.build(dict(type='mmdet.DumpDetResults', out_file_path=str(self._out)))
+            runner.test_evaluator.metrics.append(metric)
+            self._out = None
 
-    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
+    def _draw(self, sample: Any) -> np.ndarray:
         self._visualizer.add_datasample('', self._load(Path(sample.img_path))[1], sample)
         return self._visualizer.get_image()
 
-    def _store(self, sample: Any, name: str, place: Path) -> Any:
-        if self._pickle is not None:
-            self._pickle.process({}, [sample.to_dict()])
-            return self._pickle.results.pop()
+    def _store(self, sample: Any, place: Path) -> list[dict]:
         found = coco_detections(sample.pred_instances.cpu().numpy(), 0.0, sample.ori_shape[:2])
         return [dict(image_id=sample.img_id, category_id=self._ids[label], **detection) for label, detection in found]
 
     def _write(self, rows: dict[str, Any]) -> None:
-        if self._pickle is not None:
-            self._pickle.compute_metrics([*rows.values()])
-            return
         write_atomically(json.dumps([detection for row in rows.values() for detection in row]).encode(), self._out)
 
 
-class SegmentationOutput(_LibraryOutput):
+class SegmentationOutput(OutputHook):
     """Masks of class ids as mmseg writes them, those of the annotations; annotation and prediction side by side."""
 
     _writes_file = False
 
-    def _prepare(self, runner: Runner, dataset: Any) -> None:
-        super()._prepare(runner, dataset)
+    def before_test(self, runner: Runner) -> None:
+        """Name the outputs of the data."""
+        super().before_test(runner)
         self._stems_differ = len({path.with_suffix('') for path in self._places.values()}) == len(self._places)
 
-    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
-        names = self._meta['classes']
-        palette = self._meta.get('palette') or np.random.default_rng(0).integers(256, size=(len(names), 3)).tolist()
+    def _draw(self, sample: Any) -> np.ndarray:
         image = self._load(Path(sample.img_path))[1]
-        maps = [
-            (title, sample.get(key)) for title, key in (('annotation', 'gt_sem_seg'), ('prediction', 'pred_sem_seg'))
+        maps = dict(annotation=sample.get('gt_sem_seg'), prediction=sample.pred_sem_seg)
+        drawn = [
+            draw_classes(image, one.data[0].cpu().numpy(), self._meta['classes'], self._meta['palette'], title)
+            for title, one in maps.items()
+            if one is not None
         ]
-        ids = [(title, one.data[0].cpu().numpy()) for title, one in maps if one is not None]
-        return paste_grid([draw_classes(image, one, names, palette, title) for title, one in ids], 2)
+        return paste_grid(drawn, 2)
 
-    def _store(self, sample: Any, name: str, place: Path) -> None:
+    def _store(self, sample: Any, place: Path) -> None:
         ids = sample.pred_sem_seg.data[0].cpu().numpy() + int(sample.get('reduce_zero_label', False))
         mask = place.with_suffix('.png') if self._stems_differ else f'{place}.png'
         write_picture(ids.astype(np.uint8 if len(self._meta['classes']) < 256 else np.uint16), self._out / mask)
@@ -171,30 +152,33 @@ class SegmentationOutput(_LibraryOutput):
 class ClassificationOutput(OutputHook):
     """The scores of all classes of each image; model inputs with their best classes."""
 
-    def _prepare(self, runner: Runner, dataset: Any) -> None:
+    def before_test(self, runner: Runner) -> None:
+        """Name the classes of the data."""
+        dataset: Any = runner.test_dataloader.dataset
         self._classes = dataset.metainfo['classes'] or imagenet_classes(self._cfg.model.num_classes)
 
-    def _name(self, sample: Any, data_batch: Any, i: int) -> tuple[str, Path]:
-        name = data_batch['names'][i]
-        return name, Path(os.path.normpath(f'/{name}')).relative_to('/')  # in a tar file it may be any
+    def _name(self, data_batch: Any, outputs: Any) -> Iterable[tuple[str, Path, Any]]:
+        for name, image, sample in zip(data_batch['names'], data_batch['inputs'], outputs, strict=True):
+            place = Path(os.path.normpath(f'/{name}')).relative_to('/')  # in a tar file it may be any
+            yield name, place, dict(sample, name=name, image=image)
 
-    def _draw(self, sample: Any, data_batch: Any, i: int) -> np.ndarray:
+    def _draw(self, sample: Any) -> np.ndarray:
         scores, truth = sample['scores'].cpu(), int(sample['label'])
         shown = scores.argsort(descending=True)[:3].tolist()
         shown += [truth] * (truth >= 0 and truth not in shown)
         parts = [(describe_class(self._classes[k]) + ' (annotated)' * (k == truth), float(scores[k])) for k in shown]
-        return add_bars(data_batch['inputs'][i].permute(1, 2, 0).cpu().numpy(), parts)
+        return add_bars(sample['image'].permute(1, 2, 0).cpu().numpy(), parts)
 
-    def _store(self, sample: Any, name: str, place: Path) -> dict:
+    def _store(self, sample: Any, place: Path) -> dict:
         scores = sample['scores'].cpu().numpy().astype(np.float64).round(6)
-        return dict(image=name, label=int(sample['label']), scores=scores)
+        return dict(image=sample['name'], label=int(sample['label']), scores=scores)
 
     def _write(self, rows: dict[str, Any]) -> None:
-        if self._out.suffix != '.json':
-            dump(dict(classes=self._classes, images=[*rows.values()]), str(self._out))
-            return
-        lines = ',\n'.join(json.dumps({**row, 'scores': row['scores'].tolist()}) for row in rows.values())
-        write_atomically(f'{{"classes": {json.dumps(self._classes)},\n"images": [\n{lines}]}}\n'.encode(), self._out)
+        content = dict(classes=self._classes, images=[*rows.values()])
+        if self._out.suffix == '.json':
+            write_atomically(msgspec.json.encode(content, enc_hook=np.ndarray.tolist), self._out)
+        else:
+            dump(content, str(self._out))
 
 
 def build_output_hook(cfg: Config, out: str | None, show_dir: str | None) -> OutputHook:
@@ -217,9 +201,7 @@ def _check_place(path: Path, cfg: Config, flag: str) -> None:
     for _, dataset in name_datasets(cfg, 'test'):
         prefix = dataset.get('data_prefix') or ''
         parts = [dataset.get('ann_file') or None, *(prefix.values() if isinstance(prefix, dict) else [prefix])]
-        for part in filter(lambda part: part is not None, parts):
+        for part in (part for part in parts if part is not None):
             place = Path(dataset.get('data_root') or '.', part).resolve()
             if place.is_relative_to(path.resolve()) or path.resolve().is_relative_to(place):
-                raise UserError(
-                    f'{flag} {printable(str(path))} would overwrite test data in {place}: name another place.'
-                )
+                raise UserError(f'{flag} {printable(path)} would overwrite test data in {place}: name another place.')
