@@ -24,7 +24,9 @@ from mmengine.registry import RUNNERS
 from convnext_backbone.config.check_data import check_data
 from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
+from convnext_backbone.config.own_data import add_annotation_flags
 from convnext_backbone.config.recipes import list_recipes
+from convnext_backbone.config.schedule import add_schedule_flags
 from convnext_backbone.engine.resume import lock_work_dir, set_resume
 from convnext_backbone.utils.cli import add_launcher, common_parser, is_first_process, user_errors
 from convnext_backbone.utils.files import check_work_dir
@@ -56,6 +58,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--auto-resume', action='store_true', help=auto_resume)
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    add_annotation_flags(parser)
+    add_schedule_flags(parser)
     add_launcher(parser)
     return parser.parse_args()
 

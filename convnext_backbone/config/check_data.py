@@ -1,8 +1,7 @@
 """Whether the data of a run exists and fits its model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -13,8 +12,7 @@ from ..utils.errors import ArgumentError, UserError, printable, shorten
 from .check import walk
 from .check_annotations import check_annotations
 from .dataset_types import find_classes, name_datasets
-
-_HEADS = ('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+from .heads import find_heads
 
 
 def check_data(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> None:
@@ -89,11 +87,3 @@ def check_heads(cfg: Config, classes: Sequence[str]) -> None:
                 f'{name}={printable(repr(value))} does not fit the training data, which has {len(classes)} classes '
                 f'({printable(", ".join(map(str, classes)))}): change it, or metainfo.classes of the data sets.'
             )
-
-
-def find_heads(cfg: Config) -> Iterator[tuple[str, Any]]:
-    """The settings ``num_classes`` of the heads that predict the classes of the data, by dotted names."""
-    for part in _HEADS:
-        for name, value in walk((cfg.get('model') or {}).get(part), f'model.{part}'):
-            if name.endswith('.num_classes') and 'semantic_head' not in name:
-                yield name, value

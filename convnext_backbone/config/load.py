@@ -4,16 +4,20 @@ import argparse
 import difflib
 import inspect
 import os
+import sys
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..datasets.layouts import Layout
+from ..utils.cli import is_first_process
 from ..utils.errors import UserError, printable
-from .check import DATALOADERS, check_settings
+from .check import check_settings
 from .dataset_types import name_datasets
 from .machine import adapt_to_machine
+from .own_data import Annotations, count_images, count_repeats, replace_data_root, use_own_data
+from .schedule import Schedule, set_schedule
 
 
 def load_config(
@@ -27,12 +31,20 @@ def load_config(
     Args:
         path: The config file.
         work_dir: Where the run is written; by default the config's, or ``work_dirs/<name of the config>``.
-        data_root: Replaces the config's data folder, in its data sets and evaluators.
+        data_root: Takes the place of the config's data, as of :func:`.use_own_data`.
         cfg_options: Settings by dotted name; they win over all others.
 
     Raises:
-        UserError: The file is missing, it is not a config of a model, or a setting is misspelt or out of range.
+        UserError: The file is missing, it is not a config of a model, a setting is misspelt or out of range, or no
+            layout of data is known that ``data_root`` has.
     """
+    return _load(path, work_dir, data_root, cfg_options or {}, Annotations())[0]
+
+
+def _load(
+    path: str | os.PathLike, work_dir: str | None, data_root: str | None, cfg_options: dict, annotations: Annotations
+) -> tuple[Config, Layout | None]:
+    """The config, and what ``data_root`` holds where that is other data than the config is for."""
     if not Path(path).is_file():
         raise UserError(f'The config {path} does not exist: check the path; `ls configs` shows what there is.')
     try:
@@ -41,21 +53,36 @@ def load_config(
         reason = printable(' '.join(f'{type(error).__name__}: {error}'.split()))
         raise UserError(f'The config {path} cannot be read: {reason}') from error
     if data_root is not None:
-        _replace_data_root(cfg, data_root)
-    _check_names(cfg, cfg_options or {})
-    try:
-        cfg.merge_from_dict(cfg_options or {})
-    except (KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'--cfg-options {cfg_options} does not fit {path}: {printable(str(error))}') from error
+        replace_data_root(cfg, data_root)
+    _check_names(cfg, cfg_options)
+    _merge(cfg, cfg_options)
     _check_parts(cfg, 'model')
     check_settings(cfg)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    layout = use_own_data(cfg, data_root, annotations) if data_root is not None else None
+    if layout:
+        _merge(cfg, cfg_options)  # again: they win
     # Everything that the package registers must be there, whatever the config imports.
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     if 'convnext_backbone' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'convnext_backbone']
     cfg.custom_imports = imports
-    return cfg
+    return cfg, layout
+
+
+def _merge(cfg: Config, cfg_options: dict) -> None:
+    try:
+        cfg.merge_from_dict(cfg_options)
+    except (KeyError, TypeError, AssertionError) as error:
+        raise UserError(f'--cfg-options {cfg_options} does not fit {cfg.filename}: {printable(str(error))}') from error
+
+
+def _set_schedule(cfg: Config, schedule: Schedule, layout: Layout | None) -> None:
+    """Change the schedule, and say so."""
+    images = layout.numbers['train'] if layout else count_images(cfg) if schedule.epochs else None
+    changes = set_schedule(cfg, schedule, images and images * count_repeats(cfg), layout is not None)
+    if changes and is_first_process():
+        print('\n  '.join(['The schedule of the recipe is changed:', *changes]), file=sys.stderr)
 
 
 def _check_names(cfg: Config, cfg_options: dict) -> None:
@@ -83,13 +110,15 @@ def prepare_config(flags: argparse.Namespace) -> Config:
 
     Args:
         flags: Of :func:`.common_parser`, and those of ``launcher``, ``local_rank``, ``amp``, ``auto_scale_lr``,
-            ``checkpoint``, ``split`` and ``tta`` that the tool has.
+            ``checkpoint``, ``split`` and ``tta`` that the tool has, and those of the same names as the fields of
+            :class:`.Annotations` and :class:`.Schedule`.
 
     Raises:
         UserError: As of :func:`load_config`, or the config lacks what a flag needs.
     """
     given = vars(flags)
-    cfg = load_config(flags.config, flags.work_dir, flags.data_root, flags.cfg_options)
+    annotations = Annotations(*map(given.get, Annotations._fields))
+    cfg, layout = _load(flags.config, flags.work_dir, flags.data_root, flags.cfg_options or {}, annotations)
     split = given.get('split', 'test' if 'checkpoint' in given else 'train')
     _check_parts(cfg, f'{split}_dataloader', *['optim_wrapper'] * bool(given.get('amp')))
     if 'launcher' in given:
@@ -103,6 +132,9 @@ def prepare_config(flags: argparse.Namespace) -> Config:
                 f'{flags.config} has no auto_scale_lr.base_batch_size: set it, or leave --auto-scale-lr out.'
             )
         cfg.auto_scale_lr.enable = True
+    if 'epochs' in given:
+        _set_schedule(cfg, Schedule(*map(given.get, Schedule._fields)), layout)
+        _merge(cfg, flags.cfg_options or {})  # again: they win
     adapt_to_machine(cfg)
     cfg.setdefault('runner_type', 'ResumableRunner')
     if 'checkpoint' in given:
@@ -127,28 +159,3 @@ def _set_tta(cfg: Config) -> None:
     cfg.model = {**cfg.tta_model, 'module': cfg.model}
     for _, dataset in name_datasets(cfg, 'test'):
         dataset['pipeline'] = cfg.tta_pipeline
-
-
-def _replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
-    new = str(data_root).rstrip('/') + '/'
-    datasets = [dataset for split in ('train', 'val', 'test') for _, dataset in name_datasets(cfg, split)]
-    roots = {str(dataset['data_root']).rstrip('/') for dataset in datasets if dataset.get('data_root')}
-    old = '/'.join(os.path.commonprefix([root.split('/') for root in roots]))
-    if len(roots) > 1 and not old:
-        raise UserError(
-            f'--data-root takes the place of one folder, but {cfg.filename} has several without a common one: '
-            f'{printable(", ".join(sorted(roots)))}; set data_root of each data set instead.'
-        )
-
-    def moved(node: Any) -> Any:
-        if isinstance(node, dict):
-            node.update({key: moved(value) for key, value in node.items()})
-        elif isinstance(node, (list, tuple)):
-            return type(node)(moved(item) for item in node)
-        elif isinstance(node, str):
-            return new + node[len(old) :].lstrip('/') if roots and f'{node}/'.startswith(f'{old}/') else node
-        return node
-
-    for part in (*DATALOADERS, 'val_evaluator', 'test_evaluator', 'data_root'):
-        if part in cfg:
-            cfg[part] = moved(cfg[part])
