@@ -151,5 +151,5 @@ def _describe_part(failed: Any, cfg: Config) -> str:
     """Name a part of the config by its place and its value; libraries add arguments to what they take from there."""
     for name, node in walk(cfg.to_dict()) if isinstance(failed, dict) else ():
         if isinstance(node, dict) and 'type' in node and node.items() <= dict(failed).items():
-            return f'{name}={printable(repr(node))} of the config'
+            return f'{name}={printable(node)} of the config'
     return f'{printable(repr(failed))} of the config'

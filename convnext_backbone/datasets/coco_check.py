@@ -69,8 +69,9 @@ def _find_categories(coco: CocoFile, classes: Sequence[str] | None) -> set[float
     # mmdet numbers labels in the order of the file's categories, whatever the order of the classes.
     if classes is not None and [name for name in names if name in classes] != list(classes):
         raise CocoProblem(
-            f'has the categories {_shown(names)}, but the config the classes {_shown(list(classes))}: labels are their '
-            f'places in the file, which must list all in this order; change it, or metainfo.classes of all data sets'
+            f'has the categories {printable(names)}, but the config the classes {printable(list(classes))}: labels are '
+            f'their places in the file, which must list all in this order; change it, or metainfo.classes of all data '
+            f'sets'
         )
     return {category.id for category in categories if classes is None or category.name in classes}
 
@@ -100,7 +101,7 @@ def _check_annotations(
             problem = 'where an evaluation needs three points or more'
         if problem:
             raise CocoProblem(
-                f'has annotations[{number}] with segmentation={_shown(annotation.segmentation)}, {problem}'
+                f'has annotations[{number}] with segmentation={printable(annotation.segmentation)}, {problem}'
             )
     boxes.check()
     return left_out, annotated
@@ -164,7 +165,3 @@ def _count_dropped(images: dict[float | str, Image], annotated: set[float | str]
         elif settings.get('filter_empty_gt') and image.id not in annotated:
             dropped['have no annotation of the classes, which filter_cfg.filter_empty_gt asks for'] += 1
     return dropped
-
-
-def _shown(value: object) -> str:
-    return printable(repr(value))
