@@ -9,6 +9,7 @@ Importing this package registers everything in it in mmengine's root registries,
 - ``init_cfg=dict(type='Pretrained', ...)`` is strict for the models of this package (:mod:`.weights.pretrained_init`),
   and no loader of mmengine leaves out a part of their backbones (:mod:`.weights.load_model`);
 - the local file backend writes atomically (:class:`.AtomicLocalBackend`);
+- logs and scores are json also where a score is no number: null (:mod:`.engine.validation`);
 - mmcv finds its operators, where none are compiled (:mod:`.ops`).
 """
 

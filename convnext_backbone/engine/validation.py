@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import logging
 import math
 import os
@@ -11,12 +12,14 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.fileio import register_handler
+from mmengine.fileio.handlers import JsonHandler
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
@@ -50,7 +53,7 @@ class ValidationCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Validate one batch, and compare the names of the scores with those that hooks and schedules watch."""
         loop = runner.val_loop
-        if runner.iter or not isinstance(loop, ValLoop) or isinstance(loop.dataloader.dataset, IterableDataset):
+        if runner.iter or not isinstance(loop, ValLoop):
             return
         try:
             with _left_unchanged(runner.model):
@@ -73,9 +76,8 @@ class ValidationCheckHook(Hook):
         """Predict one batch, where images of several sizes may meet in it."""
         loop = runner.test_loop
         if isinstance(loop, TestLoop) and (loop.dataloader.batch_size or 1) > 1:
-            if not isinstance(loop.dataloader.dataset, IterableDataset):
-                with _left_unchanged(runner.model):
-                    _predict_batch(runner.model, loop, 'test')
+            with _left_unchanged(runner.model):
+                _predict_batch(runner.model, loop, 'test')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Warn of scores that are no numbers."""
@@ -86,6 +88,25 @@ class ValidationCheckHook(Hook):
             )
 
     after_test_epoch = after_val_epoch
+
+
+@register_handler('json')
+class StrictJsonHandler(JsonHandler):
+    """Writes the logs and scores of a run as json, where mmengine writes NaN, which is none: null.
+
+    Lists stay as they are: of detections, which metrics read again.
+    """
+
+    def dump_to_str(self, obj: Any, **kwargs: Any) -> str:
+        """Encode an object."""
+        text = super().dump_to_str(obj, **kwargs)
+        if isinstance(obj, dict) and ('NaN' in text or 'Infinity' in text):
+            text = super().dump_to_str(json.loads(text, parse_constant=lambda _: None), **kwargs)
+        return text
+
+    def dump_to_fileobj(self, obj: Any, file: IO[str], **kwargs: Any) -> None:
+        """Write an object."""
+        file.write(self.dump_to_str(obj, **kwargs))
 
 
 @contextlib.contextmanager
@@ -138,9 +159,12 @@ def _score_batch(evaluator: Evaluator, batch: Any, outputs: Sequence, size: int)
     Raises:
         ArgumentError: A metric fails.
     """
-    if type(evaluator) is not Evaluator or _is_unreadable(batch):
+    labels = batch.get('labels') if isinstance(batch, dict) else None
+    unreadable = isinstance(labels, Tensor) and bool((labels < 0).all())  # as some images of a classifier may be
+    if type(evaluator) is not Evaluator or unreadable:
         return []
-    outputs = [output for output in outputs if not _is_loss(output)]
+    # Models may append their loss.
+    outputs = [one for one in outputs if not isinstance(one, BaseDataElement) or one.keys() != ['loss']]
     _add_detection(outputs[0])
     trial = copy.copy(evaluator)
     trial.metrics = [
@@ -167,8 +191,9 @@ def _score_batch(evaluator: Evaluator, batch: Any, outputs: Sequence, size: int)
 
 
 def _choose_batch(loader: DataLoader) -> Sequence[int]:
-    """The indices of the batch whose images differ the most in shape, without decoding any."""
-    batches, dataset = list(loader.batch_sampler or ()), loader.dataset
+    """The indices of the batch whose images differ the most in shape, without decoding any; none of a stream."""
+    dataset: Any = loader.dataset
+    batches = list(loader.batch_sampler or ()) if not isinstance(dataset, IterableDataset) else []
     if not batches or len(batches[0]) == 1 or not hasattr(dataset, 'get_data_info'):
         return batches[0] if batches else []
 
@@ -210,17 +235,6 @@ def _image_size(info: dict) -> tuple[int, int]:
 def _shape_of(sample: Any) -> tuple[int, ...]:
     image = sample.get('inputs') if isinstance(sample, dict) else None
     return tuple(image.shape[-2:]) if isinstance(image, Tensor) else (0, 0)
-
-
-def _is_unreadable(batch: Any) -> bool:
-    """Whether none of the images of a classifier could be read, of which a run may have some."""
-    labels = batch.get('labels') if isinstance(batch, dict) else None
-    return isinstance(labels, Tensor) and bool((labels < 0).all())
-
-
-def _is_loss(output: Any) -> bool:
-    """Whether an output is no prediction but the loss, which models may append."""
-    return isinstance(output, BaseDataElement) and output.keys() == ['loss']
 
 
 def _fresh_copy(metric: BaseMetric, outputs: Sequence) -> BaseMetric:

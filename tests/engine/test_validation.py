@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import math
 import random
 import re
 import shutil
 
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -257,6 +259,33 @@ def test_scores_that_are_no_numbers_are_said(tmp_path):
     runner.train()
     (log,) = (path.read_text() for path in tmp_path.glob('*/*.log'))
     assert log.count('No number: toy/mean. The data has no pixel or object') == 1
+
+
+def test_the_logs_of_a_run_are_json_whatever_its_scores(tmp_path):
+    class NoNumber(Mean):
+        value = np.float32('nan')
+
+    parts = dict(dataset=Pictures(), sampler=dict(type='DefaultSampler', shuffle=False))
+    tested = dict(test_dataloader=parts, test_cfg=dict(), test_evaluator=[NoNumber()])
+    runner = build(tmp_path, NoNumber(), train_cfg=dict(by_epoch=True, max_epochs=1), **tested)
+    runner.train()
+    runner.test()
+    (log,), (scores,) = tmp_path.glob('*/vis_data/scalars.json'), tmp_path.glob('*/[0-9]*.json')
+    for path in (log, scores):
+        records = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+        assert records[-1]['toy/mean'] is None and records[-1]['toy/spread'] == 1
+    assert any(record.get('loss', 0) > 0 for record in map(json.loads, log.read_text().splitlines()))
+
+
+@pytest.mark.parametrize('indent', [None, 1])
+def test_only_numbers_that_are_none_become_null(indent, tmp_path):
+    """Those of texts stay, and those of results that a metric reads again."""
+    record = {'NaN': math.nan, 'b': [math.inf, -math.inf, 'Infinity', 0.1], 'c': dict(d=np.float32('nan'), e=None)}
+    expected = {'NaN': None, 'b': [None, None, 'Infinity', 0.1], 'c': dict(d=None, e=None)}
+    mmengine.dump(record, tmp_path / 'a.json', indent=indent)
+    assert (tmp_path / 'a.json').read_text() == json.dumps(expected, indent=indent)
+    assert mmengine.dump(record, file_format='json') == json.dumps(expected)
+    assert mmengine.dump([dict(score=math.nan)], file_format='json') == '[{"score": NaN}]'
 
 
 # ---- the tools -------------------------------------------------------------------------------------------------------
