@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,10 +60,11 @@ def check_masks(
     if 'seg_map_path' not in infos[0]:
         return None
     sample = _Sample(infos, dataset)
-    problem = sample.find_problem(split, ignored)
+    shift = sample.describe_shift(split)
+    problem = sample.find_problem(split, ignored) or (shift if split == 'train' else None)
     if problem:
         raise UserError(problem)
-    if shift := sample.describe_shift(split) if split != 'train' else None:  # they may just lack a class
+    if shift:  # the masks of an evaluation may just lack a class
         print(f'warning: {shift}', file=sys.stderr)
     return sample.report(ignored)
 
@@ -142,16 +143,14 @@ class _Sample:
     def __init__(self, infos: list[dict], dataset: Any) -> None:
         self._infos, self._dataset = infos, dataset
         self._classes: Sequence[str] = dataset.metainfo.get('classes') or ()
+        self._labels = to_labels(np.arange(256), dataset.reduce_zero_label, dataset.label_map)  # by id
         self._first: dict[int, str] = {}  # the first mask that has an id
         self._read(_SAMPLE)
-        # What a small sample lacks may be rare.
-        if self._first.keys() <= {0, VOID}:
-            self._read(_WIDE_SAMPLE, lambda ids: not ids <= {0, VOID})
-        elif self._seems_shifted():
-            self._read(_WIDE_SAMPLE, lambda ids: len(self._classes) in ids)
+        if self._lacks_ids():  # which may be rare
+            self._read(_WIDE_SAMPLE)
 
-    def _read(self, number: int, enough: Callable[[Set[int]], bool] = lambda ids: False) -> None:
-        """Read masks that are spread over the data set, until their ids are enough."""
+    def _read(self, number: int) -> None:
+        """Read masks that are spread over the data set; of a wide sample until no ids are lacking."""
         self._pixels = np.zeros(256, np.int64)  # by id
         places = np.linspace(0, len(self._infos) - 1, min(number, len(self._infos))).round().astype(int)
         for sampled, place in enumerate(places, 1):
@@ -160,31 +159,30 @@ class _Sample:
             self._pixels += counts
             for found in np.flatnonzero(counts).tolist():
                 self._first.setdefault(found, info['seg_map_path'])
-            if enough(self._first.keys()) or self._pixels.sum() > _MOST_PIXELS:
+            if (number == _WIDE_SAMPLE and not self._lacks_ids()) or self._pixels.sum() > _MOST_PIXELS:
                 break
 
-    def _labels(self, ids: Any) -> list[int]:
-        dataset = self._dataset
-        return to_labels(np.array(ids, np.uint8), dataset.reduce_zero_label, dataset.label_map).tolist()
+    def _lacks_ids(self) -> bool:
+        return self._first.keys() <= {0, VOID} or self._seems_shifted()
 
     def _seems_shifted(self) -> bool:
         """Whether with ``reduce_zero_label`` all ids from 0 on occur, but not the last one."""
-        last = len(self._classes)
-        expected = self._dataset.reduce_zero_label and not self._dataset.label_map and last > 0
-        return bool(expected) and set(range(last)) <= self._first.keys() and last not in self._first
+        last, dataset = len(self._classes), self._dataset
+        if not dataset.reduce_zero_label or dataset.label_map or not last:
+            return False
+        return {*range(last)} <= self._first.keys() and last not in self._first
 
     def report(self, ignored: Collection[int]) -> MaskReport:
         """Sum up what there is."""
-        labels = np.array(self._labels(range(256)))
-        void = self._pixels[np.isin(labels, [*ignored])].sum() / max(1, self._pixels.sum())
-        seen = set(labels[self._pixels > 0])
+        void = self._pixels[np.isin(self._labels, [*ignored])].sum() / max(1, self._pixels.sum())
+        seen = {*self._labels[self._pixels > 0]}
         unseen = tuple(name for label, name in enumerate(self._classes) if label not in seen)
         return MaskReport(len(self._infos), self._sampled, float(void), unseen)
 
     def find_problem(self, split: str, ignored: Collection[int]) -> str | None:
         """Describe what is wrong with the ids; None if nothing is."""
         ids, number, reduced = sorted(self._first), len(self._classes), self._dataset.reduce_zero_label
-        labels = {one: label for one, label in zip(ids, self._labels(ids), strict=True) if label not in ignored}
+        labels = {one: self._labels[one] for one in ids if self._labels[one] not in ignored}
         wrong = [one for one, label in labels.items() if number and label >= number]
         name = printable(self._first[wrong[0] if wrong else ids[-1]])
         held = f'hold the ids {", ".join(map(str, ids[:12]))}{", ..." if len(ids) > 12 else ""}'
@@ -213,7 +211,7 @@ class _Sample:
                 f'{held}, which is void{" by reduce_zero_label=True" if reduced and 0 in ids else ""}; write the ids '
                 f'of the classes.'
             )
-        return self.describe_shift(split) if split == 'train' else None
+        return None
 
     def describe_shift(self, split: str) -> str | None:
         """Describe masks that seem to count the classes from 0, but have ``reduce_zero_label``; None for others."""

@@ -192,6 +192,14 @@ def test_rare_objects_are_looked_for_before_masks_are_said_to_have_none(common, 
     check_masks(settings(write_data(tmp_path, masks), number=2), 'mmseg', 'train')
 
 
+def test_rare_objects_are_not_taken_for_all_classes(tmp_path):
+    """One of the first class, found first, does not mean that ids count from 0."""
+    masks = [ids(0, 255)] * 300
+    masks[101], masks[202] = ids(0, 1), ids(0, 2)
+    config = settings(write_data(tmp_path, masks), number=2, reduce_zero_label=True)
+    check_masks(config, 'mmseg', 'train')
+
+
 def test_masks_of_an_evaluation_may_lack_the_last_class(tmp_path, capsys):
     write_data(tmp_path, [ids(0, 1, 2)] * 20)
     config = settings(tmp_path, reduce_zero_label=True)
