@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from ..datasets.class_names import describe_class
@@ -24,18 +23,18 @@ def check_classes(checkpoint: dict, source: str, dataset: Any) -> None:
         CheckpointMismatch: They are others, or in another order; the text names the first difference.
     """
     theirs = [*(dataset_classes(checkpoint, source) or ())]
-    meta = getattr(dataset, 'metainfo', None)
-    ours = [printable(str(name)) for name in (meta.get('classes') or () if isinstance(meta, Mapping) else ())]
-    if not theirs or not ours or theirs == ours:
+    meta = getattr(dataset, 'metainfo', None) or {}
+    ours = [printable(str(name)) for name in meta.get('classes') or ()]
+    if not theirs or not ours:
         return
     if len({bool(_IMAGENET_ID.fullmatch(names[0])) for names in (theirs, ours)}) > 1:  # ImageNet by ids, and by names
         theirs, ours = ([describe_class(name).split(',')[0] for name in names] for names in (theirs, ours))
-    pairs = enumerate(itertools.zip_longest(theirs, ours))
-    number, (one, other) = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), (0, ('', '')))
-    if one != other:
-        raise CheckpointMismatch(
-            f'The checkpoint {printable(source)} was trained on other classes than those of the data: number {number} '
-            f'is {one!r} in the checkpoint and {other!r} in the data ({len(theirs)} and {len(ours)} in all). Name the '
-            f'classes of the data in the order of the checkpoint (metainfo.classes, or a class_map for folders), use '
-            f'the data that it was trained on, or train on this data from its weights with load_from.'
-        )
+    for number, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
+        if one != other:
+            raise CheckpointMismatch(
+                f'The checkpoint {printable(source)} was trained on other classes than those of the data: number '
+                f'{number} is {one!r} in the checkpoint and {other!r} in the data ({len(theirs)} and {len(ours)} in '
+                f'all). Name the classes of the data in the order of the checkpoint (metainfo.classes, or a class_map '
+                f'for folders), use the data that it was trained on, or train on this data from its weights with '
+                f'load_from.'
+            )

@@ -2,7 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..utils.errors import CheckpointError, printable
-from ..utils.validation import COUNT, POSITIVE, Kind, integers, is_number
+from ..utils.validation import COUNT, POSITIVE, integers, is_number
 from ..weights.plain_tensors import check_plain
 
 _COUNTERS = dict(
@@ -24,15 +24,13 @@ _COUNTERS = dict(
     images_per_batch=COUNT,
     images=COUNT,
 )
-_TEXT = Kind(lambda value: value is None or isinstance(value, str), 'text')
-_PLAIN = Kind(lambda value: is_number(value) or isinstance(value, (bool, str)), 'a number or a text')
 # What mmengine's CheckpointHook takes from the message hub, by the beginning of the name; the last is for all others.
-_INFOS = {
-    'keep_ckpt_ids': Kind(lambda value: isinstance(value, list) and all(map(integers(0).fits, value)), 'integers'),
-    'last_ckpt': _TEXT,
-    'best_ckpt': _TEXT,
-    'best_score': Kind(is_number, 'a number'),
-    '': Kind(lambda value: all(map(_PLAIN.fits, value if isinstance(value, list) else [value])), 'plain values'),
+_INFOS: dict[str, Callable[[Any], bool]] = {
+    'keep_ckpt_ids': lambda value: isinstance(value, list) and all(map(integers(0).fits, value)),
+    'last_ckpt': lambda value: value is None or isinstance(value, str),
+    'best_ckpt': lambda value: value is None or isinstance(value, str),
+    'best_score': is_number,
+    '': lambda value: all(map(_is_plain, value if isinstance(value, list) else [value])),
 }
 
 
@@ -67,20 +65,24 @@ def check_training_state(checkpoint: dict, source: str) -> None:
 
 def _reduce_message_hub(hub: dict) -> dict:
     """The histories and plain values of a message hub; what else it holds a run sets itself."""
-    parts = (hub.get('log_scalars'), hub.get('runtime_info'))
-    stored, infos = (part if isinstance(part, Mapping) else {} for part in parts)
-    scalars = {name: _copy_history(buffer) for name, buffer in stored.items() if _is_name(name)}
-    scalars = {name: buffer for name, buffer in scalars.items() if buffer is not None}
     infos = {
         name: value
-        for name, value in infos.items()
-        if _is_name(name) and next(kind for key, kind in _INFOS.items() if name.startswith(key)).fits(value)
+        for name, value in _by_name(hub.get('runtime_info')).items()
+        if next(fits for key, fits in _INFOS.items() if name.startswith(key))(value)
     }
+    scalars = {name: _copy_history(buffer) for name, buffer in _by_name(hub.get('log_scalars')).items()}
+    scalars = {name: buffer for name, buffer in scalars.items() if buffer is not None}
     return dict(log_scalars=scalars, runtime_info=infos, resumed_keys=dict.fromkeys([*scalars, *infos], True))
 
 
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name.isprintable()
+def _by_name(part: Any) -> dict[str, Any]:
+    """The entries of a dict that have a name which can be printed."""
+    entries = part.items() if isinstance(part, Mapping) else ()
+    return {name: value for name, value in entries if isinstance(name, str) and name.isprintable()}
+
+
+def _is_plain(value: Any) -> bool:
+    return is_number(value) or isinstance(value, (bool, str))
 
 
 def _copy_history(buffer: Any) -> HistoryBuffer | None:
@@ -172,16 +174,12 @@ def _expected_state(optimizer: Optimizer) -> tuple[list[dict], list[dict[str, An
     A copy of it makes a step on the meta device. (The fused implementations trust shapes and strides of their tensors,
     and write beyond those that are shorter.)
     """
-    parameters, unchanged = [], []
+    parameters, fixed = [], {'params', 'foreach', 'fused', 'capturable', 'differentiable'}
     try:
         twin = copy.copy(getattr(optimizer, 'optim', optimizer))  # the one within ZeroRedundancyOptimizer
         twin.state, twin.param_groups = defaultdict(dict), []
         for group in optimizer.param_groups:
-            plain: dict[str, Any] = {
-                name: False for name in ('foreach', 'fused', 'capturable', 'differentiable') if name in group
-            }
-            unchanged.append({**group, **plain})
-            twin.param_groups.append({**unchanged[-1], 'params': []})
+            twin.param_groups.append({**group, **dict.fromkeys(fixed & group.keys(), False), 'params': []})
             for parameter in group['params']:
                 stand_in = nn.Parameter(_on_meta(parameter))
                 stand_in.grad = _on_meta(parameter)
@@ -197,8 +195,8 @@ def _expected_state(optimizer: Optimizer) -> tuple[list[dict], list[dict[str, An
     except Exception:  # optimizers of other libraries do anything in a step
         return [], [{} for _ in optimizer.param_groups]
     return [twin.state[parameter] for parameter in parameters], [
-        {name: value for name, value in group.items() if name != 'params' and value is not before.get(name)}
-        for group, before in zip(twin.param_groups, unchanged, strict=True)
+        {name: value for name, value in after.items() if name not in fixed and value is not before.get(name)}
+        for after, before in zip(twin.param_groups, optimizer.param_groups, strict=True)
     ]
 
 
@@ -217,9 +215,8 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 def _check_state(values: dict, expected: dict | None, source: str) -> dict:
     """The state of a parameter in memory of its own, laid out as the optimizer would have it."""
-    values = {name: value for name, value in values.items() if value is not None and _is_name(name)}
-    if expected is None:
-        return {name: _check_value(name, value, value, source) for name, value in values.items()}
+    values = {name: value for name, value in _by_name(values).items() if value is not None}
+    expected = values if expected is None else expected
     if values.keys() != expected.keys():
         stored, own = (', '.join(sorted(names)) or 'nothing' for names in (values, expected))
         raise _Unfit(f'it has {printable(stored)} of a parameter, where the optimizer has {own}')
