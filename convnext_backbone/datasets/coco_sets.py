@@ -105,10 +105,10 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
             dict(msgspec.json.decode(raw), id=category.id, name=category.name)
             for raw, category in zip(coco.categories, coco.entries('categories'), strict=True)
         ]
-        images = [*_decode(coco, 'images', _Image)]
+        images = [image for _, image in _decode(coco, 'images', _Image)]
         pairs: Counter = Counter()
         masks, complete = 0, all(image.height and image.width for image in images)
-        for annotation in _decode(coco, 'annotations', _Annotation):
+        for _, annotation in _decode(coco, 'annotations', _Annotation):
             pairs[annotation.image_id, annotation.category_id] += 1
             masks += annotation.has_mask
             complete = complete and annotation.is_complete
@@ -128,11 +128,12 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
     return CocoSet(path, coco, categories, names, pairs, numbers, masks, complete, folder, dropped)
 
 
-def _decode(coco: CocoFile, kind: str, entry: type) -> Iterator[Any]:
+def _decode(coco: CocoFile, kind: str, entry: type) -> Iterator[tuple[Raw, Any]]:
+    """Iterate over entries as text and as what is looked at."""
     decoder: msgspec.json.Decoder = msgspec.json.Decoder(entry)
     for number, raw in enumerate(getattr(coco, kind)):
         try:
-            yield decoder.decode(raw)
+            yield raw, decoder.decode(raw)
         except msgspec.ValidationError as error:
             raise CocoProblem(f'is wrong in {kind}[{number}] ({error})') from error
 
@@ -194,13 +195,27 @@ def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collectio
     Raises:
         UserError: An image whose size is not given cannot be read, or the disk is full.
     """
-    images = [image for image in map(msgspec.json.decode, source.coco.images) if kept is None or image['id'] in kept]
-    for image in images:
-        image['file_name'] = shorten_name(image['file_name'], source.dropped)
-        if not (image.get('width') and image.get('height')):
-            image['width'], image['height'] = read_size(source.folder / image['file_name'])
-    listed = {image['id'] for image in images}
-    annotations = [one for one in map(msgspec.json.decode, source.coco.annotations) if one.get('image_id') in listed]
+    listed = source.images.keys() if kept is None else {*kept}
+    # Entries stay the text that they are where nothing lacks, so that a large file takes no memory.
+    images: list = [raw for raw, image in _decode(source.coco, 'images', _Image) if image.id in listed]
+    annotations: list = [raw for raw, one in _decode(source.coco, 'annotations', _Annotation) if one.image_id in listed]
+    if not source.complete:
+        images = [_complete_image(msgspec.json.decode(raw), source) for raw in images]
+        annotations = _complete_annotations([*map(msgspec.json.decode, annotations)])
+    places = {name: place for place, name in enumerate(order)}
+    categories = sorted(source.categories, key=lambda category: places.get(category['name'], len(places)))
+    content = dict(images=images, annotations=annotations, categories=categories)
+    write_atomically(msgspec.json.encode(content), path)
+
+
+def _complete_image(image: dict, source: CocoSet) -> dict:
+    image['file_name'] = shorten_name(image['file_name'], source.dropped)
+    if not (image.get('width') and image.get('height')):
+        image['width'], image['height'] = read_size(source.folder / image['file_name'])
+    return image
+
+
+def _complete_annotations(annotations: list[dict]) -> list[dict]:
     new_ids = not all(annotation.get('id') for annotation in annotations)
     for number, annotation in enumerate(annotations, 1):
         if new_ids:
@@ -208,10 +223,7 @@ def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collectio
         if annotation.get('area') is None:
             annotation['area'] = find_area(annotation)
         annotation['iscrowd'] = annotation.get('iscrowd') or 0
-    places = {name: place for place, name in enumerate(order)}
-    categories = sorted(source.categories, key=lambda category: places.get(category['name'], len(places)))
-    content = dict(images=images, annotations=annotations, categories=categories)
-    write_atomically(msgspec.json.encode(content), path)
+    return annotations
 
 
 def find_area(annotation: Mapping) -> float:
