@@ -117,7 +117,7 @@ def run_tests(row: dict, venv: Path, log: Path, full: bool) -> dict:
     return dict(passed=passed, failed=len(bad), skipped=skipped, failures=failures)
 
 
-def do_row(row: dict, folder: Path, full: bool, keep: bool) -> dict:
+def do_row(row: dict, folder: Path, full: bool) -> dict:
     """Set up, test and remove the environment; returns what to report, an error included."""
     venv, log = folder / row['name'], folder / f'{row["name"]}.log'
     result, start = dict(row, error=''), time.monotonic()
@@ -130,8 +130,7 @@ def do_row(row: dict, folder: Path, full: bool, keep: bool) -> dict:
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         result['error'] = f'{error} (all of it: {log})'
     finally:
-        if not keep:
-            shutil.rmtree(venv, ignore_errors=True)
+        shutil.rmtree(venv, ignore_errors=True)
     return result
 
 
@@ -151,7 +150,6 @@ def parse_args() -> tuple[argparse.Namespace, list[dict]]:
     parser.add_argument('--full', action='store_true', help='all tests but the slow ones, not the fast part alone')
     parser.add_argument('--compiled', action='store_true', help="one more row: mmcv's operators, built from source")
     parser.add_argument('--folder', type=Path, default=ROOT / 'work_dirs/matrix', help='for environments and logs')
-    parser.add_argument('--keep', action='store_true', help='keep the environments')
     parser.add_argument('--out', type=Path, help='where the table goes, as .json and .md')
     parser.add_argument('--dry-run', action='store_true', help='only print what would be done')
     args = parser.parse_args()
@@ -177,7 +175,7 @@ def main() -> int:
     results, start = [], time.monotonic()
     for number, row in enumerate(rows, 1):
         print(f'[{number}/{len(rows)}] {row["name"]}, after {(time.monotonic() - start) / 60:.0f} min', flush=True)
-        results.append(do_row(row, args.folder.resolve(), args.full, args.keep))
+        results.append(do_row(row, args.folder.resolve(), args.full))
         print(table(results, left_out), flush=True)
         if args.out:
             args.out.with_name(f'{args.out.name}.md').write_text(table(results, left_out))

@@ -1,8 +1,6 @@
 """Writes drawn pictures in the layouts of COCO, ADE20K and ImageNet."""
 
 import json
-import os
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,12 +49,8 @@ def _square_crop(picture: np.ndarray, bbox: list[float]) -> np.ndarray:
 def _write_scene(out: Path, split: str, stem: str, scene: Scene, annotations: list[dict[str, Any]]) -> None:
     """One picture in all its forms, except for COCO's annotations."""
     ade_picture, ade_mask = (out / 'ade' / kind / ADE_SPLITS[split] / stem for kind in ('images', 'annotations'))
-    picture = out / f'{split}2017/{stem}.jpg'
-    _write_image(picture, scene.picture)
-    try:
-        os.link(picture, ade_picture.with_suffix('.jpg'))
-    except OSError:  # a file system without hard links
-        shutil.copyfile(picture, ade_picture.with_suffix('.jpg'))
+    for path in (out / f'{split}2017' / stem, ade_picture):
+        _write_image(path.with_suffix('.jpg'), scene.picture)
     ids = np.array([0, *(label + 1 for label in scene.labels)], np.uint8)
     _write_image(ade_mask.with_suffix('.png'), ids[scene.seen])
     for k, (label, annotation) in enumerate(zip(scene.labels, annotations, strict=True), start=1):
