@@ -208,9 +208,7 @@ def make_regions(model: Any, name: str) -> list[Tensor]:
         settings = (model.train_cfg or {}).get('rcnn')
         if not settings:
             raise UserError('The model has no train_cfg.rcnn, which says on how many regions its heads are trained.')
-        samplers = [
-            stage.sampler for stage in (settings if isinstance(settings, list) else [settings] * len(extractors))
-        ]
+        samplers = [one.sampler for one in (settings if isinstance(settings, list) else [settings] * len(extractors))]
         counts = [int(s.num * (s.pos_fraction if name.endswith('mask_head') else 1)) for s in samplers]
     return [
         torch.empty(batch_size(model) * count, one.out_channels, *one.roi_layers[0].output_size)

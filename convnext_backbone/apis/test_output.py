@@ -69,7 +69,7 @@ class OutputHook(Hook):
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write pictures and masks of a batch, and keep what the file will hold."""
-        for name, place, sample in self._name(data_batch, outputs):
+        for name, place, sample in self._samples(data_batch, outputs):
             if self._show_dir:
                 named = place.suffix.lower() in ('.jpg', '.jpeg', '.png')
                 write_picture(self._draw(sample), self._show_dir / (place if named else f'{place}.png'))
@@ -82,7 +82,7 @@ class OutputHook(Hook):
         if self._out and is_main_process():  # in the order of the data, without what fills up the last batch
             self._write(dict(row for rows in zip_longest(*ranks) for row in rows if row))
 
-    def _name(self, data_batch: Any, outputs: Any) -> Iterable[tuple[str, Path, Any]]:
+    def _samples(self, data_batch: Any, outputs: Any) -> Iterable[tuple[str, Path, Any]]:
         """The samples of a batch, with the names of their images and those of their pictures, as relative paths."""
         return [(sample.img_path, self._places[sample.img_path], sample) for sample in outputs]
 
@@ -157,7 +157,7 @@ class ClassificationOutput(OutputHook):
         dataset: Any = runner.test_dataloader.dataset
         self._classes = dataset.metainfo['classes'] or imagenet_classes(self._cfg.model.num_classes)
 
-    def _name(self, data_batch: Any, outputs: Any) -> Iterable[tuple[str, Path, Any]]:
+    def _samples(self, data_batch: Any, outputs: Any) -> Iterable[tuple[str, Path, Any]]:
         for name, image, sample in zip(data_batch['names'], data_batch['inputs'], outputs, strict=True):
             place = Path(os.path.normpath(f'/{name}')).relative_to('/')  # in a tar file it may be any
             yield name, place, dict(sample, name=name, image=image)

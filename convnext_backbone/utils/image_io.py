@@ -47,7 +47,8 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
         deep = image.mode.startswith('I;16') or (image.mode, image.format) == ('I', 'PPM')
         if image.mode in ('I', 'F') and not deep:
             raise ValueError('its pixels are numbers of 32 bits, or with a sign, whose range is not known')
-        bits, white_is_zero = _tiff_depth(image)
+        tags = getattr(image, 'tag_v2', {})  # of a TIFF; Pillow applies these two only up to 8 bits
+        bits, white_is_zero = tags.get(258, (16,))[0], tags.get(262) == 0
         image.load()
         with contextlib.suppress(Exception):  # of any type: unreadable EXIF data is ignored
             ImageOps.exif_transpose(image, in_place=True)
@@ -64,12 +65,6 @@ def _know_deep_tiffs() -> None:
     for order, zero in itertools.product((II, MM), (0, 1)):
         OPEN_INFO.setdefault((order, zero, (1,), 1, (12,), ()), ('I;16', 'I;12'))
     OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ('I;16B', 'I;16B'))
-
-
-def _tiff_depth(image: 'Image') -> tuple[int, bool]:
-    """The bits of a grey value, and whether 0 is white: Pillow applies the tags of TIFF only up to 8 bits."""
-    tags = getattr(image, 'tag_v2', {})
-    return tags.get(258, (16,))[0], tags.get(262) == 0
 
 
 def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray:
