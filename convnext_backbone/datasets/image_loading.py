@@ -15,10 +15,9 @@ from .masks import read_ids, to_labels
 
 if TYPE_CHECKING:
     from mmcv.transforms import LoadImageFromFile
-    from torch.utils.data import Dataset
 
 
-def guard_image_loading(dataset: 'Dataset') -> None:
+def guard_image_loading(dataset: Any) -> None:
     """Replace the loading transforms of a data set of mmdet or mmseg, also inside wrappers, in place.
 
     Not in the configs, as the inferencers of mmdet and mmseg look for ``LoadImageFromFile``. Transforms that load
@@ -27,12 +26,11 @@ def guard_image_loading(dataset: 'Dataset') -> None:
     for inner in (*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)):
         if inner is not None:
             guard_image_loading(inner)
-    holder: Any = dataset
-    pipeline: Any = getattr(holder, 'pipeline', None)
+    pipeline: Any = getattr(dataset, 'pipeline', None)
     if getattr(pipeline, 'transforms', None):  # classification has none, and needs no mmcv
         _replace_steps(pipeline.transforms)
         if type(pipeline) is Compose:
-            holder.pipeline = _NamingCompose(pipeline.transforms)
+            dataset.pipeline = _NamingCompose(pipeline.transforms)
 
 
 class _NamingCompose(Compose):

@@ -31,7 +31,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Install the signal handler."""
-        self._requested, self._asked = False, 0
+        self._requested = 0  # the process that received SIGTERM: this one, or a worker of a pool in its copy
         self._group: Any = dist.new_group(backend='gloo') if is_distributed() else None
         self._in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
         if self._in_main_thread:
@@ -39,7 +39,7 @@ class PreemptionHook(Hook):
             multiprocessing.util.register_after_fork(self, _let_pool_end)
 
     def _request(self, *_: Any) -> None:
-        self._requested, self._asked = True, os.getpid()
+        self._requested = os.getpid()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save the state and end the run if any process received SIGTERM."""
@@ -59,10 +59,9 @@ class PreemptionHook(Hook):
             signal.signal(signal.SIGTERM, self._previous_handler)
 
     def _any_requested(self) -> bool:
-        if self._group is None:
-            return self._requested
-        requested = torch.tensor(int(self._requested))  # on the CPU, so as not to wait for the GPU
-        dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
+        requested = torch.tensor(self._requested)  # on the CPU, so as not to wait for the GPU
+        if self._group is not None:
+            dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
         return bool(requested)
 
 
@@ -87,7 +86,7 @@ def _let_pool_end(hook: PreemptionHook) -> None:
     """Take the handler from a worker of a pool, as of VOCMetric: the pool ends it by SIGTERM, and waits for its end."""
     if 'PoolWorker' in multiprocessing.current_process().name:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if hook._asked == os.getpid():  # between the fork and here
+        if hook._requested == os.getpid():  # between the fork and here
             os._exit(EXIT_CODE)
 
 

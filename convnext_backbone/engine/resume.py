@@ -23,7 +23,6 @@ from ..weights.safe_load import read_checkpoint, verify_checksums
 from .checkpoint import STOPPED
 from .curves import read_scalars
 
-_LONGEST_PATH = 4096
 _TO_RESUME = ('epoch_*', 'iter_*', 'last_good_*', STOPPED)
 
 
@@ -36,19 +35,12 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
     work_dir = Path(work_dir)
     saved = [path for kind in _TO_RESUME for path in work_dir.glob(f'{kind}.pth') if os.path.isfile(path)]
     saved.sort(key=lambda path: (count_iterations(path), path.stat().st_mtime_ns), reverse=True)
-    named = _read_name(work_dir / 'last_checkpoint')
+    note = work_dir / 'last_checkpoint'
+    named = os.fsdecode(note.read_bytes()).strip() if note.is_file() else ''  # names of files need not be UTF-8
     for candidate in (work_dir / Path(named).name, Path(named)):  # the folder may have been moved or copied
         if named and os.path.isfile(candidate):
             return [candidate, *(path for path in saved if not path.samefile(candidate))]
     return saved
-
-
-def _read_name(note: Path) -> str:
-    """The path in a file, whose bytes need not be UTF-8, as in names of files; '' if there is none."""
-    if not note.is_file():
-        return ''
-    with note.open('rb') as file:
-        return os.fsdecode(file.read(_LONGEST_PATH)).strip()
 
 
 def count_iterations(path: Path) -> float:
