@@ -16,29 +16,11 @@ import torch
 from conftest import REPOSITORY, refusal, run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from small_runs import DEMO, DETECTOR, SMALL
 
 from convnext_backbone import read_checkpoint
 
-DEMO = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
-# Two epochs of three steps of two batches, the last batch of an epoch dropped. All random augmentation is on.
-SMALL = [
-    'train_dataloader.batch_size=2',
-    'auto_scale_lr.base_batch_size=4',
-    'train_dataloader.num_workers=2',
-    'train_dataloader.dataset.transform.input_size=32',
-    'val_dataloader.dataset.transform.input_size=32',
-    'test_dataloader.dataset.transform.input_size=32',
-    'model.backbone.drop_path_rate=0.5',
-    'model.data_preprocessor.mixup_alpha=0.8',
-    'model.data_preprocessor.cutmix_alpha=1.0',
-    'model.data_preprocessor.random_erasing=0.25',
-    'train_cfg.max_epochs=2',
-    'train_cfg.val_interval=1',
-    'default_hooks.logger.interval=1',
-    'randomness.seed=3',
-]
 STEPS = 6
-DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 CHANNELS = [40, 80, 160, 320]
 UPERNET = dict(
     type='EncoderDecoder',
