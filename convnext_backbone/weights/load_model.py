@@ -6,17 +6,18 @@ Importing this module puts :func:`load_state_dict` in the place of mmengine's, w
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mmengine.runner
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..models.backbone import Backbone
 from ..utils.errors import CheckpointMismatch, printable, shorten
 from .detect import find_backbones, to_canonical
 from .load import fill_backbone
-from .plain_tensors import check_weights, named_modules, own_tensors
+from .plain_tensors import check_plain
 
 REVISE_KEYS = [(r'^module\.', '')]  # as in mmengine: the prefix of data-parallel wrappers
 _fill = mmengine.runner.load_state_dict
@@ -110,6 +111,38 @@ def _translate(weights: dict, prefix: str, source: str) -> dict:
     return {name: value for name, value in weights.items() if name not in theirs} | {
         prefix + name: value for name, value in translated.items()
     }
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
+    """Check whatever of a file would fill a tensor of a model, by the model's names.
+
+    Raises:
+        CheckpointMismatch: As of :func:`check_plain`.
+    """
+    for name, own in own_tensors(model).items():
+        if name in weights:
+            check_plain(name, weights[name], source, own)
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the names that mmengine saves and loads them by; whole ones of a sharded model, too."""
+    return {
+        prefix + name: tensor
+        for prefix, module in named_modules(model)
+        for tensors in (module._parameters, module._buffers)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+
+
+def named_modules(module: Any, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model with their prefixes (``'backbone.'``), which wrappers have no part in."""
+    while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        module = module.module
+    yield prefix, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from named_modules(child, f'{prefix}{name}.')
 
 
 mmengine.runner.load_state_dict = mmengine.runner.checkpoint.load_state_dict = load_state_dict

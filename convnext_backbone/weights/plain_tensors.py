@@ -1,11 +1,9 @@
 """Whether the tensors of a file hold plain finite numbers that the file really has: a crafted one may claim any."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.model import BaseTTAModel, is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import CheckpointMismatch, printable
 
@@ -15,13 +13,9 @@ _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torc
 
 
 def check_plain(name: str, tensor: Any, source: str, own: Tensor | None = None) -> None:
-    """Check a tensor of a file.
+    """Check what a file has under a name.
 
-    Args:
-        name: Its name, and ``source`` that of the file, for errors.
-        tensor: What the file has under the name.
-        source: Path or address.
-        own: The tensor of the model that it fills, whose kind of numbers it must have; floating point if unknown.
+    It must be of the kind of numbers of ``own``, the tensor of the model that it fills; floating point if unknown.
 
     Raises:
         CheckpointMismatch: It does not hold plain finite numbers.
@@ -66,35 +60,3 @@ def _overlaps(tensor: Tensor) -> bool:
                 return tensor.numel() > 0
             reach += stride * (size - 1)
     return False
-
-
-def check_weights(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
-    """Check whatever of a file would fill a tensor of a model, by the model's names.
-
-    Raises:
-        CheckpointMismatch: As of :func:`check_plain`.
-    """
-    for name, own in own_tensors(model).items():
-        if name in weights:
-            check_plain(name, weights[name], source, own)
-
-
-def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the names that mmengine saves and loads them by; whole ones of a sharded model, too."""
-    return {
-        prefix + name: tensor
-        for prefix, module in named_modules(model)
-        for tensors in (module._parameters, module._buffers)
-        for name, tensor in tensors.items()
-        if tensor is not None
-    }
-
-
-def named_modules(module: Any, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a model with their prefixes (``'backbone.'``), which wrappers have no part in."""
-    while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
-        module = module.module
-    yield prefix, module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from named_modules(child, f'{prefix}{name}.')

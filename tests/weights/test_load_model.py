@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from convnext_backbone import ArgumentError, CheckpointMismatch, ConvNeXt
 from convnext_backbone.apis.builders import build_detector, build_segmentor
-from convnext_backbone.weights.load_model import load_model
-from convnext_backbone.weights.plain_tensors import check_weights
+from convnext_backbone.weights.load_model import check_weights, load_model
 from convnext_backbone.weights.safe_load import read_state
 
 
