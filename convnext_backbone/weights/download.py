@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -20,7 +21,6 @@ from ..utils.errors import CheckpointError, printable
 
 _HUB = re.compile(r'hf://(?P<repo_id>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?/(?P<filename>[^/].*)')
 _PLAIN_NAME = re.compile(r'[\w-][\w.+=~-]*')
-_CHUNK = 2**20
 
 
 def cached_path(url: str) -> Path:
@@ -38,22 +38,18 @@ def fetch_url(url: str) -> Path:
 
     If it fails with a CheckpointError, the part that has arrived is kept, and the next call resumes it.
     """
+    target = cached_path(url)
+    part = target.with_name(f'{target.name}.part')
     try:
-        target = cached_path(url)
         if target.is_file():  # without a lock, which a cache that is only readable cannot hold
             return target
-        part = target.with_name(f'{target.name}.part')
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{target}.lock'):
             if not target.is_file():
                 _transfer_with_retries(url, part)
                 os.replace(part, target)
-    except ValueError as error:
-        raise CheckpointError(
-            f'The checkpoint {printable(url)} is not a valid address: {printable(str(error))}.'
-        ) from error
     except (OSError, HTTPException) as error:
-        reason = printable(str(getattr(error, 'reason', None) or error))
+        reason = printable(getattr(error, 'reason', None) or error)
         raise CheckpointError(
             f'The checkpoint {printable(url)} cannot be downloaded ({reason}): try again, put the file at {target}, or '
             f'start from random weights with --cfg-options model.backbone.init_cfg=None.'
@@ -95,11 +91,9 @@ def _transfer(url: str, part: Path) -> None:
                 raise ConnectionError(f'the server answered {response.status} with another part than was asked for')
             total = total if rest[1] == '*' else int(rest[1])
         note.write_text(_version(response.headers))
-        bar = tqdm(desc=f'Downloading {url}', initial=have, total=total, unit='B', unit_scale=True, unit_divisor=1024)
-        with bar, part.open('ab' if have else 'wb') as file:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+        bar = dict(desc=f'Downloading {url}', initial=have, total=total)
+        with part.open('ab' if have else 'wb') as file, tqdm.wrapattr(file, 'write', **bar) as shown:
+            shutil.copyfileobj(response, shown, 2**20)
     if total is not None and _size(part) != total:
         raise ConnectionError(f'the connection broke after {_size(part)} of {total} bytes')
     note.unlink()
