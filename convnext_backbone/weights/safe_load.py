@@ -92,9 +92,11 @@ def _read_file(path: Path, shown: str, map_location: Any, mmap: bool, trust: boo
     try:
         if head[6:9] == b'\0\0{':  # safetensors, whatever its name: the length of a header, which is json
             return load_file(path, device=str(map_location or 'cpu'))
-        is_zip = _check_zip(path, shown)
-        if is_zip and not mmap:
-            verify_checksums(path)
+        is_zip = head.startswith(b'PK\x03\x04')
+        if is_zip:
+            _check_zip(path, shown)
+            if not mmap:
+                verify_checksums(path)
         if head.startswith(b'\x80') and _TORCH_MAGIC not in head:
             return _read_pickle(path, shown, trust)
         with torch.serialization.safe_globals(safe_globals()):
@@ -152,11 +154,8 @@ def _check_digest(path: Path, source: str, expected: str) -> None:
         )
 
 
-def _check_zip(path: Path, shown: str) -> bool:
-    """Whether a file has torch's zip format; raises if it is one that torch never writes."""
-    with path.open('rb') as file:
-        if file.read(4) != b'PK\x03\x04':
-            return False
+def _check_zip(path: Path, shown: str) -> None:
+    """Raise if a zip file is one that torch never writes."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     wrong = None
@@ -168,7 +167,6 @@ def _check_zip(path: Path, shown: str) -> bool:
         wrong = 'paths in it lead out of it'
     if wrong:
         raise CheckpointError(f'The checkpoint {shown} was refused: {wrong}.')
-    return True
 
 
 def verify_checksums(path: str | os.PathLike) -> None:
