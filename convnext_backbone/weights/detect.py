@@ -20,7 +20,7 @@ _AVERAGED = re.compile(r'(?:^|[._])ema[._]|teacher\.')
 _WRAPPERS = re.compile(r'(?<![^.])_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 _LONGEST_NAME = 300  # characters; no library comes near it
 _BLOCK = '.dwconv.weight'  # which every block has once
-_CLASSIFIER = ('norm.', 'head.')  # what may belong to a module around the backbone
+CLASSIFIER = ('norm.', 'head.')  # what may belong to a module around the backbone
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,18 @@ def find_backbones(names: Iterable[str], wanted: str = '') -> dict[str, KeyMap]:
     With ``wanted``, those whose prefix ends with that.
     """
     names = list(names)
-    inside: dict[KeyMap, Counter] = {}  # number of matching names by prefix
-    around: dict[KeyMap, Counter] = {}  # those of them that may belong to a classifier
+    matches: dict[KeyMap, Counter] = {}  # number of names by prefix, and by whether they may belong to a classifier
     blocks: Counter = Counter()
     for key_map in KEY_MAPS:
         hits = [hit for hit in map(key_map.split, names) if hit]
-        inside[key_map] = Counter(prefix for prefix, _ in hits)
-        around[key_map] = Counter(prefix for prefix, own in hits if own.startswith(_CLASSIFIER))
+        matches[key_map] = Counter((prefix, own.startswith(CLASSIFIER)) for prefix, own in hits)
         blocks |= Counter(prefix for prefix, own in hits if own.endswith(_BLOCK))  # the larger of each
     counts = {prefix: count for prefix, count in blocks.items() if prefix.endswith(wanted)}
     most = max(counts.values(), default=0)
 
     def best(prefix: str) -> KeyMap:
-        parents = [prefix[:end] for end in range(len(prefix)) if not end or prefix[end - 1] == '.']
-        return max(KEY_MAPS, key=lambda of: inside[of][prefix] + sum(around[of][parent] for parent in parents))
+        around = [prefix[:end] for end in range(len(prefix) + 1) if not end or prefix[end - 1] == '.']
+        return max(KEY_MAPS, key=lambda of: matches[of][prefix, False] + sum(matches[of][one, True] for one in around))
 
     return {prefix: best(prefix) for prefix, count in counts.items() if count > most / 2}
 
@@ -71,7 +69,7 @@ def to_canonical(
     inside, outside = {}, []
     for name, tensor in tensors.items():
         hit = key_map.split(name)
-        if hit and (hit[0] == prefix or (hit[1].startswith(_CLASSIFIER) and prefix.startswith(hit[0]))):
+        if hit and (hit[0] == prefix or (hit[1].startswith(CLASSIFIER) and prefix.startswith(hit[0]))):
             own = hit[1]
         elif name.startswith(prefix):
             own = name.removeprefix(prefix)

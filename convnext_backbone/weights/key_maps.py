@@ -51,16 +51,13 @@ class KeyMap:
         return split
 
     @cached_property
-    def _reversed(self) -> list[tuple[re.Pattern, str]]:
-        return [_compile(ours, theirs) for theirs, ours in self.rows if ours]
+    def _reversed(self) -> 'KeyMap':
+        return KeyMap(self.name, [(ours, theirs) for theirs, ours in self.rows if ours])
 
     def name_of(self, canonical: str) -> str | None:
         """The name of a tensor in this format; None if there is no such tensor in it."""
-        for pattern, template in self._reversed:
-            match = pattern.fullmatch(canonical)
-            if match and not match['prefix']:
-                return match.expand(template)
-        return None
+        prefix, name = self._reversed.split(canonical) or ('', None)
+        return None if prefix else name
 
 
 def _compile(given: str, wanted: str) -> tuple[re.Pattern, str]:

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..utils.errors import CheckpointMismatch
-from .detect import FoundBackbone, choose_backbone
+from .detect import CLASSIFIER, FoundBackbone, choose_backbone
 from .infer_arch import ISOTROPIC_STEM, STEM, Architecture
 from .report import LoadReport
 from .safe_load import read_checkpoint
@@ -71,7 +71,7 @@ def fill_backbone(
             f'({", ".join(report.new + report.unfit)}): use the config that it was trained with.'
         )
     if 'head.weight' in own:  # a classifier, where all but norm and head have the prefix
-        filled = {n if n.startswith(('norm.', 'head.')) else f'backbone.{n}': tensor for n, tensor in filled.items()}
+        filled = {n if n.startswith(CLASSIFIER) else f'backbone.{n}': tensor for n, tensor in filled.items()}
     model.load_state_dict(filled, strict=False)
     print_log(str(report), logger='current')
     return report
