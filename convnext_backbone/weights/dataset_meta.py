@@ -9,23 +9,18 @@ from ..utils.validation import integers
 _COLOUR = integers(0, 255)
 
 
-def dataset_classes(checkpoint: Mapping, source: str) -> tuple[str, ...] | None:
-    """The class names that a training run stored, each as :func:`.printable` has it; None if there are none.
+def dataset_meta(checkpoint: Mapping, source: str) -> dict[str, Any]:
+    """The ``classes`` and the ``palette`` that a training run stored; each only if the checkpoint has it.
+
+    Names are as :func:`.printable` has them. A palette that is not one colour for each class is left out: it changes no
+    result.
 
     Args:
         checkpoint: What :func:`.read_state` returned.
         source: Path or address, for errors.
 
     Raises:
-        CheckpointError: They are no list of texts.
-    """
-    return dataset_meta(checkpoint, source).get('classes')
-
-
-def dataset_meta(checkpoint: Mapping, source: str) -> dict[str, Any]:
-    """The ``classes`` as of :func:`dataset_classes`, and the ``palette``; each only if the checkpoint has it.
-
-    A palette that is not one colour for each class is left out: it changes no result.
+        CheckpointError: The classes are no list of texts.
     """
     meta = checkpoint.get('meta') or {}
     # mmcv 1 stored them in capitals, where mmdet 3 still finds them.
@@ -42,6 +37,11 @@ def dataset_meta(checkpoint: Mapping, source: str) -> dict[str, Any]:
     classes, palette = tuple(map(printable, names)), stored.get('palette')
     fits = isinstance(palette, (list, tuple)) and len(palette) >= len(classes) and all(map(_is_colour, palette))
     return dict(classes=classes, palette=palette) if fits else dict(classes=classes)
+
+
+def dataset_classes(checkpoint: Mapping, source: str) -> tuple[str, ...] | None:
+    """The classes of :func:`dataset_meta`; None if there are none."""
+    return dataset_meta(checkpoint, source).get('classes')
 
 
 def _is_colour(value: object) -> bool:

@@ -41,8 +41,7 @@ class StrictPretrainedInit(PretrainedInit):
         if checkpoint is None or unknown:
             given = dict(checkpoint=checkpoint, **unknown)
             raise ArgumentError(
-                f"init_cfg of type 'Pretrained' has {printable(repr(given))}: it takes checkpoint, and maybe prefix "
-                f'and ema.'
+                f"init_cfg of type 'Pretrained' has {printable(given)}: it takes checkpoint, and maybe prefix and ema."
             )
         super().__init__(checkpoint, prefix, map_location)
         self.ema = ema

@@ -7,23 +7,14 @@ from ..utils.errors import printable, shorten
 
 @dataclass
 class FileReport:
-    """Contents of a checkpoint file.
+    """Contents of a checkpoint file."""
 
-    Attributes:
-        source: Path or address.
-        dialect: The weights format, such as ``'timm'``.
-        arch: The architecture inferred from the shapes, such as ``'tiny, V1'``.
-        in_channels: Channels of the images that its stem takes.
-        classes: Classes of its classifier, None if it has none.
-        weights: ``'plain'`` or ``'averaged'`` (exponential moving average).
-    """
-
-    source: str
-    dialect: str
-    arch: str
-    in_channels: int
-    classes: int | None
-    weights: str
+    source: str  # path or address
+    dialect: str  # the weights format, such as 'timm'
+    arch: str  # the architecture inferred from the shapes, such as 'tiny, V1'
+    in_channels: int  # channels of the images that its stem takes
+    classes: int | None  # of its classifier, None if it has none
+    weights: str  # 'plain' or 'averaged' (exponential moving average)
 
     def headline(self) -> str:
         """Summary in one line."""
