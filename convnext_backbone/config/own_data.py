@@ -109,20 +109,20 @@ def use_own_data(cfg: Config, root: str, annotations: Annotations) -> Layout | N
 def _apply(cfg: Config, layout: Layout, root: str) -> list[str]:
     """Put a layout into a config; returns what a person should know."""
     for split in SPLITS:
-        settings = layout.splits.get(split) or layout.splits['val']
-        _set_datasets(cfg, split, settings, layout, root)
-        _set_evaluators(cfg, split, settings, root)
+        settings = {'data_root': root, **(layout.splits.get(split) or layout.splits['val'])}
+        _set_datasets(cfg, split, settings, layout)
+        _set_evaluators(cfg, split, settings)
     set_number_of_classes(cfg, len(layout.classes))
     return drop_mask_head(cfg) if layout.has_masks is False else []
 
 
-def _set_datasets(cfg: Config, split: str, settings: dict, layout: Layout, root: str) -> None:
+def _set_datasets(cfg: Config, split: str, settings: dict, layout: Layout) -> None:
     found = [*name_datasets(cfg, split)]
     if len(found) > 1:
         names = ', '.join(name for name, _ in found)
         raise UserError(
-            f'{cfg.filename} has several data sets ({names}), of which --data-root {printable(root)} has the files of '
-            f'none: set data_root, ann_file and metainfo.classes of each in a config of your own.'
+            f'{cfg.filename} has several data sets ({names}), and --data-root {printable(settings["data_root"])} is '
+            f'none of them: set data_root, ann_file and metainfo.classes of each in a config of your own.'
         )
     for _, dataset in found:
         for key in ('indices', 'reader', 'class_map', 'ann_file', 'metainfo'):
@@ -133,14 +133,14 @@ def _set_datasets(cfg: Config, split: str, settings: dict, layout: Layout, root:
             dataset['metainfo'] = dict(classes=layout.classes)
             if layout.palette:
                 dataset['metainfo']['palette'] = [[*colour] for colour in layout.palette]
-        dataset.update(data_root=f'{str(root).rstrip("/")}/', **copy.deepcopy(settings))
+        dataset.update(copy.deepcopy(settings))
 
 
-def _set_evaluators(cfg: Config, split: str, settings: Mapping[str, Any], root: str) -> None:
+def _set_evaluators(cfg: Config, split: str, settings: Mapping[str, Any]) -> None:
     """Let metrics that read an annotation file read that of the data."""
     for _, metric in walk(cfg.get(f'{split}_evaluator')):
         if isinstance(metric, dict) and metric.get('ann_file'):
-            metric['ann_file'] = str(Path(root) / settings['ann_file'])
+            metric['ann_file'] = str(Path(settings['data_root'], settings['ann_file']))
 
 
 def count_images(cfg: Config) -> int | None:
