@@ -1,5 +1,6 @@
 """Classification runs: checks the classes, skips unreadable images, and writes the report for each class."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class LabelledImagesHook(Hook):
     def __init__(self, max_broken: float = 0.01) -> None:
         PART.check('max_broken', max_broken)
         self._max_broken = max_broken
-        self._broken: set[str] = set()
+        self._broken: dict[str, set[str]] = defaultdict(set)  # by mode, as the data sets differ in size
         self._classes: tuple[str, ...] = ()
 
     def before_train(self, runner: Runner) -> None:
@@ -62,17 +63,17 @@ class LabelledImagesHook(Hook):
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
         """Count the unreadable images."""
-        size = len(getattr(runner, f'{mode}_dataloader').dataset)
-        new = {name for names in data_batch['broken'] if names for name in names.split('\n')} - self._broken
+        size, broken = len(getattr(runner, f'{mode}_dataloader').dataset), self._broken[mode]
+        new = {name for names in data_batch['broken'] if names for name in names.split('\n')} - broken
         for name in sorted(new):
-            self._broken.add(name)
-            runner.logger.warning(f'The image {name} cannot be read and is skipped ({len(self._broken)} so far).')
+            broken.add(name)
+            runner.logger.warning(f'The image {name} cannot be read and is skipped ({len(broken)} so far).')
         allowed = max(1, int(self._max_broken * size))
         none_instead = mode == 'train' and bool((data_batch['labels'] < 0).any())
-        if len(self._broken) > allowed or none_instead:
+        if len(broken) > allowed or none_instead:
             raise UserError(
-                f'{len(self._broken)} images cannot be read, the last of them {max(self._broken)}; {allowed} of {size} '
-                f'may be: fix the data (the log names them), or set max_broken of {type(self).__name__}.'
+                f'{len(broken)} images cannot be read, the last of them {max(broken)}; {allowed} of {size} may be: fix '
+                f'the data (the log names them), or set max_broken of {type(self).__name__}.'
             )
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from small_runs import DEMO, DETECTOR, SMALL
 
-from convnext_backbone import read_checkpoint
+from convnext_backbone import LabelledImagesHook, UserError, read_checkpoint
 
 STEPS = 6
 CHANNELS = [40, 80, 160, 320]
@@ -246,6 +247,18 @@ def test_too_many_broken_images_stop_the_run(data, tmp_path, call_tool):
     second.write_bytes(b'')
     sentence = refusal(train('data', 'two', cwd=tmp_path, how=call_tool))
     assert '2 images cannot be read' in sentence and 'max_broken' in sentence
+
+
+def test_broken_images_of_the_training_data_do_not_count_in_a_validation():
+    loaders = {
+        f'{mode}_dataloader': SimpleNamespace(dataset=range(size)) for mode, size in (('train', 300), ('val', 9))
+    }
+    runner, hook = SimpleNamespace(**loaders, logger=SimpleNamespace(warning=print)), LabelledImagesHook()
+    labels = torch.zeros(2)
+    hook.before_train_iter(runner, 0, dict(broken=['a\nb', 'c'], labels=labels))
+    hook.before_val_iter(runner, 0, dict(broken=['', 'd'], labels=labels))
+    with pytest.raises(UserError, match='^2 images cannot be read, the last of them e; 1 of 9 may be'):
+        hook.before_val_iter(runner, 1, dict(broken=['', 'e'], labels=labels))
 
 
 @pytest.mark.parametrize('ema', [False, True])
