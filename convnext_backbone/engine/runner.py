@@ -97,9 +97,8 @@ class ResumableRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train until the end, or until SIGTERM."""
-        self.register_hook(IterationSeedHook(), priority='VERY_HIGH')
-        self.register_hook(PreemptionHook())
-        self.register_hook(LateValidationHook())
+        for hook in (IterationSeedHook(), PreemptionHook(), LateValidationHook()):
+            self.register_hook(hook)
         return super().train()
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
