@@ -23,6 +23,10 @@ from convnext_backbone.utils.cli import add_cfg_options, user_errors
 from convnext_backbone.utils.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+ZOO_HEAD = (
+    f'{"":<38}{"parameters / M":>18}{"GFLOPs":>20}\n'
+    f'{"model":<38}{"ours":>9}{"paper":>9}{"ours":>10}{"paper":>10}{"difference":>13}'
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,20 +89,13 @@ def zoo_as_json() -> list[dict]:
     ]
 
 
-def print_zoo() -> None:
-    """Print all models beside the papers' numbers, each as soon as it is counted."""
-    print(f'{"":<38}{"parameters / M":>18}{"GFLOPs":>20}')
-    print(f'{"model":<38}{"ours":>9}{"paper":>9}{"ours":>10}{"paper":>10}{"difference":>13}')
+def print_zoo(markdown: bool) -> None:
+    """Print all models beside the papers' numbers, or the table of docs/zoo.md, each row as soon as it is counted."""
+    head, format_row = (MARKDOWN_HEAD, markdown_row) if markdown else (ZOO_HEAD, zoo_row)
+    print(head)
     for model in read_zoo(CONFIGS):
-        print(zoo_row(count_published(model, CONFIGS)), flush=True)
-
-
-def print_markdown() -> None:
-    """Print the table of docs/zoo.md: the models that have a config."""
-    print(MARKDOWN_HEAD)
-    for model in read_zoo(CONFIGS):
-        if model.config:
-            print(markdown_row(count_published(model, CONFIGS)), flush=True)
+        if model.config or not markdown:
+            print(format_row(count_published(model, CONFIGS)), flush=True)
 
 
 def zoo_row(entry: Entry) -> str:
@@ -124,10 +121,8 @@ def main() -> None:
             result = dict(config=args.config, **as_json(cost))
         elif args.json:
             result = zoo_as_json()
-        elif args.markdown:
-            print_markdown()
         else:
-            print_zoo()
+            print_zoo(args.markdown)
     if args.json:
         print(json.dumps(result, indent=2))
     elif not args.zoo:

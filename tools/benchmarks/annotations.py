@@ -3,16 +3,15 @@
 import argparse
 import json
 import random
-import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from convnext_backbone.datasets.coco_check import check_coco
 
-from .measuring import in_own_process, memory_mib, reset_peak
+from .measuring import in_own_process, medians, memory_mib, time_and_peak
 from .report import Benchmark
 
 _CLASSES = [f'class {i}' for i in range(80)]
@@ -51,20 +50,14 @@ def _make_object(numbers: random.Random) -> str:
 def check(path: Path) -> dict[str, float]:
     """Check once; the peak is on top of what the process had before, with the pages of the file that it mapped."""
     dataset = dict(ann_file=path, pipeline=[dict(with_mask=True)], filter_cfg=dict(filter_empty_gt=True, min_size=32))
-    before = memory_mib('VmRSS')
-    reset_peak()
-    start, cpu_start = time.perf_counter(), time.process_time()
-    check_coco(dataset, _CLASSES)
-    seconds = dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu_start)
-    return dict(seconds, peak_mib=memory_mib('VmHWM') - before)
+    return time_and_peak(partial(check_coco, dataset, _CLASSES), memory_mib('VmRSS'))
 
 
 def _measure(args: argparse.Namespace) -> dict:
-    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'annotations.json'
         write_annotations(path, args.images, args.annotations)
-        rounds = [in_own_process(check, path) for _ in tqdm(range(args.repeat), desc='Rounds')]
-        row = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+        row = medians([in_own_process(check, path) for _ in tqdm(range(args.repeat), desc='Rounds')])
         file_mib = path.stat().st_size / 2**20
     row['peak_mib_beside_file'] = row['peak_mib'] - file_mib
     return dict(images=args.images, annotations=args.annotations, file_mib=file_mib, repeat=args.repeat, rows=[row])
@@ -72,10 +65,6 @@ def _measure(args: argparse.Namespace) -> dict:
 
 ANNOTATIONS = Benchmark(
     "checking an annotation file of COCO's size before a run",
-    {
-        '--images': dict(type=int, default=118_000),
-        '--annotations': dict(type=int, default=860_000),
-        '--dir': dict(help='a folder for the file; default is the system folder for temporary files'),
-    },
+    {'--images': dict(type=int, default=118_000), '--annotations': dict(type=int, default=860_000)},
     _measure,
 )

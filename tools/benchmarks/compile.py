@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -17,8 +16,8 @@ from convnext_backbone.config.load import load_config
 from convnext_backbone.config.recipes import task_of
 from convnext_backbone.ops.workloads import using
 
-from .measuring import conditions, device, parse_shape, time_in_turns
-from .models import make_images
+from .measuring import conditions, parse_shape, time_in_turns
+from .models import build_model, make_images
 from .operators import implementations
 from .report import Benchmark
 
@@ -36,19 +35,10 @@ def _arguments(task: str, images: Tensor) -> tuple[Tensor, list[BaseDataElement]
     return images, [Sample(metainfo=dict(**sizes, scale_factor=(1.0, 1.0))) for _ in images]
 
 
-def _build_model(path: str) -> tuple[nn.Module, str]:
-    """The model of a config with random weights, and its task."""
-    cfg = load_config(path)
-    init_default_scope(cfg.get('default_scope'))
-    cfg.model.backbone.init_cfg = None
-    torch.manual_seed(0)
-    return MODELS.build(cfg.model).to(device()).eval(), task_of(cfg)
-
-
-def _measure_model(title: str, forward: Callable, make: Callable[[], tuple], repeat: int, backend: str) -> dict:
+def _measure_model(title: str, model: nn.Module, make: Callable[[], tuple], repeat: int, backend: str) -> dict:
     torch._dynamo.reset()
     counters.clear()
-    ways = dict(eager=forward, compiled=torch.compile(forward, backend=backend))
+    ways = dict(eager=model.forward, compiled=torch.compile(model.forward, backend=backend))
     runs = {name: lambda way=way: way(*make(), mode='predict') for name, way in ways.items()}
     with torch.no_grad():
         times = time_in_turns(title, runs, repeat, warm_up=2)
@@ -65,11 +55,10 @@ def _measure(args: argparse.Namespace) -> dict:
     """Each model with each implementation of mmcv's operators."""
     images, rows = make_images(parse_shape(args.shape)), []
     for path in args.config:
-        model, task = _build_model(path)
+        model, make = build_model(path).eval(), partial(_arguments, task_of(load_config(path)), images)
         for name, module in implementations().items():
             with using(module):
-                given = model.forward, partial(_arguments, task, images), args.repeat, args.backend
-                row = _measure_model(f'{path}, {name}', *given)
+                row = _measure_model(f'{path}, {name}', model, make, args.repeat, args.backend)
             rows.append(dict(config=path, operators=name, **row))
             print(rows[-1], file=sys.stderr, flush=True)  # the next one takes minutes
     return dict(shape=args.shape, **conditions(args.repeat), rows=rows)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import timm.data
 import torch
 from mmengine.config import Config
@@ -25,16 +24,12 @@ CONFIG = Path(__file__).parents[2] / 'configs/_base_/imagenet_classifier.py'
 Batches = Callable[[], Iterator[Tensor]]
 
 
-def _draw_images(folder: Path, number: int = 512) -> None:
-    """JPEG files of the size of ImageNet's (500x375, 110 KB): noise on a coarse pattern."""
-    rng = np.random.default_rng(0)
+def _draw_images(folder: Path) -> None:
+    """JPEG files of the size of ImageNet's (500x375, 110 KB): noise."""
     (folder / 'train/drawn').mkdir(parents=True)
-    for i in range(number):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(
-            (500, 375), Image.Resampling.BICUBIC
-        )
-        noisy = np.asarray(coarse).astype(np.int16) + rng.integers(-24, 25, (375, 500, 3))
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f'train/drawn/{i:04}.JPEG', quality=85)
+    for i in range(512):
+        bands = [Image.effect_noise((500, 375), sigma=40) for _ in range(3)]
+        Image.merge('RGB', bands).save(folder / f'train/drawn/{i:04}.JPEG', quality=85)
 
 
 def _our_loader(args: argparse.Namespace, folder: Path) -> Batches:

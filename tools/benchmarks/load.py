@@ -2,10 +2,9 @@
 
 import argparse
 import logging
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ConvNeXt, load_backbone
 
-from .measuring import in_own_process, memory_mib, reset_peak
+from .measuring import in_own_process, medians, memory_mib, time_and_peak
 from .report import Benchmark
 
 
@@ -37,15 +36,11 @@ def measure_load(contender: str, arch: str, folder: Path) -> dict[str, float]:
     load, suffix = LOADERS[contender]
     load(ConvNeXt('atto'), folder / f'atto{suffix}')  # imports, and what is built at first use
     before = memory_mib('VmRSS')
-    model = ConvNeXt(arch)
-    reset_peak()
-    start = time.perf_counter()
-    load(model, folder / f'{arch}{suffix}')
-    return dict(seconds=time.perf_counter() - start, peak_mib=memory_mib('VmHWM') - before)
+    return time_and_peak(partial(load, ConvNeXt(arch), folder / f'{arch}{suffix}'), before)
 
 
 def _measure(args: argparse.Namespace) -> dict:
-    with tempfile.TemporaryDirectory(dir=args.dir) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for arch in ('atto', args.arch):
             state = ConvNeXt(arch).state_dict()
@@ -59,18 +54,14 @@ def _measure(args: argparse.Namespace) -> dict:
         rows: list[dict] = []
         for contender, (_, suffix) in LOADERS.items():
             file_mib = (folder / f'{args.arch}{suffix}').stat().st_size / 2**20
-            row = {key: statistics.median(one[contender][key] for one in rounds) for key in ('seconds', 'peak_mib')}
-            row |= dict(of_model_and_file=row['peak_mib'] / (model_mib + file_mib))
-            rows.append(dict(contender=contender, **row))
+            row = dict(contender=contender, **medians([one[contender] for one in rounds]))
+            rows.append(row | dict(of_model_and_file=row['peak_mib'] / (model_mib + file_mib)))
     rows = [row | dict(ratio=row['seconds'] / rows[0]['seconds']) for row in rows]
     return dict(arch=args.arch, model_mib=model_mib, repeat=args.repeat, rows=rows)
 
 
 LOAD = Benchmark(
     'loading a checkpoint into a backbone',
-    {
-        '--arch': dict(choices=ARCHS, default='xlarge'),
-        '--dir': dict(help='a folder for the files; default is the system folder for temporary files'),
-    },
+    {'--arch': dict(choices=ARCHS, default='xlarge')},
     _measure,
 )

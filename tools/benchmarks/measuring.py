@@ -2,8 +2,9 @@
 
 import ctypes
 import multiprocessing
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,17 @@ def memory_mib(entry: str) -> float:
     return int(status[entry].split()[0]) / 1024
 
 
-def reset_peak() -> None:
-    """Set ``VmHWM`` back to what the process has now."""
-    Path('/proc/self/clear_refs').write_text('5')
+def time_and_peak(run: Callable[[], object], before: float) -> dict[str, float]:
+    """Seconds of a run, and the peak memory of this process in MiB above `before`."""
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is now what the process has
+    start = time.perf_counter()
+    run()
+    return dict(seconds=time.perf_counter() - start, peak_mib=memory_mib('VmHWM') - before)
+
+
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
 
 def peak_of(run: Callable[[], object]) -> float:
@@ -81,7 +90,4 @@ def peak_of(run: Callable[[], object]) -> float:
     libc = ctypes.CDLL('libc.so.6')
     libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # by default it grows, and large blocks that are freed stay with the process
     libc.malloc_trim(0)  # or memory that was freed is used again and not counted
-    before = memory_mib('VmRSS')
-    reset_peak()
-    run()
-    return memory_mib('VmHWM') - before
+    return time_and_peak(run, memory_mib('VmRSS'))['peak_mib']

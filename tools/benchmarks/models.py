@@ -1,7 +1,6 @@
 """Time and memory of a backbone, or of a detector's training step, compared with the same model by other packages."""
 
 import argparse
-import contextlib
 import copy
 import itertools
 import statistics
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from convnext_backbone import ARCHS, ConvNeXt
+from convnext_backbone import ARCHS, ImageClassifier
+from convnext_backbone.analysis.complexity import count_multiply_adds
 from convnext_backbone.config.load import load_config
 from convnext_backbone.config.recipes import task_of
 from convnext_backbone.models.precision import working_dtype
@@ -31,8 +31,8 @@ MATRIX_SIZE = 2048
 Makers = dict[str, Callable[[], nn.Module]]
 
 
-def _autocast(dtype: str) -> contextlib.AbstractContextManager:
-    return torch.autocast(device().type, dtype=DTYPES[dtype]) if dtype != 'fp32' else contextlib.nullcontext()
+def _autocast(dtype: str) -> torch.autocast:
+    return torch.autocast(device().type, DTYPES[dtype], enabled=dtype != 'fp32')
 
 
 def make_images(shape: Shape) -> Tensor:
@@ -76,16 +76,21 @@ def _backbone_of(path: str) -> tuple[str, float]:
     return backbone.arch, backbone.get('drop_path_rate', 0.0)
 
 
-def build_detector(contender: str, path: str) -> nn.Module:
-    """The detector of a config, with a contender's backbone of the same size."""
-    from mmdet.registry import MODELS
-
+def build_model(path: str) -> nn.Module:
+    """The model of a config, with random weights."""
     cfg = load_config(path)
     cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model)
+    torch.manual_seed(0)
+    with MODELS.switch_scope_and_registry(cfg.default_scope) as registry:
+        return registry.build(cfg.model).to(device())
+
+
+def build_detector(contender: str, path: str) -> nn.Module:
+    """The detector of a config, with a contender's backbone of the same size."""
+    model = build_model(path)
     if contender != OURS:
-        model.backbone = build(contender, *_backbone_of(path), torch.device('cpu'))
-    return model.to(memory_format=torch.channels_last).to(device()).train()
+        model.backbone = build(contender, *_backbone_of(path), device())
+    return model.to(memory_format=torch.channels_last).train()
 
 
 def time_models(
@@ -116,9 +121,10 @@ def measure_peaks(makers: Makers, *arguments: Any) -> dict[str, float]:
 
 
 def _multiply_adds(arch: str, shape: Shape, mode: str) -> int:
-    with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ConvNeXt(arch, out_norm=False).eval()(torch.empty(shape[0], 3, *shape[1:]))
-    return counter.get_total_flops() // 2 * (3 if mode == 'train' else 1)
+    with torch.device('meta'):
+        classifier = ImageClassifier(dict(type='ConvNeXt', arch=arch)).eval()
+        image = count_multiply_adds(classifier, shape[1:])['backbone']
+    return shape[0] * image * (3 if mode == 'train' else 1)
 
 
 def _row(contender: str, times: dict[str, list[float]], peaks: dict[str, float]) -> dict:

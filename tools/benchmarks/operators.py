@@ -22,7 +22,7 @@ from .report import Benchmark
 def implementations() -> dict[str, ModuleType]:
     """The modules that mmcv's operators can come from, ours first."""
     module = importlib.import_module('mmcv._ext')
-    return {'ours': ext} | ({'compiled': module} if is_compiled(module) else {})
+    return {OURS: ext} | ({'compiled': module} if is_compiled(module) else {})
 
 
 def _run_workload(workload: Workload, backward: bool) -> None:
@@ -32,11 +32,6 @@ def _run_workload(workload: Workload, backward: bool) -> None:
     else:
         with torch.no_grad():
             function(*inputs)
-
-
-def _run_with(module: ModuleType, run: Callable[[], None]) -> None:
-    with using(module):
-        run()
 
 
 def _is_implemented(run: Callable[[], None]) -> bool:
@@ -51,7 +46,7 @@ def _is_implemented(run: Callable[[], None]) -> bool:
 
 def _time(title: str, run: Callable[[], None], repeat: int) -> dict[str, float | None]:
     """Median milliseconds with each implementation; None where it has no such operator on this device."""
-    runs = {name: partial(_run_with, module, run) for name, module in implementations().items()}
+    runs = {name: using(module)(run) for name, module in implementations().items()}
     times = time_in_turns(title, {name: run for name, run in runs.items() if _is_implemented(run)}, repeat)
     return {name: 1e3 * statistics.median(times[name]) if name in times else None for name in runs}
 
@@ -70,7 +65,7 @@ def _measure(args: argparse.Namespace) -> dict:
     for name, run in runs.items():
         times = _time(name, run, args.repeat)
         row = dict(operator=name, milliseconds=times)
-        rows.append(row | dict(ratio=times['ours'] / times['compiled']) if times.get('compiled') else row)
+        rows.append(row | dict(ratio=times[OURS] / times['compiled']) if times.get('compiled') else row)
     return dict(**conditions(args.repeat), rows=rows)
 
 

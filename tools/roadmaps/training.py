@@ -13,7 +13,6 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from convnext_backbone.engine.curves import read_scalars
-from convnext_backbone.engine.resume import find_checkpoint
 from convnext_backbone.utils.errors import UserError
 from convnext_backbone.utils.files import remove_link
 
@@ -36,9 +35,7 @@ def _train(step: str, seed: int, args: argparse.Namespace) -> float:
         return score
     work_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, ROOT / 'tools/train.py', config, '--data-root', args.data_root, '--work-dir', work_dir]
-    command += ['--cfg-options', f'randomness.seed={seed}']
-    if find_checkpoint(work_dir) is not None:
-        command.append('--resume')
+    command += ['--auto-resume', '--cfg-options', f'randomness.seed={seed}']
     environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // args.jobs)))
     log = remove_link(work_dir / 'output.log')
     with log.open('a') as file:
