@@ -45,6 +45,8 @@ def to_coco(annotated: Iterable[Annotated], classes: Sequence[str], root: Path) 
     annotations: list[dict] = []
     for number, (image, (width, height), objects) in enumerate(annotated, 1):
         name = str(image.relative_to(root) if image.is_relative_to(root) else image.absolute())
+        if name.encode(errors='replace').decode() != name:
+            raise UserError(f'The image {printable(name)} has a name that is not UTF-8: rename it.')
         images.append(dict(id=number, file_name=name, width=width, height=height))
         for one in objects:
             annotations.append(dict(dict(iscrowd=0), **one, id=len(annotations) + 1, image_id=number))

@@ -101,24 +101,22 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
     """
     try:
         coco = read_coco(path)
-        categories = [
-            dict(msgspec.json.decode(raw), id=category.id, name=category.name)
-            for raw, category in zip(coco.categories, coco.entries('categories'), strict=True)
-        ]
-        images = [image for _, image in _decode(coco, 'images', _Image)]
-        pairs: Counter = Counter()
-        masks, complete = 0, all(image.height and image.width for image in images)
-        for _, annotation in _decode(coco, 'annotations', _Annotation):
-            pairs[annotation.image_id, annotation.category_id] += 1
-            masks += annotation.has_mask
-            complete = complete and annotation.is_complete
-        doubles = [key for key, number in Counter(image.id for image in images).items() if number > 1]
-        if doubles:
-            raise CocoProblem(f'has several images with id={printable(repr(doubles[0]))}')
+        [*coco.entries('categories')]
     except OSError as error:
         raise UserError(f'The annotation file {path} cannot be read ({error.strerror}): name another.') from error
     except CocoProblem as error:
         raise UserError(f'The annotation file {path} {error}.') from error
+    categories = [category for _, category in _decode(path, coco.categories, dict)]
+    images = [image for _, image in _decode(path, coco.images, _Image)]
+    doubles = [key for key, number in Counter(image.id for image in images).items() if number > 1]
+    if doubles:
+        raise UserError(f'The annotation file {path} has several images with id={printable(repr(doubles[0]))}.')
+    pairs: Counter = Counter()
+    masks, complete = 0, all(image.height and image.width for image in images)
+    for _, annotation in _decode(path, coco.annotations, _Annotation):
+        pairs[annotation.image_id, annotation.category_id] += 1
+        masks += annotation.has_mask
+        complete = complete and annotation.is_complete
     names = {image.id: image.file_name for image in images}
     folder, dropped = _find_folder(path, split, [*names.values()], root, folders)
     complete = complete and not any(shorten_name(name, dropped) != name for name in names.values())
@@ -128,14 +126,15 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
     return CocoSet(path, coco, categories, names, pairs, numbers, masks, complete, folder, dropped)
 
 
-def _decode(coco: CocoFile, kind: str, entry: type) -> Iterator[tuple[Raw, Any]]:
-    """Iterate over entries as text and as what is looked at."""
-    decoder: msgspec.json.Decoder = msgspec.json.Decoder(entry)
-    for number, raw in enumerate(getattr(coco, kind)):
+def _decode(path: Path, entries: Sequence[Raw], kind: type) -> Iterator[tuple[Raw, Any]]:
+    """Iterate over entries of a file as text and as what is looked at."""
+    decoder: msgspec.json.Decoder = msgspec.json.Decoder(kind)
+    for raw in entries:
         try:
             yield raw, decoder.decode(raw)
-        except msgspec.ValidationError as error:
-            raise CocoProblem(f'is wrong in {kind}[{number}] ({error})') from error
+        except msgspec.DecodeError as error:
+            text = printable(bytes(raw).decode())
+            raise UserError(f'The annotation file {path} has an entry that is wrong ({error}): {text}.') from error
 
 
 def split_name(file_name: str) -> list[str]:
@@ -193,15 +192,18 @@ def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collectio
         kept: The ids of the images that are copied, with their annotations; by default all.
 
     Raises:
-        UserError: An image whose size is not given cannot be read, or the disk is full.
+        UserError: An image whose size is not given cannot be read.
+        WriteError: The disk is full.
     """
     listed = source.images.keys() if kept is None else {*kept}
     # Entries stay the text that they are where nothing lacks, so that a large file takes no memory.
-    images: list = [raw for raw, image in _decode(source.coco, 'images', _Image) if image.id in listed]
-    annotations: list = [raw for raw, one in _decode(source.coco, 'annotations', _Annotation) if one.image_id in listed]
+    images: list = [raw for raw, one in _decode(source.path, source.coco.images, _Image) if one.id in listed]
+    annotations: list = [
+        raw for raw, one in _decode(source.path, source.coco.annotations, _Annotation) if one.image_id in listed
+    ]
     if not source.complete:
-        images = [_complete_image(msgspec.json.decode(raw), source) for raw in images]
-        annotations = _complete_annotations([*map(msgspec.json.decode, annotations)])
+        images = [_complete_image(image, source) for _, image in _decode(source.path, images, dict)]
+        annotations = _complete_annotations([one for _, one in _decode(source.path, annotations, dict)])
     places = {name: place for place, name in enumerate(order)}
     categories = sorted(source.categories, key=lambda category: places.get(category['name'], len(places)))
     content = dict(images=images, annotations=annotations, categories=categories)

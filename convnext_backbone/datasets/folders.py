@@ -11,10 +11,11 @@ from ..utils.image_io import FORMATS, IMAGE_SUFFIXES
 
 IMAGE_FOLDERS = ('images', 'JPEGImages', 'imgs', 'img', 'image')
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for images on their side
+_PASSED_OVER = ('__MACOSX', 'work_dirs')
 _DEPTH = 4  # VOCdevkit/VOC2012/JPEGImages/<one more>
 _SPLITS = dict(
     train=('train', 'training', 'trainset', 'trainval'),
-    val=('val', 'valid', 'validation', 'valset'),
+    val=('val', 'valid', 'validation', 'valset', 'eval'),
     test=('test', 'testing', 'testset'),
 )
 
@@ -42,7 +43,7 @@ def list_folders(root: Path, out_dir: Path) -> dict[Path, list[str]]:
     found, written = {}, os.path.realpath(out_dir)
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         deep = len(Path(folder).relative_to(root).parts) >= _DEPTH
-        inner[:] = [] if deep else sorted(one for one in inner if one[0] not in '._' and one != 'work_dirs')
+        inner[:] = [] if deep else sorted(one for one in inner if one[0] != '.' and one not in _PASSED_OVER)
         inner[:] = [one for one in inner if os.path.realpath(os.path.join(folder, one)) != written]
         found[Path(folder)] = sorted(one for one in files if one[0] != '.')
     return found
@@ -66,8 +67,8 @@ def name_split(path: PurePath) -> str | None:
 
 
 def find_images(files: Sequence[str]) -> list[str]:
-    """Those of some file names that are images."""
-    return [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    """Those of some file names that are images, and not hidden."""
+    return [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and name[0] != '.']
 
 
 def pair_folders(

@@ -74,12 +74,13 @@ def _find_yaml(root: Path, folders: Folders) -> tuple[dict, Path | None]:
 
 
 def _list_names(names: Any, path: Path) -> list[str]:
-    if isinstance(names, dict) and [*names] == [*range(len(names))]:
-        names = [*names.values()]
-    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int, float)) for name in names):
+    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
+        names = [names[label] for label in range(len(names))]
+    # What is wrong is not printed: YAML can make much of little.
+    if not isinstance(names, list) or not names or not all(type(name) in (str, int, float) for name in names):
         raise UserError(
-            f'{path} has names={printable(repr(names))}: write a list of the names of classes, or a name for each id '
-            f'from 0; names such as no and yes in quotes.'
+            f'{path} has names that are no names of classes: write a list, or a name for each id from 0, and names '
+            f'such as no and yes in quotes.'
         )
     return [*map(str, names)]
 
@@ -98,29 +99,31 @@ def _read_class_file(root: Path, folders: Folders) -> list[str]:
 
 def _list_yaml_images(settings: dict, path: Path) -> dict[str | None, list[Path]]:
     """The images of each split that a data.yaml names."""
-    bases = [path.parent / str(settings.get('path') or ''), path.parent]
+    base = settings.get('path')
+    bases = [path.parent / base, path.parent] if isinstance(base, str) else [path.parent]
     found: dict[str | None, list[Path]] = {}
+    named = {}
     for split, keys in dict(train=('train',), val=('val', 'valid'), test=('test',)).items():
         values: Any = next((settings[key] for key in keys if settings.get(key)), [])
-        places = [_find_place(str(value), bases) for value in (values if isinstance(values, list) else [values])]
-        if split == 'test' and not any(places):  # often named, and seldom there
+        values = values if isinstance(values, list) else [values]
+        if not all(isinstance(value, str) for value in values):
+            raise UserError(f'{path} has {split} that is no path and no list of paths: correct it.')
+        places = [_find_place(value, bases) for value in values]
+        if not values or (split == 'test' and not any(places)):  # often named, and seldom there
             continue
         if not all(places):
             raise UserError(
                 f'{path} has {split}={printable(repr(values))}, which is not there: it is sought in '
                 f'{shorten([*map(str, bases)])}; correct it.'
             )
-        images = [image for place in places if place is not None for image in _list_images(place, bases)]
-        if images:
-            found[split] = images
-        elif places:
+        found[split] = [image for place in places if place is not None for image in _list_images(place, bases)]
+        named[split] = [[part for part in split_name(value) if part != '.'] for value in values]
+        if not found[split]:
             raise UserError(f'{path} has {split}={printable(repr(values))}, in which there are no images: correct it.')
-    if found.get('train') == found.get('val') and settings.get('train') != (
-        settings.get('val') or settings.get('valid')
-    ):
+    if found.get('train') == found.get('val') and named.get('train') != named.get('val'):
         raise UserError(
-            f'{path} has train={printable(repr(settings.get("train")))} and another val, but the same images are found '
-            f'for both: correct the paths.'
+            f'{path} has train={printable(repr(settings["train"]))} and another val, but the same images are found for '
+            f'both: correct the paths.'
         )
     return found
 

@@ -377,7 +377,9 @@ def test_a_broken_file_is_named(two, tmp_path):
         rf'The annotation file {path} is not json .*: a COCO annotation file is .*', refusal(two, tmp_path / 'out')
     )
     path.write_text(text.replace('"file_name": "b.png"', '"file_name": 7'))
-    assert 'is wrong in images[1] (Expected `str`, got `int` - at `$.file_name`)' in refusal(two, tmp_path / 'out')
+    assert f'{path} has an entry that is wrong (Expected `str`, got `int` - at `$.file_name`): {{"id": 2' in refusal(
+        two, tmp_path / 'out'
+    )
     path.write_text(text.replace('"id": 2, "file_name"', '"id": 1, "file_name"'))
     assert refusal(two, tmp_path / 'out').endswith('labels.json has several images with id=1.')
 
@@ -432,10 +434,18 @@ def test_keypoints_of_yolo_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ('yaml', 'problem'),
     [
-        ('train: images\nval: photos\nnames: [cat]', "data.yaml has val='photos', which is not there: it is sought in"),
+        (
+            'train: images\nval: photos\nnames: [cat]',
+            "data.yaml has val=['photos'], which is not there: it is sought in",
+        ),
         ('train: /x/train/images\nval: /x/val/images\nnames: [cat]', 'but the same images are found for both: correct'),
-        ('train: images\nval: images\nnames: {1: cat}', 'data.yaml has names={1: '),
-        ('train: images\nval: labels\nnames: [cat]', "data.yaml has val='labels', in which there are no images"),
+        ('train: images\nval: images\nnames: {1: cat}', 'data.yaml has names that are no names of classes'),
+        ('train: images\nval: {a: images}\nnames: [cat]', 'data.yaml has val that is no path and no list of paths'),
+        (
+            'train: images\nval: images\nnames: [no, yes]',
+            'write a list, or a name for each id from 0, and names such as',
+        ),
+        ('train: images\nval: labels\nnames: [cat]', "data.yaml has val=['labels'], in which there are no images"),
         ('train: images\nval: images\nnames: !!python/name:os.system', 'has no annotations of boxes'),
         (None, 'are those of YOLO, but the names of their classes are missing: write them into'),
     ],
@@ -445,6 +455,13 @@ def test_a_wrong_data_yaml_is_named(yaml, problem, tmp_path):
     if yaml and '!!python' in yaml:
         os.rename(root / 'labels', root / 'other')
     assert problem in refusal(root, tmp_path / 'out')
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    root = yolo(tmp_path / 'mine', '0 0.5 0.5 0.1 0.1')
+    os.rename(root / 'images/b.png', os.fsencode(root / 'images') + b'/stra\xdfe.png')
+    text = r"The image 'images/stra\udcdfe.png' has a name that is not UTF-8: rename it."
+    assert refusal(root, tmp_path / 'out') == text
 
 
 def test_images_of_yolo_without_labels_are_named(tmp_path):
