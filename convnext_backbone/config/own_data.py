@@ -5,6 +5,7 @@ import copy
 import math
 import os
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,10 @@ def use_own_data(cfg: Config, root: str, annotations: Annotations) -> Layout | N
     """
     if not Path(root).is_dir() or (annotations == Annotations() and is_data_of_config(cfg)):
         return None
-    layout = FINDERS[task_of(cfg)](Path(root), Path(cfg.work_dir, 'data'), *annotations)
+    # A folder for each choice: a run that is refused later must not overwrite the lists of an earlier one.
+    chosen = zlib.crc32(repr((os.path.abspath(root), annotations)).encode(errors='replace'))
+    out_dir = Path(cfg.work_dir, 'data', f'{Path(root).resolve().name}-{chosen:08x}')
+    layout = FINDERS[task_of(cfg)](Path(root), out_dir, *annotations)
     notes = [*layout.notes, *_apply(cfg, layout, root)]
     if is_first_process():  # not on stdout, which may be json
         print('\n  '.join([f'{printable(root)}: {layout}', *notes]), file=sys.stderr)
