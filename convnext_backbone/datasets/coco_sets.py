@@ -180,7 +180,7 @@ def shorten_name(name: str, dropped: int) -> str:
     return name if not dropped and '\\' not in name else '/'.join(split_name(name)[dropped:])
 
 
-def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collection[Any] | None = None) -> None:
+def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collection[Any]) -> None:
     """Write a copy of an annotation file with what mmdet and pycocotools need.
 
     File names become those that are there, areas those of mask or box, sizes those of the images.
@@ -189,17 +189,16 @@ def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collectio
         source: What is copied.
         path: The copy.
         order: Categories come in this order of names, others after them.
-        kept: The ids of the images that are copied, with their annotations; by default all.
+        kept: The ids of the images that are copied, with their annotations.
 
     Raises:
         UserError: An image whose size is not given cannot be read.
         WriteError: The disk is full.
     """
-    listed = source.images.keys() if kept is None else {*kept}
     # Entries stay the text that they are where nothing lacks, so that a large file takes no memory.
-    images: list = [raw for raw, one in _decode(source.path, source.coco.images, _Image) if one.id in listed]
+    images: list = [raw for raw, one in _decode(source.path, source.coco.images, _Image) if one.id in kept]
     annotations: list = [
-        raw for raw, one in _decode(source.path, source.coco.annotations, _Annotation) if one.image_id in listed
+        raw for raw, one in _decode(source.path, source.coco.annotations, _Annotation) if one.image_id in kept
     ]
     if not source.complete:
         images = [_complete_image(image, source) for _, image in _decode(source.path, images, dict)]
