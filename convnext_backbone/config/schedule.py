@@ -13,7 +13,8 @@ from ..utils.validation import COUNT, POSITIVE
 from .check import walk
 
 # Defaults for a set of one's own; docs/own_data.md gives the reasons.
-_LEAST_STEPS, _MOST_EPOCHS, _STEPS_AN_EPOCH = 2000, 300, 8
+_LEAST_STEPS, _MOST_EPOCHS = 2000, 300
+_STEPS_AN_EPOCH, _LEAST_IMAGES = 8, 4  # of a step
 _LONGEST_WARM_UP = 0.1  # of a run
 _PLACES = ('begin', 'end', 'milestones', 'step_size')  # of schedules, and of hooks that change something in a run
 _HOOK_PLACES = ('switch_epoch', 'switch_iter', 'begin_epoch', 'begin_iter')
@@ -50,8 +51,8 @@ def set_schedule(cfg: Config, asked: Schedule, images: int | None = None, own_da
         cfg: Changed in place.
         asked: What the user asks for.
         images: Images that an epoch of the training data has; None if unknown.
-        own_data: Whether it is other data than the recipe's: a step then has fewer images where an epoch would have
-            fewer than 8 steps, and the run has 2,000 steps at least, unless these are more than 300 epochs.
+        own_data: Whether it is other data than the recipe's: a step then has fewer images, 4 at least, where an
+            epoch would have fewer than 8 steps, and the run has 2,000 steps at least, unless these are more than 300 epochs.
 
     Returns:
         What was changed, as the lines of a table.
@@ -115,7 +116,7 @@ def _set_batch(cfg: Config, asked: Schedule, images: int | None) -> tuple[int, i
     recipe = scaling.get('base_batch_size') or world * loader.batch_size * accumulated
     asked_for = asked.batch_size_total or recipe
     if images and not asked.batch_size_total:
-        asked_for = min(recipe, 2 ** int(math.log2(max(1, images / _STEPS_AN_EPOCH))))
+        asked_for = min(recipe, max(_LEAST_IMAGES, 2 ** int(math.log2(max(1, images / _STEPS_AN_EPOCH)))))
     if asked.batch_size is None and asked.batch_size_total is None and asked_for == recipe and not images:
         return recipe, recipe
     loader['batch_size'] = asked.batch_size or min(loader.batch_size, max(1, asked_for // world))
