@@ -51,8 +51,8 @@ def set_schedule(cfg: Config, asked: Schedule, images: int | None = None, own_da
         cfg: Changed in place.
         asked: What the user asks for.
         images: Images that an epoch of the training data has; None if unknown.
-        own_data: Whether it is other data than the recipe's: a step then has fewer images, 4 at least, where an
-            epoch would have fewer than 8 steps, and the run has 2,000 steps at least, unless these are more than 300 epochs.
+        own_data: Whether it is other data than the recipe's. By default a step then has fewer images, 4 at least, where
+            an epoch would have fewer than 8 steps, and the run has 2,000 steps, unless these are over 300 epochs.
 
     Returns:
         What was changed, as the lines of a table.
@@ -78,7 +78,8 @@ def set_schedule(cfg: Config, asked: Schedule, images: int | None = None, own_da
     batches = math.ceil((images or 0) / (_world_size() * cfg.train_dataloader.batch_size))
     _set_length(cfg, asked, batches, own_data)
     after = dict(_settings(cfg))
-    reason = f': {images_a_step} images a step instead of {recipe}' if images_a_step != recipe else ''
+    scaled = images_a_step != recipe and asked.lr is None
+    reason = f': {images_a_step} images a step instead of {recipe}' if scaled else ''
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     width = max(map(len, changed), default=0)
     return [
@@ -116,7 +117,8 @@ def _set_batch(cfg: Config, asked: Schedule, images: int | None) -> tuple[int, i
     recipe = scaling.get('base_batch_size') or world * loader.batch_size * accumulated
     asked_for = asked.batch_size_total or recipe
     if images and not asked.batch_size_total:
-        asked_for = min(recipe, max(_LEAST_IMAGES, 2 ** int(math.log2(max(1, images / _STEPS_AN_EPOCH)))))
+        steps = 1 if asked.batch_size else _STEPS_AN_EPOCH  # an epoch must have one
+        asked_for = min(recipe, images, max(_LEAST_IMAGES, 2 ** int(math.log2(max(1, images / steps)))))
     if asked.batch_size is None and asked.batch_size_total is None and asked_for == recipe and not images:
         return recipe, recipe
     loader['batch_size'] = asked.batch_size or min(loader.batch_size, max(1, asked_for // world))

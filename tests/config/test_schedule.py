@@ -141,3 +141,12 @@ def test_what_cannot_be_followed_is_refused(asked, named, changed):
 def test_epochs_of_unknown_length_are_refused(changed):
     with pytest.raises(UserError, match='--epochs 3: the images of an epoch cannot be counted here; give --iters'):
         changed(UPERNET, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ('images', 'asked', 'batch', 'count'), [(12, {}, 2, 2), (12, dict(batch_size=2), 2, 4), (3, {}, 2, 2)]
+)
+def test_an_epoch_has_a_step(images, asked, batch, count, changed):
+    """12 images: by default steps of 4, the least, and with a batch size as near to the recipe's 16 as an epoch has."""
+    cfg, _ = changed(CASCADE, images=images, own_data=True, **asked)
+    assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.accumulative_counts) == (batch, count)
