@@ -23,7 +23,9 @@ def read_objects(layout: Layout, split: str) -> dict[str, list[tuple]]:
     """The objects that mmdet's data set gives for each image: the name of the class, and the box."""
     from mmdet.datasets import CocoDataset
 
-    dataset = CocoDataset(**layout.splits[split], metainfo=dict(classes=layout.classes), pipeline=[], test_mode=True)
+    dataset = CocoDataset(
+        **layout.splits[split], metainfo=dict(classes=layout.classes), pipeline=[], test_mode=True, serialize_data=False
+    )
     assert dataset.metainfo['classes'] == layout.classes
     found = {}
     for one in dataset:
