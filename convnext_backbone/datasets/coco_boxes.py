@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 from .coco_format import Annotation, CocoProblem, Image
 
@@ -22,6 +23,7 @@ class BoxEvidence:
         self._all = self._possible = self._outlined = 0
         self._found: Counter[str] = Counter()
         self._first: dict[str, str] = {}
+        self._images: defaultdict[str, set[str]] = defaultdict(set)
 
     def add(self, number: int, annotation: Annotation, image: Image) -> None:
         """Look at the box of an annotation."""
@@ -43,22 +45,22 @@ class BoxEvidence:
         if kind:
             self._found[kind] += 1
             self._first.setdefault(kind, f'annotations[{number}] with bbox={list(annotation.bbox)}')
+            self._images[kind].add(image.file_name)
 
-    def check(self) -> None:
-        """Raise if there are too many.
-
-        Raises:
-            CocoProblem: The text names their number and the first one.
-        """
+    def find_problems(self) -> Iterator[CocoProblem]:
+        """Iterate over what too many boxes contradict; the texts name their number and the first one."""
         for kind, allowed, contradicted in (
             ('corners', 0.02 * self._all, 'segmentation or area'),
             ('beyond', 0.2 * self._all if self._possible >= 0.98 * self._all else math.inf, 'image size'),
             ('apart', 0.5 * self._outlined, 'segmentation'),
         ):
             if self._found[kind] > allowed:
-                raise CocoProblem(
+                yield CocoProblem(
                     f'has {self._found[kind]} of {self._all} boxes that contradict their {contradicted}, the first in '
-                    f'{self._first[kind]}: write [x, y, width, height] in pixels of the image, not two corners'
+                    f'{self._first[kind]}: write [x, y, width, height] in pixels of the image, not two corners',
+                    'boxes that are not [x, y, width, height]',
+                    self._found[kind],
+                    self._images[kind],
                 )
 
 

@@ -5,7 +5,7 @@ import functools
 import json
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,22 @@ _EXPECTED = 'a COCO annotation file is a json object with the lists images, anno
 
 
 class CocoProblem(ValueError):
-    """What is wrong with a file, as the predicate of a sentence about it."""
+    """What is wrong with a file, as the predicate of a sentence about it.
+
+    Attributes:
+        kind: Of problem, in a few words.
+        number: How many entries have it.
+        images: The file names of their images, as far as they are known.
+    """
+
+    def __init__(self, text: str, kind: str = 'invalid entries', number: int = 1, images: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.kind, self.number, self.images = kind, number, images
+
+
+def refuse(problem: CocoProblem) -> None:
+    """Raise a problem, as a run does with the first that it meets."""
+    raise problem
 
 
 class Image(Struct):
@@ -70,23 +85,31 @@ class CocoFile(Struct):
     categories: Annotated[list[Raw], Meta(min_length=1)]
     annotations: list[Raw] = []  # the test data of challenges has none
 
-    def entries(self, kind: str) -> Iterator[Any]:
+    def entries(self, kind: str, refuse: Callable[[CocoProblem], None] = refuse) -> Iterator[Any]:
         """Iterate over the entries of ``images``, ``annotations`` or ``categories``.
 
-        Raises:
-            CocoProblem: At an invalid entry, or one whose id was there before.
+        Args:
+            kind: One of these.
+            refuse: Is given an invalid entry, or one whose id was there before; if it returns, that is left out.
         """
+        return (entry for _, entry in self.numbered(kind, refuse))
+
+    def numbered(self, kind: str, refuse: Callable[[CocoProblem], None]) -> Iterator[tuple[int, Any]]:
+        """Iterate over places and entries as :meth:`entries` does."""
         decode = msgspec.json.Decoder(_ENTRIES[kind]).decode
         seen = set()
         for number, raw in enumerate(getattr(self, kind)):
             try:
                 entry = decode(raw)
             except msgspec.ValidationError as error:
-                raise CocoProblem(_invalid(error, raw, f'{kind}[{number}]')) from error
+                refuse(CocoProblem(_invalid(error, raw, f'{kind}[{number}]')))
+                continue
             if entry.id in seen:
-                raise CocoProblem(f'has several {kind} with id={printable(repr(entry.id))}')
+                name = printable(repr(entry.id))
+                refuse(CocoProblem(f'has several {kind} with id={name}', 'ids that are there twice'))
+                continue
             seen.add(entry.id)
-            yield entry
+            yield number, entry
 
 
 _ENTRIES = dict(images=Image, annotations=Annotation, categories=Category)
