@@ -112,10 +112,11 @@ def _check_annotations(
         if categories.get(annotation.category_id):
             annotated.add(annotation.image_id)
         image = images.get(annotation.image_id)
-        if image is None:
-            why = _why_unknown('image', annotation.image_id, images)
-        else:
-            why = _why_left_out(annotation, image, categories, masks)
+        why = (
+            _why_left_out(annotation, image, categories, masks)
+            if image
+            else _why_unknown('image', annotation.image_id, images)
+        )
         observer.see(number, annotation, image, why)
         if why:
             left_out[why] += 1

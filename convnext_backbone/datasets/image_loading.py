@@ -11,7 +11,8 @@ from mmengine.dataset import Compose
 
 from ..utils.errors import UserError, printable
 from ..utils.image_io import FORMATS, read_image
-from .masks import read_ids, to_labels
+from .mask_values import get_reader
+from .masks import to_labels
 
 if TYPE_CHECKING:
     from mmcv.transforms import LoadImageFromFile
@@ -91,7 +92,7 @@ def _load_image(replaced: 'LoadImageFromFile', results: dict) -> dict | None:
             return None
         raise
     if results.get('height') is not None and results.get('width') is not None:
-        _check_size(path, image.shape[:2], (results['height'], results['width']), 'in the annotation file')
+        check_size(path, image.shape[:2], (results['height'], results['width']), 'in the annotation file')
     image = np.ascontiguousarray(image[..., ::-1])  # mmcv's BGR
     results['img'] = image.astype(np.float32) if replaced.to_float32 else image
     results['img_shape'] = results['ori_shape'] = image.shape[:2]
@@ -125,7 +126,8 @@ def _load_mask(step: Any, results: dict) -> dict:
             f'reduce_zero_label={step.reduce_zero_label} of LoadAnnotations in the pipeline contradicts '
             f'reduce_zero_label={reduce_zero_label} of its data set: set it in the data set alone.'
         )
-    ids = read_ids(results['seg_map_path'], results['img_path'], step.backend_args)
+    read = get_reader(results.get('mask_values'))
+    ids = read(results['seg_map_path'], results['img_path'], step.backend_args)
     results['gt_seg_map'] = to_labels(ids, reduce_zero_label, results.get('label_map'))
     results['seg_fields'].append('gt_seg_map')
     return results
@@ -143,11 +145,16 @@ def _load_annotations(load: Callable[[dict], dict], results: dict) -> dict:
             f'({type(error).__name__}: {printable(str(error))}): fix them or leave the image out.'
         ) from error
     if 'gt_seg_map' in results:
-        _check_size(path, results['ori_shape'], results['gt_seg_map'].shape[:2], f'in the mask {mask}')
+        check_size(path, results['ori_shape'], results['gt_seg_map'].shape[:2], f'in the mask {mask}')
     return results
 
 
-def _check_size(path: str, size: tuple[int, ...], annotated: tuple[int, ...], where: str) -> None:
+def check_size(path: str, size: tuple[int, ...], annotated: tuple[int, ...], where: str) -> None:
+    """Compare the size of an image, (height, width), with that of its annotations.
+
+    Raises:
+        UserError: They differ; the text says where the annotations are.
+    """
     if tuple(size) != tuple(annotated):
         (height, width), (other_height, other_width) = size, annotated
         raise UserError(
