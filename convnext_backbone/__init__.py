@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import ops as _ops
+from .datasets import image_mask_pairs as _image_mask_pairs  # noqa: F401  # registers
 from .datasets import plain_files as _plain_files  # noqa: F401  # registers
 from .datasets.preprocessor import ImagePreprocessor
 from .datasets.timm_dataset import TimmDataset, TimmShards

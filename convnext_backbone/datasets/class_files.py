@@ -60,19 +60,17 @@ def read_class_file(path: Path) -> list[NamedClass]:
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(
-            f'The classes in {printable(str(path))} cannot be read ({error}): write a name a line.'
-        ) from error
+        raise UserError(f'The classes in {printable(path)} cannot be read ({error}): write a name a line.') from error
     lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith('#')]
     try:
         classes = _parse_table(lines) or _parse_lines(lines)
     except ValueError as error:
-        raise UserError(f'{printable(str(path))} is no list of classes: {printable(str(error))}.') from error
+        raise UserError(f'{printable(path)} is no list of classes: {printable(error)}.') from error
     for key in NamedClass._fields:
         values = [getattr(one, key) for one in classes if getattr(one, key) is not None]
         if twice := next((value for i, value in enumerate(values) if value in values[:i]), None):
             raise UserError(
-                f'{printable(str(path))} has the {key} {printable(str(twice))} twice: each class has one line, with '
+                f'{printable(path)} has the {key} {printable(twice)} twice: each class has one line, with '
                 f'a {key} of its own.'
             )
     return classes

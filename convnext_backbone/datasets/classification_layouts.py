@@ -53,7 +53,7 @@ def find_classification(
         sets = sets or _read_one(folders)
     if not sets.get('train'):
         raise UserError(
-            f'{printable(str(root))} has no labelled images for training: looked for a folder of images for each '
+            f'{printable(root)} has no labelled images for training: looked for a folder of images for each '
             f'class, in train/ and val/ or together, and for a table of image names and labels (.csv); name one by '
             f'--train-ann.'
         )
@@ -71,7 +71,7 @@ def find_classification(
         )
     elif val_split is not None:
         raise UserError(
-            f'--val-split would draw images to validate on, but {printable(str(root))} has {len(sets["val"])}: leave '
+            f'--val-split would draw images to validate on, but {printable(root)} has {len(sets["val"])}: leave '
             f'one of them out.'
         )
     classes = sort_classes(sets['train'].values())
@@ -104,8 +104,8 @@ def _find_splits(root: Path, folders: Folders) -> dict[str, str]:
         places[:] = [place for place in places if len(place.parts) == len(places[0].parts)]
         if len(places) > 1:
             raise UserError(
-                f'{printable(str(root))} has several folders of {split} images, '
-                f'{shorten([str(one) for one in places])}: name one data set more closely with --data-root.'
+                f'{printable(root)} has several folders of {split} images, '
+                f'{shorten(places)}: name one data set more closely with --data-root.'
             )
     return {split: places[0].as_posix() for split, places in found.items()} if 'train' in found else {}
 
@@ -147,8 +147,8 @@ def _read_tables(root: Path, folders: Folders, given: Mapping[str, str]) -> dict
             found.setdefault(split, []).append((path, rows))
         elif str(path) in given.values():
             raise UserError(
-                f'{printable(str(root / path))} is no table of images and labels: none of its columns names '
-                f'images below {printable(str(root))}.'
+                f'{printable(root / path)} is no table of images and labels: none of its columns names '
+                f'images below {printable(root)}.'
             )
     if 'train' not in found:
         found['train'] = found.pop(None, [])
@@ -156,8 +156,8 @@ def _read_tables(root: Path, folders: Folders, given: Mapping[str, str]) -> dict
     for split, several in found.items():
         if split and len(several) > 1:
             raise UserError(
-                f'{printable(str(root))} has several tables of {split} labels, '
-                f'{shorten([str(path) for path, _ in several])}: name one by --{split}-ann.'
+                f'{printable(root)} has several tables of {split} labels, '
+                f'{shorten([path for path, _ in several])}: name one by --{split}-ann.'
             )
         for _, rows in several:
             for image, label, own in rows if split else ():

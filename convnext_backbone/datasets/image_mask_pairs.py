@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,29 @@ def list_stems(folder: str, ending: str = '') -> dict[str, str]:
         ending: Such as ``'_mask'``.
 
     Returns:
-        Paths by stem: the path below the folder without ending and type, with ``/``, sorted.
+        Paths by stem: the path below the folder without ending and type, with ``/``, in the order of the paths.
 
     Raises:
         UserError: Two files have one stem.
     """
     found: dict[str, str] = {}
+    folder = os.path.abspath(folder)
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not _is_hidden(name)]
+        inner = '' if place == folder else f'{os.path.relpath(place, folder)}/'.replace(os.sep, '/')
         for name in files:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() not in IMAGE_SUFFIXES or not stem.endswith(ending) or _is_hidden(name):
                 continue
             path = os.path.join(place, name)
-            key = os.path.relpath(os.path.join(place, stem[: len(stem) - len(ending)]), folder).replace(os.sep, '/')
+            key = inner + stem[: len(stem) - len(ending)]
             if key in found:
                 raise UserError(
                     f'{printable(found[key])} and {printable(path)} have one name, by which images and masks are '
                     f'paired: rename or remove one.'
                 )
-            found[key] = os.path.abspath(path)
-    return dict(sorted(found.items()))
+            found[key] = path
+    return dict(sorted(found.items(), key=lambda item: item[1]))  # as mmsegmentation does
 
 
 def _is_hidden(name: str) -> bool:
@@ -101,7 +103,7 @@ def pair_files(
     taken = {*masks.values()}
     images = {stem: path for stem, path in list_stems(folder, ending).items() if path not in taken}
     if ann_file:
-        wanted = read_stems(ann_file, ending)
+        wanted = [_drop_folders(stem, images) for stem in read_stems(ann_file, ending)]
         if absent := [stem for stem in wanted if stem not in images]:
             raise UserError(
                 f'{len(absent)} of {len(wanted)} images of {printable(ann_file)} are not in {printable(folder)}: '
@@ -116,8 +118,15 @@ def pair_files(
     return {stem: (path, masks[stem]) for stem, path in images.items()}
 
 
+def _drop_folders(stem: str, images: Mapping[str, str]) -> str:
+    """A stem without leading folders, in which the images of a list may lie elsewhere."""
+    parts = stem.split('/')
+    tails = ('/'.join(parts[skipped:]) for skipped in range(len(parts)))
+    return next((tail for tail in tails if tail in images), stem)
+
+
 def read_stems(ann_file: str, ending: str = '') -> list[str]:
-    """Read the stems of a list of images, in which they may have file types and leading folders ``./`` or ``/``.
+    """Read the stems of a list of images, which may name file types.
 
     Raises:
         UserError: It is missing or no text.
@@ -130,7 +139,7 @@ def read_stems(ann_file: str, ending: str = '') -> list[str]:
     for name in filter(None, map(str.strip, lines)):
         stem, suffix = os.path.splitext(name)
         stem = stem if suffix.lower() in IMAGE_SUFFIXES else name
-        stems.append(stem.removeprefix('./').removesuffix(ending))
+        stems.append(stem.removesuffix(ending))
     return [*dict.fromkeys(stems)]
 
 

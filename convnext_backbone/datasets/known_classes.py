@@ -25,7 +25,7 @@ _CAMVID_31 = """
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _CITYSCAPES_VOID = """
     unlabeled 0 0 0, dynamic 111 74 0, ground 81 0 81, parking 250 170 160, rail_track 230 150 140,
-    guard_rail 180 165 180, bridge 150 100 100, tunnel 150 120 90, polegroup 153 153 153, caravan 0 0 90,
+    guard_rail 180 165 180, bridge 150 100 100, tunnel 150 120 90, caravan 0 0 90,
     trailer 0 0 110
 """
 _LEAST = 4  # colours that must fit: a few fit anything

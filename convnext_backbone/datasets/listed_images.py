@@ -28,10 +28,10 @@ class ListedImages:
     def __init__(self, path: Path, folder: Path, class_map: Mapping[str, int] | None = None) -> None:
         rows = _read_table(path)
         if wrong := [row for row in rows if len(row) != 2]:
-            raise UserError(f'{printable(str(path))} has the row {printable(str(wrong[0]))}: it takes image and class.')
+            raise UserError(f'{printable(path)} has the row {printable(wrong[0])}: it takes image and class.')
         self.class_to_idx = dict(class_map or {name: i for i, name in enumerate(sort_classes(row[1] for row in rows))})
         if strange := sorted({label for _, label in rows} - {*self.class_to_idx}):
-            raise UserError(f'{printable(str(path))} has classes that the class_map lacks: {shorten(strange)}.')
+            raise UserError(f'{printable(path)} has classes that the class_map lacks: {shorten(strange)}.')
         self.samples = [(folder / name, self.class_to_idx[label]) for name, label in rows]
         self._folder = folder
 
@@ -68,7 +68,7 @@ def _read_table(path: Path) -> list[list[str]]:
         reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter[0][0] if delimiter else ',')
         return [[cell.strip() for cell in row] for row in reader if any(row)]
     except (OSError, csv.Error) as error:
-        raise UserError(f'The list {printable(str(path))} cannot be read ({error}): write it as CSV.') from error
+        raise UserError(f'The list {printable(path)} cannot be read ({error}): write it as CSV.') from error
 
 
 class ImageNames:
@@ -121,14 +121,14 @@ def read_labels(path: Path, images: ImageNames, split: str | None) -> list[tuple
     found = [images.find(row[column], split) for row in rows]
     if lost := [row[column] for row, image in zip(rows, found, strict=True) if image is None]:
         raise UserError(
-            f'{len(lost)} of {len(rows)} images of {printable(str(path))} are not there: {shorten(lost)}; put them '
+            f'{len(lost)} of {len(rows)} images of {printable(path)} are not there: {shorten(lost)}; put them '
             f'beside it, or take them out of the list.'
         )
     classes: dict[str, str] = {}
     for image, label in zip(found, labels, strict=True):
         if classes.setdefault(str(image), label) != label:
             raise UserError(
-                f'{printable(str(path))} has {printable(str(image))} twice, as {printable(classes[str(image)])} and as '
+                f'{printable(path)} has {printable(image)} twice, as {printable(classes[str(image)])} and as '
                 f'{printable(label)}: an image has one class.'
             )
     named = {
@@ -145,14 +145,14 @@ def _find_labels(path: Path, rows: Sequence[Sequence[str]], titles: Sequence[str
         marked = [[titles[i] for i in columns if _as_number(row[i]) == '1'] for row in rows]
         if wrong := next((row for row, marks in zip(rows, marked, strict=True) if len(marks) != 1), None):
             raise UserError(
-                f'{printable(str(path))} marks no or several classes in the row {printable(str(wrong))}: a classifier '
+                f'{printable(path)} marks no or several classes in the row {printable(wrong)}: a classifier '
                 f'here learns one class an image.'
             )
         return [marks[0] for marks in marked]
     chosen = named[:1] if named else columns if len(columns) == 1 else []
     if not chosen:
         raise UserError(
-            f'{printable(str(path))} has the columns {shorten([titles[i] or str(i + 1) for i in columns])}, any of '
+            f'{printable(path)} has the columns {shorten([titles[i] or str(i + 1) for i in columns])}, any of '
             f'which may hold the classes: give one of them the title label.'
         )
     return [_as_number(row[chosen[0]]) for row in rows]

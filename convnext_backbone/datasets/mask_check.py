@@ -12,7 +12,8 @@ import numpy as np
 from mmengine.registry import DATASETS
 
 from ..utils.errors import UserError, printable, shorten
-from .masks import VOID, read_ids, to_labels
+from .mask_values import get_reader
+from .masks import VOID, to_labels
 
 _SAMPLE, _WIDE_SAMPLE = 64, 1000  # masks
 _MOST_PIXELS = 2 * 10**8  # of a sample: some seconds
@@ -83,9 +84,11 @@ def _open(config: Mapping, scope: str | None) -> tuple[Any, list[dict]]:
     with DATASETS.switch_scope_and_registry(scope) as registry:
         try:
             kind = config['type'] if isinstance(config['type'], type) else registry.get(config['type'])
-            if 'BaseSegDataset' in [base.__name__ for base in kind.__mro__]:
+            if {'BaseSegDataset', 'ImageMaskPairs'} & {base.__name__ for base in kind.__mro__}:
                 dataset = registry.build({**config, 'pipeline': [], 'lazy_init': True})
                 return dataset, dataset.load_data_list()
+        except UserError:
+            raise
         except Exception:  # of any type
             pass
     return None, []
@@ -142,6 +145,7 @@ class _Sample:
 
     def __init__(self, infos: list[dict], dataset: Any) -> None:
         self._infos, self._dataset = infos, dataset
+        self._read_mask = get_reader(getattr(dataset, 'mask_values', None))
         self._classes: Sequence[str] = dataset.metainfo.get('classes') or ()
         self._labels = to_labels(np.arange(256), dataset.reduce_zero_label, dataset.label_map)  # by id
         self._first: dict[int, str] = {}  # the first mask that has an id
@@ -155,7 +159,7 @@ class _Sample:
         places = np.linspace(0, len(self._infos) - 1, min(number, len(self._infos))).round().astype(int)
         for sampled, place in enumerate(places, 1):
             self._sampled, info = sampled, self._infos[place]
-            counts = np.bincount(read_ids(info['seg_map_path'], info['img_path']).ravel(), minlength=256)
+            counts = np.bincount(self._read_mask(info['seg_map_path'], info['img_path']).ravel(), minlength=256)
             self._pixels += counts
             for found in np.flatnonzero(counts).tolist():
                 self._first.setdefault(found, info['seg_map_path'])

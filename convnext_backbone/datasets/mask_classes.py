@@ -51,6 +51,12 @@ class MaskClasses(NamedTuple):
     settings: dict
     notes: list[str]
 
+    def are_void(self, content: MaskContent) -> bool:
+        """Whether all pixels of some masks are void, as in the test set of a challenge."""
+        void = [VOID, *self.settings.get('void', [0] * self.settings['reduce_zero_label'])]
+        found = content.colors if self.kind == 'colours' else content.ids
+        return {*found} <= {tuple(value) if isinstance(value, list) else value for value in void}
+
 
 class _Entry(NamedTuple):
     name: str
@@ -91,8 +97,7 @@ def find_mask_classes(content: MaskContent, named: Sequence[NamedClass], file: P
         )
     kind = 'colours' if in_colors else 'palette PNGs' if 'P' in content.modes else 'class ids'
     notes += _describe(classes, found, content)
-    colors = default_palette(len(classes))
-    palette = tuple(entry.color or color for entry, color in zip(classes, colors, strict=True))
+    palette = _palette(classes, content)
     void = [entry.value for entry in entries if entry.is_void]
     return MaskClasses(kind, tuple(entry.name for entry in classes), palette, _settings(classes, void), notes)
 
@@ -149,7 +154,7 @@ def _list_named(
         value = min(left - {zero}, key=str)
         raise UserError(
             f'The mask {printable(found[value])} has the {"colour" if in_colors else "id"} {value}, which no class of '
-            f'{printable(str(file))} has ({shorten([one.name for one in named])}): add it there, or correct the mask.'
+            f'{printable(file)} has ({shorten([one.name for one in named])}): add it there, or correct the mask.'
         )
     return entries, notes
 
@@ -162,7 +167,7 @@ def _number_classes(
     if levels is None:
         value = max(found, key=str)
         raise UserError(
-            f'The mask {printable(found[value])} has the colour {value}, and {printable(str(file))} names no colours: '
+            f'The mask {printable(found[value])} has the colour {value}, and {printable(file)} names no colours: '
             f'write lines such as "{printable(named[0].name)} 128 64 0" there.'
         )
     ids = [one.value for one in named if one.value is not None]
@@ -193,8 +198,7 @@ def _list_values(found: Mapping[Value, str], content: MaskContent, folder: MaskF
         values = ids if not ids or ids[-1] >= 2 * len(ids) else range(folder.zero_is_void, ids[-1] + 1)
     names = [f'class_{i}' for i in range(len(values))] if len(values) != 2 else ['background', 'object']
     void = [_Entry('void', 0, None, True)] if folder.zero_is_void and 0 not in values else []
-    palette = {} if all(color and len({*color}) == 1 for color in content.palette.values()) else content.palette
-    colors = [value if isinstance(value, tuple) else palette.get(value) for value in values]
+    colors = [value if isinstance(value, tuple) else None for value in values]
     wrapped = [_like(found, value) for value in values]
     return [*map(_Entry, names, wrapped, colors), *void]
 
@@ -238,10 +242,14 @@ def _describe(classes: Sequence[_Entry], found: Mapping[Value, str], content: Ma
     return [f'{where} have no pixel of {shorten(unseen)}'] if unseen else []
 
 
-def default_palette(number: int) -> tuple[Color, ...]:
-    """Colours that differ, the same on each call: hues by the golden ratio."""
+def _palette(classes: Sequence[_Entry], content: MaskContent) -> tuple[Color, ...]:
+    """The colours of classes in pictures: of the file or the masks, else hues that differ, by the golden ratio."""
+    stored: Mapping = content.palette
+    if all(color is None or len({*color}) == 1 for color in stored.values()):  # grey says nothing
+        stored = {}
     colors = []
-    for i in range(number):
-        red, green, blue = colorsys.hsv_to_rgb(0.618034 * i % 1, 0.6 + 0.4 * (i % 3 == 0), 0.95 - 0.3 * (i % 2))
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    for i, entry in enumerate(classes):
+        hue = colorsys.hsv_to_rgb(0.618034 * i % 1, 0.6 + 0.4 * (i % 3 == 0), 0.95 - 0.3 * (i % 2))
+        red, green, blue = (round(255 * part) for part in hue)
+        colors.append(entry.color or stored.get(entry.value) or (red, green, blue))
     return tuple(colors)

@@ -63,7 +63,7 @@ def _add(content: MaskContent, path: str) -> None:
             palette = np.array(mask.getpalette('RGB') or []).reshape(-1, 3).tolist() if mode == 'P' else []
     except Exception as error:  # decoders raise anything
         raise UserError(
-            f'The mask {printable(path)} cannot be read ({type(error).__name__}: {printable(str(error))}): write it '
+            f'The mask {printable(path)} cannot be read ({type(error).__name__}: {printable(error)}): write it '
             f'again, or leave its image out.'
         ) from error
     if kind in ('JPEG', 'MPO') or counts is None:

@@ -1,7 +1,7 @@
 """What the values of the pixels of segmentation masks mean, where they are no labels: colours, or ids with gaps."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mmengine import fileio
@@ -41,7 +41,7 @@ class MaskValues:
             or len({*codes.tolist()}) < len(values)
         ):
             raise ArgumentError(
-                f'values={printable(repr(classes))} and void={printable(repr(void))} must be different ids of 0 to '
+                f'values={printable(classes)} and void={printable(void)} must be different ids of 0 to '
                 f'255, or different colours [R, G, B], one for each class.'
             )
         labels = np.full(len(values), VOID, np.uint8)
@@ -78,6 +78,11 @@ class MaskValues:
         return self._labels[places]
 
 
+def get_reader(values: MaskValues | None) -> Callable[..., np.ndarray]:
+    """What reads the masks of a data set: a table of values, or :func:`.read_ids` without one."""
+    return values.read if values else read_ids
+
+
 def encode(colors: np.ndarray) -> np.ndarray:
     """Turn colours, (..., 3), into numbers, (...); what is no colour becomes -1."""
     if colors.shape[-1] != 3:
@@ -102,7 +107,7 @@ def _read_colors(path: str, image: str, backend_args: dict | None) -> np.ndarray
     except Exception as error:  # decoders raise anything
         raise UserError(
             f'The mask {printable(path)} of the image {printable(image)} cannot be read ({type(error).__name__}: '
-            f'{printable(str(error))}): write it again or leave the image out.'
+            f'{printable(error)}): write it again or leave the image out.'
         ) from error
     if colors is None or kind in ('JPEG', 'MPO'):
         problem = f'has pixels of mode {mode}' if colors is None else 'is a JPEG, whose compression changes colours'

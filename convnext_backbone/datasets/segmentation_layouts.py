@@ -1,5 +1,6 @@
 """Layouts of segmentation data, recognised from its folders: which hold images, which masks, and of which split."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -55,15 +56,14 @@ def find_segmentation(
     Raises:
         UserError: There are no images and masks, an image has no mask, or the values of the masks have no classes.
     """
+    root, out_dir = Path(root), Path(out_dir).absolute()
     folders = {folder.relative_to(root).as_posix(): files for folder, files in list_folders(root, out_dir).items()}
-    parts = _find_parts(root, folders)
-    for split, path in (('train', train_ann), ('val', val_ann)):
-        if path is not None:
-            parts[split] = _named_part(root, path, split, parts)
+    named = {split: _locate(root, name, split) for split, name in dict(train=train_ann, val=val_ann).items() if name}
+    parts = _find_parts(root, folders, named)
     if 'train' not in parts:
         filled = [name for name, files in folders.items() if find_images(files)]
         raise UserError(
-            f'{printable(str(root))} has no images and masks for training: looked for folders such as images/train '
+            f'{printable(root)} has no images and masks for training: looked for folders such as images/train '
             f'and masks/train, train/images and train/masks, images and masks, or masks beside their images (x.jpg, '
             f'x_mask.png), and found images in {shorten(filled) or "no folder"}; name the folder of masks with '
             f'--train-ann.'
@@ -74,12 +74,15 @@ def find_segmentation(
         notes += _draw(parts, pairs, out_dir, val_split)
     elif val_split is not None:
         raise UserError(
-            f'--val-split would draw images to validate on, but {printable(str(root))} has {len(pairs["val"])}: leave '
+            f'--val-split would draw images to validate on, but {printable(root)} has {len(pairs["val"])}: leave '
             f'one of them out.'
         )
     masks = [mask for split in pairs.values() for _, mask in split.values()]
-    content, named, file = _read_classes(root, parts, masks)
-    found = find_mask_classes(content, named, file, MaskFolder(parts['train'].masks, endings[1]))
+    content, classes, file = _read_classes(root, parts, masks)
+    found = find_mask_classes(content, classes, file, MaskFolder(parts['train'].masks, endings[1]))
+    if 'test' in pairs and found.are_void(read_content([mask for _, mask in pairs['test'].values()], True)):
+        del pairs['test']
+        notes.append('test is left out, as its masks are void')
     settings = dict(
         data_root=f'{root}/', type='ImageMaskPairs', img_suffix=endings[0], seg_map_suffix=endings[1], **found.settings
     )
@@ -101,8 +104,25 @@ def find_segmentation(
     )
 
 
-def _find_parts(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str, _Part]:
-    """Find the splits by the names of folders, or by lists of images; else everything is for training."""
+def _locate(root: Path, name: str, split: str) -> str:
+    if not (root / name).exists():
+        raise UserError(
+            f'--{split}-ann {printable(name)} is not in {printable(root)}: name a folder of masks, or a list of '
+            f'images (.txt), below it.'
+        )
+    return name.rstrip('/')
+
+
+def _find_parts(root: Path, folders: Mapping[str, Sequence[str]], named: Mapping[str, str]) -> dict[str, _Part]:
+    """Find the splits by the names of folders, or by lists of images; else everything is for training.
+
+    Args:
+        root: The folder of the data.
+        folders: File names by folder.
+        named: The folders of masks, or lists of images, that flags name for a split.
+    """
+    masks_of = {split: {path: None} for split, path in named.items() if (root / path).is_dir()}
+    lists = {split: path for split, path in named.items() if split not in masks_of}
     places: defaultdict[tuple, dict[str, None]] = defaultdict(dict)
     for folder, files in folders.items():
         if find_images(files):
@@ -111,12 +131,17 @@ def _find_parts(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str, _
     parts = {}
     for split in ('train', 'val', 'test', None):
         if images := places['images', split] or places[None, split]:
-            masks = places['masks', split] or places['masks', None] or images  # or side by side
+            # Or side by side.
+            masks = masks_of.get(split or 'train') or places['masks', split] or places['masks', None] or images
             parts[split or 'all'] = _Part(_the_one(root, images, 'images'), _the_one(root, masks, 'masks'))
     whole = parts.pop('all', None)
     if whole and 'train' not in parts:
-        lists = _find_lists(folders)
-        parts |= {split: whole._replace(ann_file=path) for split, path in lists.items()} or {'train': whole}
+        parts['train'] = whole
+        lists = lists or _find_lists(folders)
+        if 'val' in masks_of:
+            parts['val'] = whole._replace(masks=named['val'])
+    for split, path in lists.items() if 'train' in parts else ():
+        parts[split] = parts.get(split, parts['train'])._replace(ann_file=path)
     return parts
 
 
@@ -142,8 +167,8 @@ def _read_names(folder: str) -> tuple[str | None, str | None, str]:
 def _the_one(root: Path, folders: Mapping[str, None], what: str) -> str:
     if len(folders) > 1:
         raise UserError(
-            f'{printable(str(root))} has several folders that may hold {what}: {shorten([*folders])}; name the data '
-            f'more closely with --data-root, or move the others out of it.'
+            f'{printable(root)} has several folders that may hold {what}: {shorten([*folders])}; name the data '
+            f'more closely with --data-root, the masks with --train-ann and --val-ann, or move the others away.'
         )
     return next(iter(folders))
 
@@ -152,23 +177,12 @@ def _find_lists(folders: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Find lists of the images of each split, as VOC has them; of several those for segmentation."""
     found = {}
     for folder, files in folders.items():
-        lists = {_SPLITS[name[:-4].lower()]: f'{folder}/{name}' for name in files if _LISTS.fullmatch(name)}
+        lists = {
+            _SPLITS[name[:-4].lower()]: os.path.normpath(f'{folder}/{name}') for name in files if _LISTS.fullmatch(name)
+        }
         if 'train' in lists:
             found['segmentation' not in folder.lower(), len(folder), folder] = lists
     return found[min(found)] if found else {}
-
-
-def _named_part(root: Path, name: str, split: str, parts: Mapping[str, _Part]) -> _Part:
-    """A split whose masks or list of images a user names."""
-    place = next((path for path in (root / name, Path(name).absolute()) if path.exists()), None)
-    base = parts.get(split) or parts.get('train')
-    if place is None or base is None:
-        raise UserError(
-            f'--{split}-ann {printable(name)} is neither in {printable(str(root))} nor a path, or there is no folder '
-            f'of images beside it: name a folder of masks, or a list of images (.txt).'
-        )
-    path = place.relative_to(root).as_posix() if place.is_relative_to(root) else str(place)
-    return base._replace(masks=path, ann_file='') if place.is_dir() else base._replace(ann_file=path)
 
 
 def _find_endings(root: Path, part: _Part) -> tuple[str, str]:
@@ -177,8 +191,8 @@ def _find_endings(root: Path, part: _Part) -> tuple[str, str]:
     endings = find_endings(images, masks)
     if endings is None:
         raise UserError(
-            f'No mask in {printable(str(root / part.masks))} ({shorten([*masks])}) has the name of an image of '
-            f'{printable(str(root / part.images))} ({shorten([*images])}): name masks after their images, as in x.jpg '
+            f'No mask in {printable(root / part.masks)} ({shorten([*masks])}) has the name of an image of '
+            f'{printable(root / part.images)} ({shorten([*images])}): name masks after their images, as in x.jpg '
             f'and x.png or x_mask.png.'
         )
     return endings
@@ -204,6 +218,10 @@ def _pair(root: Path, parts: dict[str, _Part], endings: tuple[str, str]) -> tupl
                 raise UserError(f'{printable(images)} has no images with masks: name another folder by --data-root.')
             pairs.pop(split, None)
             notes.append(f'{split} is left out, as its images have no masks')
+    if shared := [stem for stem, pair in pairs.get('val', {}).items() if pairs['train'].get(stem) == pair]:
+        notes.append(
+            f'{len(shared)} of {len(pairs["val"])} images to validate on are trained on, too: {shorten(shared)}'
+        )
     return pairs, notes
 
 
@@ -231,6 +249,8 @@ def _read_classes(
     folders = [root / folder for place in places for folder in reversed([place, *place.parents])]
     named = {file: read_class_file(file) for file in find_class_files(folders)}
     content = read_content(masks, bool(named))
+    if len(content.colors) < 2:  # objects are rare
+        content = read_content(masks, False)
     colored = {file: classes for file, classes in named.items() if all(one.color for one in classes)}
     if colored and not content.modes.isdisjoint({'RGB', 'RGBA', 'P'}):
         named = colored
@@ -238,7 +258,7 @@ def _read_classes(
     for other, theirs in named.items():
         if [one.name for one in theirs] != [one.name for one in classes]:
             raise UserError(
-                f'{printable(str(file))} and {printable(str(other))} name other classes: '
+                f'{printable(file)} and {printable(other)} name other classes: '
                 f'{shorten([one.name for one in classes])}, and {shorten([one.name for one in theirs])}; remove one.'
             )
     return content, classes, file

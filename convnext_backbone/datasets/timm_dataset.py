@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..utils.errors import ArgumentError, UserError
 from ..utils.image_io import IMAGE_SUFFIXES, decode_image
+from .listed_images import ListedImages
 from .plain_files import read_class_map
 from .shard_stream import ImageStream, black_image
 
@@ -102,6 +103,8 @@ class TimmDataset(Dataset):
         is_training: Whether to augment, and to replace unreadable images by the next one.
         reader: ``''`` or ``'hfds'``.
         class_map: A file of class names, the first for label 0, or json; by default the sorted names of the folders.
+        ann_file: A list of images and classes, as :class:`.ListedImages` reads it, in the place of folders of classes;
+            below ``data_root`` or absolute. The images are relative to ``data_prefix``.
     """
 
     def __init__(
@@ -112,11 +115,16 @@ class TimmDataset(Dataset):
         is_training: bool = False,
         reader: str = '',
         class_map: str = '',
+        ann_file: str = '',
     ) -> None:
         path = data_root.rstrip('/') if reader == 'hfds' else str(Path(data_root) / data_prefix)
         try:
-            names = read_class_map(class_map, path) if class_map else ''  # timm would unpickle some
-            self.reader = _open_reader(path, reader, data_prefix, names)
+            names = read_class_map(class_map, path) if class_map else {}  # timm would unpickle some
+            self.reader: Any
+            if ann_file:
+                self.reader = ListedImages(Path(data_root) / ann_file, Path(path), names)
+            else:
+                self.reader = _open_reader(path, reader, data_prefix, names or '')
         except (RuntimeError, AssertionError, ValueError, ImportError, OSError) as error:
             raise UserError(f'The images in {path} cannot be read: {error}') from error
         self.transform = build_transform(is_training, **(transform or {}))
