@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
 from .folders import find_images, list_folders, name_split
-from .layouts import Layout
+from .layouts import Layout, NoLayoutError
 from .listed_images import ImageNames, read_labels, sort_classes, write_list
 from .timm_dataset import TimmDataset
 from .val_split import DEFAULT_PART, draw_validation
@@ -52,7 +52,7 @@ def find_classification(
         kind = 'table of labels' if sets else kind
         sets = sets or _read_one(folders)
     if not sets.get('train'):
-        raise UserError(
+        raise NoLayoutError(
             f'{printable(root)} has no labelled images for training: looked for a folder of images for each '
             f'class, in train/ and val/ or together, and for a table of image names and labels (.csv); name one by '
             f'--train-ann.'

@@ -12,7 +12,7 @@ from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
 from .coco_sets import CocoSet, find_coco_files, open_set, write_set
 from .folders import list_folders, name_split
-from .layouts import Layout
+from .layouts import Layout, NoLayoutError
 from .val_split import DEFAULT_PART, draw_validation
 from .voc_format import convert_voc
 from .yolo_format import convert_yolo
@@ -168,7 +168,7 @@ def _nothing_found(chosen: Mapping[str, Path], root: Path) -> UserError:
     if chosen:
         split, path = next(iter(chosen.items()))
         return UserError(f'{root} has {path} for {split}, but no annotations to train on: name a file by --train-ann.')
-    return UserError(
+    return NoLayoutError(
         f"{root} has no annotations of boxes: a json file in COCO's format, YOLO's text files in labels/ or beside "
         f'the images, or XML files of Pascal VOC are looked for; point elsewhere with --data-root.'
     )

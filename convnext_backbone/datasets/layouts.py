@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..utils.errors import printable
+from ..utils.errors import UserError, printable
+
+
+class NoLayoutError(UserError):
+    """A folder holds no data of a task at all; of data that is there but invalid other errors tell."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ..utils.errors import UserError, printable, shorten
@@ -12,7 +12,7 @@ from ..utils.files import write_atomically
 from .class_files import NamedClass, find_class_files, read_class_file
 from .folders import find_images, list_folders
 from .image_mask_pairs import find_endings, list_stems, pair_files
-from .layouts import Layout
+from .layouts import Layout, NoLayoutError
 from .mask_classes import MaskFolder, find_mask_classes
 from .mask_content import MaskContent, read_content
 from .val_split import DEFAULT_PART, draw_validation
@@ -62,7 +62,7 @@ def find_segmentation(
     parts = _find_parts(root, folders, named)
     if 'train' not in parts:
         filled = [name for name, files in folders.items() if find_images(files)]
-        raise UserError(
+        raise NoLayoutError(
             f'{printable(root)} has no images and masks for training: looked for folders such as images/train '
             f'and masks/train, train/images and train/masks, images and masks, or masks beside their images (x.jpg, '
             f'x_mask.png), and found images in {shorten(filled) or "no folder"}; name the folder of masks with '
@@ -143,6 +143,11 @@ def _find_parts(root: Path, folders: Mapping[str, Sequence[str]], named: Mapping
     for split, path in lists.items() if 'train' in parts else ():
         parts[split] = parts.get(split, parts['train'])._replace(ann_file=path)
     return parts
+
+
+def is_mask_folder(folder: PurePath) -> bool:
+    """Whether the name of a folder, relative to the data, says that it holds masks."""
+    return _read_names(folder.as_posix())[0] == 'masks'
 
 
 def _read_names(folder: str) -> tuple[str | None, str | None, str]:
