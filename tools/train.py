@@ -53,7 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser = common_parser('Train a model from a config.')
     parser.add_argument('--list', action=ListAction, nargs=0, help='print the configs of this repository, and exit')
     resume = 'resume from a checkpoint, by default from the last one of the work_dir'
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='PATH', help=resume)
+    load_from = (
+        'start from a file or address of weights of a whole model; where it has other classes, its heads start anew'
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument('--resume', nargs='?', const='auto', metavar='PATH', help=resume)
+    start.add_argument('--load-from', metavar='PATH', help=load_from)
     auto_resume = 'resume if the work_dir has a checkpoint, else start, for schedulers that repeat a command'
     parser.add_argument('--auto-resume', action='store_true', help=auto_resume)
     parser.add_argument('--amp', action='store_true', help='mixed precision')

@@ -110,8 +110,8 @@ def prepare_config(flags: argparse.Namespace) -> Config:
 
     Args:
         flags: Of :func:`.common_parser`, and those of ``launcher``, ``local_rank``, ``amp``, ``auto_scale_lr``,
-            ``checkpoint``, ``split`` and ``tta`` that the tool has, and those of the same names as the fields of
-            :class:`.Annotations` and :class:`.Schedule`.
+            ``checkpoint``, ``load_from``, ``split`` and ``tta`` that the tool has, and those of the same names as the
+            fields of :class:`.Annotations` and :class:`.Schedule`.
 
     Raises:
         UserError: As of :func:`load_config`, or the config lacks what a flag needs.
@@ -137,8 +137,9 @@ def prepare_config(flags: argparse.Namespace) -> Config:
         _merge(cfg, flags.cfg_options or {})  # again: they win
     adapt_to_machine(cfg)
     cfg.setdefault('runner_type', 'ResumableRunner')
-    if 'checkpoint' in given:
-        cfg.load_from = flags.checkpoint
+    weights = given.get('checkpoint', given.get('load_from'))
+    if weights is not None:
+        cfg.load_from = weights
         for part in (cfg.model, cfg.model.get('backbone')):  # the checkpoint has these weights
             if part is not None:
                 part['init_cfg'] = None

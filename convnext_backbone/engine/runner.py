@@ -32,6 +32,7 @@ from .resume import LateValidationHook, count_images, set_place, skip_seen_batch
 from .schedules import resume_schedules
 from .seed import IterationSeedHook
 from .training_state import check_training_state, load_optimizer_state
+from .transfer import start_from
 from .validation import ValidationCheckHook
 
 
@@ -158,7 +159,7 @@ class ResumableRunner(Runner):
     ) -> dict:
         """Load the model's weights: strictly for a test or a resume.
 
-        ``load_from`` of a training run may lack heads, such as those for another data set, but no part of a backbone.
+        ``load_from`` of a training run may be of other classes than the data, as of :func:`.start_from`.
 
         Raises:
             CheckpointMismatch: The weights do not fit, or the classes are others than those of the data.
@@ -179,7 +180,12 @@ class ResumableRunner(Runner):
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         else:
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)  # which may exchange the weights
-            load_model(model, checkpoint, filename, strict or self._resume or testing, revise_keys)
+            if strict or self._resume or testing:
+                load_model(model, checkpoint, filename, revise_keys=revise_keys)
+            else:
+                dataset, settings = self.train_dataloader.dataset, self.cfg.get('model')
+                for sentence in start_from(model, settings, checkpoint, filename, dataset, revise_keys):
+                    self.logger.info(sentence)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint

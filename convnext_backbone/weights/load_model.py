@@ -4,9 +4,10 @@ Importing this module puts :func:`load_state_dict` in the place of mmengine's, w
 ``load_checkpoint`` and so the inferencers of mmdet and mmseg.
 """
 
+import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import mmengine.runner
@@ -41,15 +42,53 @@ def load_model(
     Raises:
         CheckpointMismatch: The checkpoint does not fit, or holds anything but plain finite numbers.
     """
+    weights, metadata = _weights(checkpoint, revise_keys)
+    with _explain_mismatch(source) if strict else contextlib.nullcontext():
+        _load(model, weights, metadata, source, strict)
+
+
+def load_all_but(
+    model: nn.Module, checkpoint: dict, source: str, fresh: Collection[str], revise_keys: list = REVISE_KEYS
+) -> list[str]:
+    """Load a model from the weights of another; errors as of :func:`load_model`.
+
+    Args:
+        model: As of :func:`load_model`.
+        checkpoint: As of :func:`load_model`.
+        source: Path or address, for errors.
+        fresh: The names of tensors that keep their values; all others must be filled.
+        revise_keys: As of :func:`load_model`.
+
+    Returns:
+        What was left in the file: the names of those tensors, and of parts that the model does not have, such as a mask
+        head. Of backbones nothing is left.
+    """
+    weights, metadata = _weights(checkpoint, revise_keys)
+    weights, lacking = _translate_backbones(model, weights, source)
+    _check_backbones(lacking, source)
+    own = own_tensors(model)
+    backbones = tuple(prefix for prefix, module in named_modules(model) if isinstance(module, Backbone))
+    left = {name for name in weights if name in fresh or (name not in own and not name.startswith(backbones))}
+    taken = {name: value for name, value in weights.items() if name not in left}
+    kept = {name: getattr(own[name], 'full_tensor', lambda own=own[name]: own)() for name in fresh}
+    with _explain_mismatch(source):
+        _load(model, taken | kept, metadata, source, strict=True)
+    return [name for name in weights if name in left]
+
+
+def _weights(checkpoint: dict, revise_keys: list) -> tuple[dict, Mapping]:
     stored = checkpoint.get('state_dict', checkpoint)
     weights = dict(stored)
     for pattern, replacement in revise_keys:
         weights = {re.sub(pattern, replacement, name): value for name, value in weights.items()}
+    return weights, getattr(stored, '_metadata', {})
+
+
+@contextlib.contextmanager
+def _explain_mismatch(source: str) -> Iterator[None]:
     try:
-        _load(model, weights, getattr(stored, '_metadata', {}), source, strict)
+        yield
     except RuntimeError as error:
-        if not strict:
-            raise
         details = printable(' '.join(line.strip() for line in str(error).splitlines()[1:]))
         raise CheckpointMismatch(
             f'The checkpoint {printable(source)} does not fit the model of the config ({details}): use the config that '
@@ -76,6 +115,17 @@ def load_state_dict(module: nn.Module, state_dict: Mapping, strict: bool = False
 def _load(
     model: nn.Module, weights: dict, metadata: Mapping, source: str, strict: bool, logger: Any = 'current'
 ) -> None:
+    weights, lacking = _translate_backbones(model, weights, source)
+    check_weights(model, weights, source)
+    if not strict:
+        _check_backbones(lacking, source)
+    ordered: Any = OrderedDict(weights)  # with an attribute, as torch's state dicts have
+    ordered._metadata = metadata  # modules convert those of older versions by it
+    _fill(model, ordered, strict, logger)
+
+
+def _translate_backbones(model: nn.Module, weights: dict, source: str) -> tuple[dict, list[str]]:
+    """Weights with the own names of the backbones of this package, and those of their tensors that it does not fill."""
     own = own_tensors(model)
     lacking: list[str] = []
     for prefix, module in named_modules(model):
@@ -84,16 +134,16 @@ def _load(
             if _lacking(parts, weights):
                 weights = _translate(weights, prefix, source)
             lacking += _lacking(parts, weights)
-    check_weights(model, weights, source)
-    if lacking and not strict:
+    return weights, lacking
+
+
+def _check_backbones(lacking: list[str], source: str) -> None:
+    if lacking:
         raise CheckpointMismatch(
             f'The checkpoint {printable(source)} does not fill the backbone of the config: tensors are missing or of '
             f'another shape ({shorten(lacking)}). Use the config that it was trained with, or name it in init_cfg of '
             f'the backbone, which knows all names.'
         )
-    ordered: Any = OrderedDict(weights)  # with an attribute, as torch's state dicts have
-    ordered._metadata = metadata  # modules convert those of older versions by it
-    _fill(model, ordered, strict, logger)
 
 
 def _lacking(own: Mapping[str, Tensor], weights: Mapping[str, Any]) -> list[str]:
