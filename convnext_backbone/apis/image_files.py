@@ -15,7 +15,7 @@ from ..utils.errors import UserError, WriteError, printable, shorten
 from ..utils.files import check_work_dir, remove_link
 from ..utils.image_io import IMAGE_SUFFIXES
 
-OVERVIEW, PREDICTIONS, CLASS_IDS = 'overview.png', 'predictions.json', 'class_ids'
+OVERVIEW, PREDICTIONS, CLASS_IDS, DATA_REPORT = 'overview.png', 'predictions.json', 'class_ids', 'check_data.json'
 _MARK = '.unfinished'
 
 
@@ -48,9 +48,9 @@ def claimed_folder(out_dir: Path) -> Iterator[None]:
 
 
 def _is_of_run(folder: Path) -> bool:
-    """Whether a run of predict.py, show_features.py or browse_data.py has written a folder."""
+    """Whether a run of predict.py, show_features.py, browse_data.py or check_data.py has written a folder."""
     pictures = folder.name in ('features', 'browse') and (folder / OVERVIEW).is_file()
-    return pictures or any((folder / name).is_file() for name in (PREDICTIONS, _MARK))
+    return pictures or any((folder / name).is_file() for name in (PREDICTIONS, DATA_REPORT, _MARK))
 
 
 def find_images(sources: Iterable[str], out_dir: Path) -> list[ImageFile]:
