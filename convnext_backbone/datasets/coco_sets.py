@@ -101,12 +101,12 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
     """
     try:
         coco = read_coco(path)
+        categories = [category for _, category in _decode(path, coco.categories, dict)]
         [*coco.entries('categories')]
     except OSError as error:
         raise UserError(f'The annotation file {path} cannot be read ({error.strerror}): name another.') from error
     except CocoProblem as error:
         raise UserError(f'The annotation file {path} {error}.') from error
-    categories = [category for _, category in _decode(path, coco.categories, dict)]
     images = [image for _, image in _decode(path, coco.images, _Image)]
     doubles = [key for key, number in Counter(image.id for image in images).items() if number > 1]
     if doubles:

@@ -11,6 +11,7 @@ from ..utils.validation import numbers
 DEFAULT_PART = 0.2
 _PART = numbers(lambda value: 0 < value < 1, 'between 0 and 1')
 _SEED = 0
+_NONE = frozenset([object()])  # the class of images without one; the id of a class may be None
 
 
 def draw_validation(classes: Mapping[str, Collection[Hashable]], part: float | None = None) -> set[str]:
@@ -47,16 +48,17 @@ def draw_validation(classes: Mapping[str, Collection[Hashable]], part: float | N
 
 def _draw(classes: dict[str, frozenset[Hashable]], part: float) -> set[str]:
     """The images to validate on, of those in the order of drawing, with their classes."""
+    classes = {name: seen or _NONE for name, seen in classes.items()}
     images = defaultdict(list)  # by class
     for name, seen in classes.items():
-        for label in seen or {None}:
+        for label in seen:
             images[label].append(name)
     drawn: set[str] = set()
     decided: set[str] = set()
-    left = Counter({label: len(names) for label, names in images.items() if label is not None})
+    left = Counter({label: len(names) for label, names in images.items()})
     while len(decided) < len(classes):
         # Images without a class come last. Ties go by the first image, as labels have no order.
-        label = min(filter(left.get, left), key=lambda one: (left[one], images[one]), default=None)
+        label = min(filter(left.get, left), key=lambda one: (one in _NONE, left[one], images[one]))
         open_images = [name for name in images[label] if name not in decided]
         trained = any(name in decided and name not in drawn for name in images[label])
         lacking = part * len(images[label]) - sum(name in drawn for name in images[label])

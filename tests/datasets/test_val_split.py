@@ -45,6 +45,8 @@ def test_the_last_image_of_a_class_is_trained_on():
 def test_images_without_classes_are_drawn_too():
     images = dict.fromkeys(map(str, range(50)), ())
     assert len(draw_validation(images, 0.1)) == 5
+    unnamed = {name: [None] if i % 2 else [0, None] for i, name in enumerate(images)}  # category_id=null
+    assert len(draw_validation(unnamed, 0.1)) in (5, 6)
 
 
 def test_augmented_copies_stay_together():
