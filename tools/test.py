@@ -19,6 +19,7 @@ if __name__ == '__main__':  # before what takes seconds to import
 from mmengine.registry import RUNNERS
 
 from convnext_backbone.apis.test_output import build_output_hook
+from convnext_backbone.apis.test_report import build_report_hook
 from convnext_backbone.config.check_data import check_data
 from convnext_backbone.config.failures import explain_failures
 from convnext_backbone.config.load import prepare_config
@@ -34,7 +35,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, float | None], Path]:
     output = build_output_hook(cfg, args.out, args.show_dir)
     with explain_failures(cfg):
         runner = RUNNERS.build(cfg)
-        runner.register_hook(output)
+        for hook in filter(None, (output, build_report_hook(cfg))):
+            runner.register_hook(hook)
         found = {name: float(score) for name, score in runner.test().items()}
     scores = {name: score if math.isfinite(score) else None for name, score in found.items()}  # NaN is no json
     path = Path(cfg.work_dir) / 'scores.json'
@@ -63,7 +65,7 @@ def main() -> None:
     for name in sorted(scores):
         score = scores[name]
         print(f'{name:<24}' + ('no number' if score is None else f'{score:8.4f}'))
-    print(f'All scores as json: {path}')
+    print(f'All scores as json: {path}; those of each class and pictures of confusions and errors are beside it')
     for title, place in (('Predictions', args.out), ('Pictures', args.show_dir)):
         if place:
             print(f'{title}: {place}')

@@ -63,7 +63,9 @@ def test_a_detectors_json_is_what_coco_evaluates(evaluate, shapes, tmp_path):
         picture = Image.open(tmp_path / 'pictures' / image['file_name'])
         assert picture.size == (2 * image['width'], image['height'])
     assert len(written(tmp_path / 'pictures')) == len(truth.imgs)
-    assert not list((tmp_path / 'out').rglob('*.png'))  # the run's own visualizer has drawn nothing
+    assert [path.name for path in (tmp_path / 'out').rglob('*.png')] == [
+        'confusion.png'
+    ]  # the run's own visualizer has drawn nothing
 
 
 def test_a_detectors_pickle_is_that_of_mmdet(evaluate, shapes, tmp_path):
@@ -92,6 +94,31 @@ def test_a_segmentors_masks_have_the_ids_of_the_annotations(evaluate, shapes, tm
         assert set(np.unique(mask)) <= {1, 2, 3, 4, 5}
         assert np.array_equal(mask, Image.open(tmp_path / f'theirs/{path.stem}.png'))
         assert Image.open(tmp_path / f'pictures/{path.name}').size[0] >= 2 * mask.shape[1]
+
+
+def test_a_test_reports_each_class_confusions_and_the_worst_images(evaluate, shapes, tmp_path):
+    """Without annotated boxes in the samples, whose places the demo's pipeline would scale."""
+    for task, data in (('detector', shapes), ('segmentor', shapes)):
+        result = evaluate(task, data=data, options=['test_dataloader.batch_size=2'])
+        assert result.returncode == 0, result.stderr[-3000:]
+        rows = json.loads((tmp_path / 'out/per_class.json').read_text())
+        scores = json.loads((tmp_path / 'out/scores.json').read_text())
+        assert [row['class'] for row in rows] == list(CLASSES)
+        if task == 'detector':
+            truth = COCO(shapes / 'annotations/instances_val2017.json')
+            counts = [len(truth.getAnnIds(catIds=truth.getCatIds([name]))) for name in CLASSES]
+            assert [row['instances'] for row in rows] == counts
+            for kind, name in (('', 'bbox_mAP'), ('mask_', 'segm_mAP')):
+                means = [row[f'{kind}AP'] for row in rows if row['instances']]
+                assert np.mean(means) == pytest.approx(scores[f'coco/{name}'], abs=6e-4)
+                assert all((row[f'{kind}AP50'] is None) == (not row['instances']) for row in rows)
+        else:
+            assert np.mean([row['IoU'] for row in rows if row['IoU'] is not None]) == pytest.approx(
+                scores['mIoU'], abs=6e-3
+            )
+        for name in ('confusion.png', 'worst.jpg'):
+            assert Image.open(tmp_path / 'out' / name).size > (400, 200)
+            (tmp_path / 'out' / name).unlink()
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.pkl'])
