@@ -48,8 +48,8 @@ class Annotations(NamedTuple):
 
 def add_annotation_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of :class:`Annotations`."""
-    group = parser.add_argument_group('data of your own', 'where the files of --data-root do not say it')
-    group.add_argument('--train-ann', metavar='PATH', help='the annotations to train on, below --data-root')
+    group = parser.add_argument_group('data of your own', 'where its files do not say it')
+    group.add_argument('--train-ann', metavar='PATH', help='the annotations to train on, below the folder of the data')
     group.add_argument('--val-ann', metavar='PATH', help='the annotations to validate on')
     part = 'the part of the images to validate on, where no others are for it (default 0.2)'
     group.add_argument('--val-split', type=float, metavar='X', help=part)
