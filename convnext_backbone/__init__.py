@@ -44,6 +44,7 @@ from .evaluation.accuracy import AccuracyMetric
 from .models.archs import ARCHS
 from .models.classifier import ImageClassifier
 from .models.convnext import ConvNeXt, ConvNeXtBlock
+from .models.detection_tta import InstanceTTAModel as _InstanceTTAModel  # noqa: F401  # registers
 from .models.isotropic import ConvNeXtIsotropic
 from .models.modernized_resnet import ModernizedResNet
 from .utils.errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError

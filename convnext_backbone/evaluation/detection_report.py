@@ -53,13 +53,13 @@ class DetectionReport:
         """Count an image: detections that count, best first, and its objects, of which some are crowds, (N,)."""
         background = len(self._classes)
         overlaps = _overlaps(detected.boxes, truth.boxes, crowd)
-        ignored = (overlaps[:, crowd] >= IOU).any(1)
+        ignored = (overlaps[:, crowd] >= IOU).sum(1) > 0
         objects, overlaps = truth.labels[~crowd], overlaps[:, ~crowd]
         pairs: dict[int, int] = {}
-        free: np.ndarray = np.ones(len(objects), bool)
+        free = np.ones(len(objects), bool)
         for within in (True, False):
             for i, label in enumerate(detected.labels):
-                fits = free & (overlaps[i] >= IOU) & (np.equal(objects, label) == within)
+                fits = free & (overlaps[i] >= IOU) & ((objects == label) == within)
                 if i not in pairs and fits.any():
                     pairs[i] = int(np.where(fits, overlaps[i], -1).argmax())
                     free[pairs[i]] = False

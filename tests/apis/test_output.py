@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from conftest import REPOSITORY, refusal
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
@@ -17,6 +17,7 @@ from small_runs import CONFIGS, arguments, write_config
 from convnext_backbone.apis.test_output import _name_outputs
 from convnext_backbone.config.load import load_config
 
+CONFIGS_OF_ZOO = REPOSITORY / 'configs'
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 
 
@@ -119,6 +120,22 @@ def test_a_test_reports_each_class_confusions_and_the_worst_images(evaluate, sha
         for name in ('confusion.png', 'worst.jpg'):
             assert Image.open(tmp_path / 'out' / name).size > (400, 200)
             (tmp_path / 'out' / name).unlink()
+
+
+def test_a_detectors_views_are_merged_with_their_masks(evaluate, models, shapes, tmp_path):
+    """By the settings of the zoo's configs, at the scale of the drawings."""
+    cfg = load_config(CONFIGS_OF_ZOO / 'cascade_convnext_t_coco.py')
+    (loading, views) = cfg.tta_pipeline
+    views['transforms'][0] = [dict(type='Resize', scale=scale, keep_ratio=True) for scale in ((128, 96), (160, 120))]
+    more = f'tta_pipeline = {[loading.to_dict(), views.to_dict()]!r}\ntta_model = {cfg.tta_model.to_dict()!r}\n'
+    write_config('detector', models, more)
+    result = evaluate('detector', '--tta', '--out', 'found.json', '--show-dir', 'pictures')
+    assert result.returncode == 0, result.stderr[-3000:]
+    scores = json.loads((tmp_path / 'out/scores.json').read_text())
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= scores.keys()
+    found = json.loads((tmp_path / 'found.json').read_text())
+    assert found and all('segmentation' in one for one in found)
+    assert len(written(tmp_path / 'pictures')) == len(list((shapes / 'val2017').iterdir()))
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.pkl'])
