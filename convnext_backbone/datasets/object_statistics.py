@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ..utils.errors import printable
 from .coco_check import CocoObserver, check_coco
 from .coco_format import Annotation, CocoFile, CocoProblem, Image
 from .faults import Faults
