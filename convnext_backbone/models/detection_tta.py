@@ -26,14 +26,24 @@ class InstanceTTAModel(BaseTTAModel):
         super().__init__(**kwargs)
         self._iou_threshold, self._max_per_img = iou_threshold, max_per_img
 
+    def test_step(self, data: dict) -> list[Any]:
+        """Predict a batch of views, and merge the predictions of each image.
+
+        The detector is not told of flips: mmdet's cascades would undo them in masks, and fail.
+        """
+        for samples in data['data_samples']:
+            for sample in samples:
+                sample.set_metainfo(dict(flip=False, flipped=sample.flip_direction if sample.flip else None))
+        return super().test_step(data)
+
     def merge_preds(self, data_samples_list: Sequence[Sequence[Any]]) -> list[Any]:
         """Merge the predictions of each image; all views have them in the pixels of the image."""
         return [self._merge(views) for views in data_samples_list]
 
     def _merge(self, views: Sequence[Any]) -> Any:
         for view in views:
-            if view.get('flip'):
-                _flip_back(view.pred_instances, view.ori_shape, view.flip_direction)
+            if view.flipped:
+                _flip_back(view.pred_instances, view.ori_shape, view.flipped)
         merged = views[0].pred_instances.cat([view.pred_instances for view in views])
         kept = batched_nms(merged.bboxes, merged.scores, merged.labels, self._iou_threshold)
         views[0].pred_instances = merged[kept[: self._max_per_img]]

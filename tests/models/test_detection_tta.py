@@ -13,7 +13,15 @@ BOX = torch.tensor([2.0, 3.0, 12.0, 9.0])
 
 class Detector(nn.Module):
     def test_step(self, data):
-        return data
+        assert not any(sample.flip for sample in data['data_samples'])
+        return data['data_samples']
+
+
+def merge(*views, **settings):
+    """The prediction of an image out of those of its views."""
+    data = dict(inputs=[[one] for one in views], data_samples=[[one] for one in views])
+    (merged,) = InstanceTTAModel(module=Detector(), **settings).test_step(data)
+    return merged.pred_instances
 
 
 def view(score, direction=None, box=BOX, label=0, masks=True):
@@ -35,9 +43,7 @@ def view(score, direction=None, box=BOX, label=0, masks=True):
 @pytest.mark.parametrize('masks', [True, False])
 @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
 def test_the_same_object_in_two_views_is_found_once_with_its_mask(direction, masks):
-    model = InstanceTTAModel(module=Detector())
-    (merged,) = model.merge_preds([(view(0.6, masks=masks), view(0.9, direction, masks=masks))])
-    found = merged.pred_instances
+    found = merge(view(0.6, masks=masks), view(0.9, direction, masks=masks))
     assert torch.equal(found.bboxes, BOX[None]) and found.scores.tolist() == pytest.approx([0.9])
     assert ('masks' in found) == masks
     if masks:
@@ -46,19 +52,16 @@ def test_the_same_object_in_two_views_is_found_once_with_its_mask(direction, mas
 
 def test_other_objects_and_classes_are_kept_best_first():
     far = BOX + torch.tensor([15.0, 8.0, 15.0, 8.0])
-    views = (view(0.2), view(0.5, 'horizontal', far), view(0.7, label=1))
-    (merged,) = InstanceTTAModel(module=Detector()).merge_preds([views])
-    assert merged.pred_instances.scores.tolist() == pytest.approx([0.7, 0.5, 0.2])
-    assert merged.pred_instances.labels.tolist() == [1, 0, 0]
-    assert torch.equal(merged.pred_instances.bboxes[1], far)
-    views = (view(0.2), view(0.5, 'horizontal', far), view(0.7, label=1))
-    (merged,) = InstanceTTAModel(module=Detector(), max_per_img=1).merge_preds([views])
-    assert len(merged.pred_instances) == 1
+    found = merge(view(0.2), view(0.5, 'horizontal', far), view(0.7, label=1))
+    assert found.scores.tolist() == pytest.approx([0.7, 0.5, 0.2])
+    assert found.labels.tolist() == [1, 0, 0]
+    assert torch.equal(found.bboxes[1], far)
+    assert len(merge(view(0.2), view(0.5, 'horizontal', far), max_per_img=1)) == 1
 
 
 def test_an_image_without_detections_has_none():
     views = [view(0.5), view(0.5, 'horizontal')]
     for one in views:
         one.pred_instances = one.pred_instances[torch.zeros(1, dtype=torch.bool)]
-    (merged,) = InstanceTTAModel(module=Detector()).merge_preds([views])
-    assert len(merged.pred_instances) == 0 and merged.pred_instances.masks.shape == (0, HEIGHT, WIDTH)
+    found = merge(*views)
+    assert len(found) == 0 and found.masks.shape == (0, HEIGHT, WIDTH)
