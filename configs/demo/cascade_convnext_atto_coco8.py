@@ -9,10 +9,11 @@ load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=T
 resize = dict(type='Resize', scale=scale, keep_ratio=True)
 train_pipeline = [*load, resize, dict(type='PackDetInputs')]
 test_pipeline = [
-    *load,
+    load[0],
     resize,
+    load[1],  # after the resize: predictions are those at the size of the image
     # With the instances among the meta data the images are scored without an annotation file of their own.
-    dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape', 'scale_factor', 'instances')),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')),
 ]
 photographs = dict(
     type='CocoDataset',

@@ -33,8 +33,9 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    *load,
+    load[0],
     resize,
+    load[1],  # after the resize: predictions are those at the size of the image
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 data_root = 'data/shapes/'

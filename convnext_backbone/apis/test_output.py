@@ -69,7 +69,8 @@ class OutputHook(Hook):
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write pictures and masks of a batch, and keep what the file will hold."""
-        for name, place, sample in self._samples(data_batch, outputs):
+        wanted = self._out or self._show_dir
+        for name, place, sample in self._samples(data_batch, outputs) if wanted else ():
             if self._show_dir:
                 named = place.suffix.lower() in ('.jpg', '.jpeg', '.png')
                 write_picture(self._draw(sample), self._show_dir / (place if named else f'{place}.png'))
