@@ -1,11 +1,12 @@
 """What a model costs: parameters, multiply-adds and training memory, counted on the meta device, without allocation.
 
 Multiply-adds are those of convolutions, linear layers and matrix products, each counted once: what the papers call
-FLOPs. Biases, norms, activations, resizing and RoIAlign count nothing.
+FLOPs. Biases, norms, activations, resizing, RoIAlign and the sampling of deformable attention count nothing.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.classifier import ImageClassifier
 from ..models.layers import DropPath
 from ..utils.errors import UserError, printable, shorten
+from .transformers import find_transformer, run_transformer
 
 # (width, height): COCO's images are resized until they fit into the first; papers count at the second.
 COCO_BOUND, COCO_PUBLISHED = (1333, 800), (1280, 800)
@@ -62,7 +64,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     an auxiliary head, which only training runs, has no multiply-adds.
 
     Args:
-        cfg: Of a classifier, a segmentor, or a detector of one or two stages.
+        cfg: Of a classifier, a segmentor, or a detector of one or two stages or with a transformer.
         shape: Height and width of the image in pixels; by default those of :func:`input_shape`.
 
     Raises:
@@ -125,16 +127,42 @@ def submodules_with_parameters(model: nn.Module) -> dict[str, nn.Module]:
 
 def count_multiply_adds(model: nn.Module, shape: tuple[int, int]) -> dict[str, int]:
     """Count the multiply-adds of each part of a model in eval mode; see :func:`run_parts`."""
-    counted = dict.fromkeys(submodules_with_parameters(model), 0)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _divide_by_part(model, counter) as counted:
+        run_parts(model, shape)
+    return {name: flops // 2 for name, flops in counted.items()}  # it counts a multiply-add as two
 
-    def run(name: str, part: nn.Module, inputs: Any) -> Any:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            outputs = part(inputs)
-        counted[name] += counter.get_total_flops() // 2  # it counts a multiply-add as two
-        return outputs
 
-    run_parts(model, shape, run)
-    return counted
+@contextlib.contextmanager
+def _divide_by_part(model: nn.Module, counter: FlopCounterMode) -> Iterator[dict[str, int]]:
+    """Count the FLOPs of each part, whoever calls its modules: a decoder also runs branches of its head."""
+    parts = submodules_with_parameters(model)
+    counted = dict.fromkeys(parts, 0)
+    running: list[str] = []  # the innermost last
+    before = 0  # the FLOPs up to the last change of the part that runs
+
+    def settle() -> None:
+        nonlocal before
+        now = counter.get_total_flops()
+        if running:
+            counted[running[-1]] += now - before
+        before = now
+
+    def enter(name: str) -> None:
+        settle()
+        running.append(name)
+
+    def leave() -> None:
+        settle()
+        running.pop()
+
+    hooks = []
+    for name, part in parts.items():
+        for module in part.modules():
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+            hooks.append(module.register_forward_hook(lambda *_: leave()))
+    yield counted
+    for hook in hooks:
+        hook.remove()
 
 
 def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
@@ -153,7 +181,7 @@ def count_memory(model: nn.Module, shape: tuple[int, int]) -> TrainingMemory:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run_parts(model, shape, lambda name, part, inputs: part(inputs))
+        run_parts(model, shape)
     images = sum(one.nbytes() for address, one in kept.items() if address not in own)
     return TrainingMemory(shape, held, images // batch_size(model))
 
@@ -163,41 +191,43 @@ def batch_size(model: nn.Module) -> int:
     return 2 if model.training else 1
 
 
-def run_parts(model: nn.Module, shape: tuple[int, int], run: Callable[[str, nn.Module, Any], Any]) -> None:
+def run_parts(model: nn.Module, shape: tuple[int, int]) -> None:
     """Run the parts of a model one after the other, as inference or training does, on :func:`batch_size` images.
 
     Args:
         model: Its mode decides on how many regions the heads of a detector run, and whether auxiliary heads do.
         shape: Height and width of the images in pixels; they are made on torch's default device.
-        run: Called with the name of a part, the part and its inputs; returns its outputs.
 
     Raises:
         UserError: The model has no backbone, or parts that cannot be run here.
     """
     parts = submodules_with_parameters(model)
     is_classifier = isinstance(model, ImageClassifier)
+    transformer = find_transformer(model)
     known = ('norm', 'head') if is_classifier else ('neck', *HEADS, *REGION_HEADS, AUXILIARY_HEAD)
-    unknown = sorted(set(parts) - {'backbone', *known})
+    unknown = [] if transformer else sorted(set(parts) - {'backbone', *known})
     if unknown or 'backbone' not in parts:
         reason = f'how {shorten(unknown)} should run is not known' if unknown else 'it has no backbone'
         raise UserError(
             f'The {type(model).__name__} cannot be counted: {reason}; classifiers, segmentors, and detectors of one or '
-            f'two stages can.'
+            f'two stages or with a transformer can.'
         )
     images = torch.empty(batch_size(model), getattr(parts['backbone'], 'in_channels', 3), *shape)
-    maps = run('backbone', parts['backbone'], images)
+    maps = parts['backbone'](images)
     if is_classifier:
         maps = maps[-1].mean(dim=(2, 3))
     for name in ('norm', 'head') if is_classifier else ('neck',):
         if name in parts:
-            maps = run(name, parts[name], maps)
+            maps = parts[name](maps)
+    if transformer:
+        return run_transformer(transformer, maps, batch_size(model), shape)
     for name in (*HEADS, AUXILIARY_HEAD) if model.training else HEADS:
         if name in parts:
-            run(name, parts[name], maps)
+            parts[name](maps)
     for name in REGION_HEADS:
         if name in parts:
             for head, regions in zip(stages(parts[name]), make_regions(model, name), strict=True):
-                run(name, head, regions)
+                head(regions)
 
 
 def make_regions(model: Any, name: str) -> list[Tensor]:

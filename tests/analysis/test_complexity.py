@@ -295,7 +295,7 @@ CASCADE = CONFIGS / 'demo/cascade_convnext_atto_shapes.py'
         (['missing.py'], 'missing.py'),
         (['retinanet.py'], '--shape'),
         ([CASCADE, '--cfg-options', 'model.train_cfg=None'], 'train_cfg.rcnn'),
-        (['dino.py', '--shape', 64, 64], 'how decoder'),
+        (['yolact.py', '--shape', 64, 64], 'how mask_head'),
         ([], 'CONFIG or --zoo'),
         ([ADE, '--zoo'], 'CONFIG or --zoo'),
         (['--zoo', '--shape', 64, 64], '--shape'),
@@ -306,7 +306,7 @@ CASCADE = CONFIGS / 'demo/cascade_convnext_atto_shapes.py'
 )
 def test_what_cannot_be_counted_is_one_sentence(call_tool, tmp_path, arguments, named):
     (tmp_path / 'retinanet.py').write_text(RETINANET)
-    (tmp_path / 'dino.py').write_text("_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'")
+    (tmp_path / 'yolact.py').write_text("_base_ = 'mmdet::yolact/yolact_r50_1xb8-55e_coco.py'")
     assert named in refusal(call_tool('complexity.py', *arguments, cwd=tmp_path))
 
 

@@ -37,6 +37,15 @@ V2 = dict(
     cascade_convnext_v2_b_coco=('base', 2e-4, 0.8, 0.7),
     cascade_convnext_v2_l_coco=('large', 1e-4, 0.7, 0.7),
 )
+# Ours, after mmdet's recipes for Swin: arch, channels of the maps that are read, drop path, of DINO and Mask2Former.
+TRANSFORMERS = dict(
+    dino_convnext_t_coco=('tiny', [192, 384, 768], 0.2),
+    dino_convnext_s_coco=('small', [192, 384, 768], 0.2),
+    dino_convnext_b_coco=('base', [256, 512, 1024], 0.2),
+    dino_convnext_l_coco=('large', [384, 768, 1536], 0.2),
+    mask2former_convnext_t_coco=('tiny', [96, 192, 384, 768], 0.3),
+    mask2former_convnext_b_coco=('base', [128, 256, 512, 1024], 0.3),
+)
 FROZEN = dict(  # and the recipe that it is, but for the backbone
     cascade_dinov3_convnext_t_coco='cascade_convnext_t_coco',
     upernet_dinov3_convnext_t_ade20k='upernet_convnext_t_ade20k',
@@ -73,7 +82,7 @@ def without(cfg: Config, *keys: str) -> dict:
 
 def test_every_detection_recipe_is_in_a_table_here():
     names = {path.stem for path in REPOSITORY.glob('configs/*_coco.py')}
-    assert names == {*PUBLISHED, *V2, *FROZEN} - {'upernet_dinov3_convnext_t_ade20k'}
+    assert names == {*PUBLISHED, *V2, *TRANSFORMERS, *FROZEN} - {'upernet_dinov3_convnext_t_ade20k'}
 
 
 @pytest.mark.parametrize('name', [*PUBLISHED, *V2])
@@ -110,7 +119,7 @@ def test_a_recipe_quotes_the_published_scores(name):
     assert first_line(name).endswith(f' Published: {box} box AP, {mask} mask AP.')
 
 
-@pytest.mark.parametrize('name', [*V2, *FROZEN])
+@pytest.mark.parametrize('name', [*V2, *TRANSFORMERS, *FROZEN])
 def test_a_recipe_of_ours_says_so(name):
     assert first_line(name).endswith(' Ours, no published score.')
 
@@ -130,6 +139,57 @@ def test_a_recipe_of_v2(name):
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.use_grn, backbone.drop_path_rate) == (arch, True, drop_path)
     assert backbone.init_cfg.checkpoint == f'{URL}convnextv2/im1k/convnextv2_{arch}_1k_224_ema.pt'
+
+
+@pytest.mark.parametrize('name', TRANSFORMERS)
+def test_a_recipe_with_a_transformer(name):
+    arch, channels, drop_path = TRANSFORMERS[name]
+    cfg, recipe = read(name), read(f'{name.split("_")[0]}_convnext_t_coco')
+    backbone, reader = cfg.model.backbone, 'neck' if name.startswith('dino') else 'panoptic_head'
+    assert (backbone.arch, backbone.drop_path_rate) == (arch, drop_path)
+    assert backbone.init_cfg.checkpoint == f'{URL}convnext_{arch}_22k_224.pth'
+    assert cfg.model[reader].in_channels == channels
+    own = ['model.backbone.arch', 'model.backbone.init_cfg', f'model.{reader}.in_channels']
+    assert without(cfg, *own) == without(recipe, *own)
+    dinov3 = DINOV3.replace('tiny', arch)
+    comment = (REPOSITORY / f'configs/{name}.py').read_text().split('\n_base_')[0]
+    assert f'--cfg-options model.backbone.init_cfg.checkpoint={dinov3}\n' in comment
+
+
+def read_mmdets(name: str, folder: Path) -> Config:
+    (folder / 'swin.py').write_text(f"_base_ = 'mmdet::{name}.py'")
+    return Config.fromfile(folder / 'swin.py')
+
+
+def test_dino_is_trained_as_in_mmdets_recipe_for_swin_l(tmp_path):
+    swin = read_mmdets('dino/dino-5scale_swin-l_8xb2-36e_coco', tmp_path)
+    cfg = read('dino_convnext_t_coco')
+    assert cfg.param_scheduler == [without(swin.param_scheduler[0], '_scope_')]
+    assert cfg.optim_wrapper == swin.optim_wrapper
+    assert cfg.train_dataloader == swin.train_dataloader and cfg.train_cfg == swin.train_cfg
+    assert cfg.model.backbone.drop_path_rate == swin.model.backbone.drop_path_rate
+
+
+def test_mask2former_is_trained_as_in_mmdets_recipe_for_swin_t(tmp_path):
+    swin = read_mmdets('mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco', tmp_path)
+    cfg = read('mask2former_convnext_t_coco')
+    assert cfg.param_scheduler == swin.param_scheduler and cfg.train_cfg == swin.train_cfg
+    assert cfg.train_dataloader.dataset.pipeline == swin.train_dataloader.dataset.pipeline
+    assert cfg.model.backbone.drop_path_rate == swin.model.backbone.drop_path_rate
+    wrapper = cfg.optim_wrapper
+    assert wrapper.optimizer == swin.optim_wrapper.optimizer and wrapper.clip_grad == swin.optim_wrapper.clip_grad
+    model = build(cfg.model, 'mmdet')
+    rates = {}
+    for group in build_optim_wrapper(model, wrapper).optimizer.param_groups:
+        for name in group['param_names']:
+            rates[name] = group['lr'], group['weight_decay']
+    assert {rate for name, (rate, _) in rates.items() if name.startswith('backbone.')} == {1e-5}
+    assert {rate for name, (rate, _) in rates.items() if not name.startswith('backbone.')} == {1e-4}
+    for name in ('query_embed.weight', 'query_feat.weight', 'level_embed.weight', 'cls_embed.bias'):
+        assert rates[f'panoptic_head.{name}'] == (1e-4, 0)
+    assert rates['panoptic_head.cls_embed.weight'] == (1e-4, 0.05)
+    assert rates['backbone.stages.0.0.norm.weight'] == (1e-5, 0)
+    assert rates['backbone.stages.0.0.pwconv1.weight'] == (1e-5, 0.05)
 
 
 @pytest.mark.parametrize('name', FROZEN)
@@ -171,9 +231,10 @@ def one_iteration(name: str, shapes: Path, work_dir: Path) -> Runner:
     """Run a recipe's first step from random weights, on two drawn images of an eighth of its size with few regions."""
     cfg = load_config(REPOSITORY / f'configs/{name}.py', work_dir=str(work_dir))
     detector = cfg.default_scope == 'mmdet'
+    by_epochs = cfg.train_cfg.type == 'EpochBasedTrainLoop'
     options = {
         'model.backbone.init_cfg': None,
-        'train_cfg': dict(max_epochs=1) if detector else dict(max_iters=1),
+        'train_cfg': dict(max_epochs=1) if by_epochs else dict(max_iters=1),
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
         'train_dataloader.dataset.indices': 2,
@@ -189,6 +250,8 @@ def one_iteration(name: str, shapes: Path, work_dir: Path) -> Runner:
     cfg.merge_from_dict(options)
     for part in ('model.data_preprocessor', 'train_dataloader.dataset.pipeline'):
         shrink(functools.reduce(getattr, part.split('.'), cfg), by=8)
+    if 'num_queries' in cfg.model:
+        cfg.model.num_queries = 20  # no more than a small image has places
     stages = cfg.model.train_cfg.get('rcnn', [])
     for stage in stages if isinstance(stages, list) else [stages]:
         stage.sampler.num = 32
@@ -213,7 +276,7 @@ def check_step(model: nn.Module, wrapper: OptimWrapper) -> None:
         'cascade_convnext_v2_atto_coco',
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in (*PUBLISHED, *V2, *FROZEN)
+            for name in (*PUBLISHED, *V2, *TRANSFORMERS, *FROZEN)
             if name not in ('mask_rcnn_convnext_t_coco', 'cascade_convnext_v2_atto_coco')
         ),
     ],

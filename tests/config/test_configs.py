@@ -104,7 +104,7 @@ def test_every_config_builds_its_model(config):
     if str(config) in MODELS_OF_PAPERS:
         init_cfg = cfg.model.get('init_cfg') or cfg.model.backbone.get('init_cfg') or {}
         assert MODELS_OF_PAPERS[str(config)].weights == init_cfg.get('checkpoint')
-    reader = cfg.model.get('neck') or cfg.model.get('decode_head')
+    reader = next((cfg.model[part] for part in ('neck', 'decode_head', 'panoptic_head') if part in cfg.model), None)
     if reader:
         assert list(model.backbone.out_channels) == reader.in_channels
     else:
