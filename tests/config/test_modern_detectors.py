@@ -15,7 +15,12 @@ from convnext_backbone.utils.errors import UserError
 DINO = REPOSITORY / 'configs/dino_convnext_t_coco.py'
 MASK2FORMER = REPOSITORY / 'configs/mask2former_convnext_t_coco.py'
 SMALL = {'model.backbone.arch': 'atto', 'model.backbone.init_cfg': None}
-SMALL_DINO = {**SMALL, 'model.neck.in_channels': [80, 160, 320], 'model.num_queries': 20}
+SMALL_DINO = {
+    **SMALL,
+    'model.neck.in_channels': [80, 160, 320],
+    'model.num_queries': 20,
+    'model.test_cfg.max_per_img': 9,
+}
 SMALL_MASK2FORMER = {
     **SMALL,
     'model.panoptic_head.in_channels': [40, 80, 160, 320],
