@@ -11,10 +11,12 @@ if __name__ == '__main__':  # before what takes seconds to import
     import interruptible  # noqa: F401
 
 import torch
+from tqdm import tqdm
 
 from convnext_backbone.apis.builders import build_stages
-from convnext_backbone.apis.image_files import OVERVIEW, claimed_folder, find_images, refuse_broken, run_on_images
+from convnext_backbone.apis.image_files import OVERVIEW, ImageFile, claimed_folder, find_images
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
+from convnext_backbone.apis.predicting import refuse_broken, run_on_images
 from convnext_backbone.config.load import prepare_config
 from convnext_backbone.utils.cli import common_parser, user_errors
 from convnext_backbone.utils.image_io import write_picture
@@ -35,21 +37,22 @@ def main() -> None:
     preprocessor = build_preprocessor(cfg)
     prepare = build_input_pipeline(cfg, preprocessor)
 
-    def draw(image: Path, picture: Path) -> dict:
-        inputs = prepare(image)
+    def draw(files: list[ImageFile]) -> list[Path]:
+        (file,) = files
+        inputs = prepare(file.image)
         with torch.no_grad():
             maps = [stage[0] for stage in backbone(inputs)]
-        write_picture(draw_stages(denormalize(inputs, preprocessor)[0], maps, backbone.strides), picture)
-        return dict(picture=picture)
+        write_picture(draw_stages(denormalize(inputs, preprocessor)[0], maps, backbone.strides), file.picture)
+        return [file.picture]
 
     broken: dict[Path, str] = {}
     with claimed_folder(out_dir):
-        pictures = [drawn['picture'] for drawn in run_on_images(draw, images, broken)]
+        pictures = [*run_on_images(draw, tqdm(images), broken)]
         if pictures:
             contact_sheet(pictures, out_dir / OVERVIEW, columns=1, width=1280)
     if pictures:
         print(f'Pictures: {out_dir}\nAll in one: {out_dir / OVERVIEW}')
-    refuse_broken(broken, len(images))
+    refuse_broken(broken, len(images), bool(pictures))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from ..datasets.coco_format import CocoFile, CocoProblem, read_coco
 from ..utils.errors import UserError, shorten
+from .image_files import ImageFile
 from .model_inputs import dataset_with_pipeline
 
 
@@ -111,26 +112,55 @@ def _enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (cv2.resize(columns, size, interpolation=cv2.INTER_LINEAR) > 127).view(np.uint8).T
 
 
-def coco_json(predictions: list[dict], classes: Sequence[str], ids: CocoIds) -> str:
-    """Convert predictions to COCO json: images, categories in the model's order, scored annotations.
+class CocoOutput:
+    """COCO json of predictions that come one by one: images, categories in the model's order, scored annotations.
 
-    Images that the annotation file lacks, or that were predicted before, get the next free number.
+    Images that the annotation file lacks, or that were predicted before, get the next free number. Frames of a video
+    are images of their own, with ``frame_id`` and ``video_id`` as in CocoVID.
+
+    Args:
+        classes: Of the model.
+        ids: As of :func:`find_ids`.
     """
-    images: list[dict] = []
-    annotations: list[dict] = []
-    used: set[Any] = set()
-    free = itertools.count(1 + max((one for one in ids.images.values() if isinstance(one, int)), default=0))
-    for prediction in predictions:
-        image_id = _image_id(prediction['image'], ids)
-        image_id = next(free) if image_id is None or image_id in used else image_id
-        used.add(image_id)
+
+    def __init__(self, classes: Sequence[str], ids: CocoIds) -> None:
+        self._ids = ids
+        self._categories = [dict(id=one, name=name) for one, name in zip(ids.categories, classes, strict=True)]
+        self._images: list[dict] = []
+        self._videos: dict[Path, tuple[int, Path]] = {}
+        self._used: set[Any] = set()
+        self._free = itertools.count(1 + max((one for one in ids.images.values() if isinstance(one, int)), default=0))
+        self._annotations = itertools.count(1)
+
+    def add(self, prediction: dict[str, Any]) -> list[dict]:
+        """Add an image; returns its annotations."""
+        file: ImageFile = prediction['file']
+        image_id = _image_id(file.image, self._ids) if file.frame is None else None
+        image_id = next(self._free) if image_id is None or image_id in self._used else image_id
+        self._used.add(image_id)
         size = dict(height=prediction['height'], width=prediction['width'])
-        images.append(dict(id=image_id, file_name=str(prediction['image']), **size))
-        for label, detection in prediction['detections']:
-            new = dict(id=len(annotations) + 1, image_id=image_id, iscrowd=0, category_id=ids.categories[label])
-            annotations.append({**new, **detection})
-    categories = [dict(id=one, name=name) for one, name in zip(ids.categories, classes, strict=True)]
-    return json.dumps(dict(images=images, categories=categories, annotations=annotations))
+        image = dict(id=image_id, file_name=str(file.image), **size)
+        if file.frame is not None:  # names are those of one image each
+            video_id = self._videos.setdefault(file.picture, (len(self._videos) + 1, file.image))[0]
+            image.update(file_name=f'{file.image}#frame={file.frame}', frame_id=file.frame, video_id=video_id)
+        self._images.append(image)
+        return [
+            dict(
+                id=next(self._annotations),
+                image_id=image_id,
+                iscrowd=0,
+                category_id=self._ids.categories[label],
+                **detection,
+            )
+            for label, detection in prediction['detections']
+        ]
+
+    def enclose(self) -> tuple[str, str]:
+        """The json before and after the annotations of all images that were added."""
+        content: dict[str, Any] = dict(images=self._images, categories=self._categories)
+        if self._videos:
+            content['videos'] = [dict(id=number, name=str(path)) for number, path in self._videos.values()]
+        return f'{json.dumps(content)[:-1]}, "annotations": [', ']}'
 
 
 def _image_id(image: Path, ids: CocoIds) -> Any:

@@ -1,29 +1,40 @@
-"""Image files to predict: finding them, naming a picture for each, and going on after one that cannot be used."""
+"""Files to predict, images and videos: finding them by name, folder and pattern, and naming a picture for each."""
 
 import contextlib
-import json
+import glob
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mmengine.utils import track_iter_progress
+import numpy as np
 
-from ..utils.errors import UserError, WriteError, printable, shorten
+from ..utils.errors import UserError, printable, shorten
 from ..utils.files import check_work_dir, remove_link
 from ..utils.image_io import IMAGE_SUFFIXES
+from .videos import VIDEO_SUFFIXES
 
 OVERVIEW, PREDICTIONS, CLASS_IDS, DATA_REPORT = 'overview.png', 'predictions.json', 'class_ids', 'check_data.json'
 _MARK = '.unfinished'
 
 
 class ImageFile(NamedTuple):
-    """An image, and where its picture is written."""
+    """An image, a video or a frame of one, and where its picture is written."""
 
     image: Path
     picture: Path
+    frame: int | None = None  # its number, from 0
+    pixels: np.ndarray | None = None  # of a frame: RGB, (H, W, 3)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a whole video."""
+        return self.frame is None and self.image.suffix.lower() in VIDEO_SUFFIXES
+
+    def entry(self) -> dict[str, Any]:
+        """What names it in a json."""
+        return dict(image=str(self.image)) | ({} if self.frame is None else dict(frame=self.frame))
 
 
 @contextlib.contextmanager
@@ -34,7 +45,8 @@ def claimed_folder(out_dir: Path) -> Iterator[None]:
         UserError: It holds images that no earlier run has written, or cannot be written.
     """
     if out_dir.is_dir() and not _is_of_run(out_dir):
-        images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_image(path)]
+        kinds = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        images = [str(path.relative_to(out_dir)) for path in sorted(out_dir.rglob('*')) if _is_of(kinds, path)]
         if images:
             raise UserError(
                 f'The folder {printable(out_dir)}, where pictures are to be written, holds images that no earlier '
@@ -53,31 +65,36 @@ def _is_of_run(folder: Path) -> bool:
     return pictures or any((folder / name).is_file() for name in (PREDICTIONS, DATA_REPORT, _MARK))
 
 
-def find_images(sources: Iterable[str], out_dir: Path) -> list[ImageFile]:
-    """Find image files by name and in folders, and name a picture for each below a folder; write nothing.
+def find_images(sources: Iterable[str], out_dir: Path, videos: bool = False) -> list[ImageFile]:
+    """Find images by name, in folders and by patterns, and name a picture for each below a folder; write nothing.
 
     Folders are read with their subfolders, which the pictures mirror, but without hidden ones and what was written by
-    earlier runs. Pictures of the same name get a number, and so does one that would have the name of another output.
+    earlier runs. A pattern such as ``photos/**/*.jpg`` is that of the glob module; its pictures mirror the subfolders,
+    too. Pictures of the same name get a number, and so does one that would have the name of another output.
 
     Args:
-        sources: Image files and folders of them.
+        sources: Image files, folders and patterns of them.
         out_dir: Where the pictures will be written.
+        videos: Whether videos are found, too.
 
     Raises:
         UserError: A source does not exist, holds no image or lies in ``out_dir``.
     """
+    kinds = IMAGE_SUFFIXES | (VIDEO_SUFFIXES if videos else set())
     found = []
     for source in map(Path, sources):
         if source.is_dir():
-            inside = [(path, path.relative_to(source)) for path in _walk(source, out_dir.resolve())]
+            inside = [(path, path.relative_to(source)) for path in _walk(source, out_dir.resolve(), kinds)]
             if not inside:
-                raise UserError(f'The folder {printable(source)} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))}).')
+                raise UserError(f'The folder {printable(source)} holds no image ({", ".join(sorted(kinds))}).')
             found += inside
         elif source.is_file():
             found.append((source, Path(source.name)))
+        elif glob.has_magic(str(source)):
+            found += _match(source, out_dir.resolve(), kinds)
         else:
             raise UserError(f'The image {printable(source)} does not exist: name image files or folders of them.')
-    names = [*_name_pictures(name for _, name in found)]
+    names = [*_name_pictures((name for _, name in found), videos)]
     pictures = {_place(out_dir / name) for name in names}
     for image, _ in found:
         places = {_place(image), image.resolve()}
@@ -94,11 +111,26 @@ def _place(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
+def _is_of(kinds: set[str], path: Path) -> bool:
+    return path.suffix.lower() in kinds and not path.name.startswith('.')
 
 
-def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
+def _match(pattern: Path, out_dir: Path, kinds: set[str]) -> list[tuple[Path, Path]]:
+    """The images that a pattern matches, and their paths below the last folder that it names."""
+    root = next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
+    places: dict[Path, Path] = {}  # ** follows links, also in a circle
+    for path in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
+        if path.is_file() and _is_of(kinds, path):
+            places.setdefault(path.resolve(), path)
+    folders = {folder for path in places.values() for folder in path.parents}
+    written = {folder for folder in sorted(folders) if _is_output(folder.resolve(), out_dir)}
+    found = [path for path in places.values() if not written & {*path.parents}]
+    if not found:
+        raise UserError(f'The pattern {printable(pattern)} matches no image ({", ".join(sorted(kinds))}).')
+    return [(path, path.relative_to(root)) for path in found]
+
+
+def _walk(folder: Path, out_dir: Path, kinds: set[str]) -> Iterator[Path]:
     """The images of a folder and its subfolders, also behind links, in the order of their names."""
 
     def refuse(error: OSError) -> None:
@@ -109,11 +141,11 @@ def _walk(folder: Path, out_dir: Path) -> Iterator[Path]:
         places = {name: Path(root, name).resolve() for name in sorted(folders) if not name.startswith('.')}
         folders[:] = [name for name, place in places.items() if place not in visited and not _is_output(place, out_dir)]
         visited.update(places.values())
-        yield from filter(_is_image, (Path(root, name) for name in sorted(files)))
-        others += [name for name in files if not name.startswith('.') and not _is_image(Path(name))]
+        yield from (Path(root, name) for name in sorted(files) if _is_of(kinds, Path(name)))
+        others += [name for name in files if not name.startswith('.') and not _is_of(kinds, Path(name))]
     if others:
-        kinds = shorten(sorted({printable(Path(name).suffix.lower() or name) for name in others}))
-        print(f'left out: {len(others)} files in {printable(folder)} of other kinds ({kinds})', file=sys.stderr)
+        listed = shorten(sorted({printable(Path(name).suffix.lower() or name) for name in others}))
+        print(f'left out: {len(others)} files in {printable(folder)} of other kinds ({listed})', file=sys.stderr)
 
 
 def _is_output(folder: Path, out_dir: Path) -> bool:
@@ -123,67 +155,14 @@ def _is_output(folder: Path, out_dir: Path) -> bool:
     return written or folder == out_dir
 
 
-def _name_pictures(names: Iterable[Path]) -> Iterator[Path]:
+def _name_pictures(names: Iterable[Path], videos: bool) -> Iterator[Path]:
     """Where each picture is written, such that no two outputs have the same name up to the suffix."""
     taken = {Path(OVERVIEW).stem}
     for name in names:
         suffix = name.suffix.lower() if name.suffix.lower() in {'.jpg', '.jpeg', '.png'} else '.png'
+        suffix = '.mp4' if videos and name.suffix.lower() in VIDEO_SUFFIXES else suffix
         stem, number = name.with_name(name.stem), 2
         while taken & {str(stem), str(CLASS_IDS / stem)}:
             stem, number = name.with_name(f'{name.stem}_{number}'), number + 1
         taken |= {str(stem), str(CLASS_IDS / stem)}
         yield stem.with_name(stem.name + suffix)
-
-
-def run_on_images(
-    run: Callable[[Path, Path], dict], images: list[ImageFile], broken: dict[Path, str]
-) -> Iterator[dict]:
-    """Run a function on images, with a progress bar on stderr, and go on after one that cannot be used.
-
-    Args:
-        run: A function of an image and its picture, which it writes.
-        images: As of :func:`find_images`.
-        broken: Gets a sentence on each image that cannot be used.
-
-    Yields:
-        What the function returns.
-
-    Raises:
-        WriteError: A picture cannot be written.
-    """
-    for image, picture in track_iter_progress((images, len(images)), file=sys.stderr):
-        try:
-            result = run(image, picture)
-        except WriteError:
-            raise
-        except UserError as error:
-            named = image.name in str(error) or printable(image) in str(error)
-            broken[image] = str(error) if named else f'The image {printable(image)} cannot be used: {error}'
-        except Exception as error:  # of a transform or the model, which may not take every size
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            said = ' '.join(f'{type(error).__name__}: {error}'.split())
-            reason = printable(f'{said}, {place.filename}:{place.lineno}')
-            broken[image] = f'The image {printable(image)} cannot be used ({reason}): leave it out.'
-        else:
-            yield result
-
-
-def predictions_json(predictions: list[dict]) -> str:
-    """Convert predictions to json, all but the places of their pictures."""
-    kept = [{key: value for key, value in one.items() if key != 'picture'} for one in predictions]
-    return json.dumps(kept, indent=1, default=str)  # paths are written as text
-
-
-def refuse_broken(broken: dict[Path, str], number: int) -> None:
-    """Raise if images were left out, after naming each on stderr.
-
-    Raises:
-        UserError: One sentence on them.
-    """
-    if len(broken) == number == 1:
-        raise UserError(*broken.values())
-    for sentence in broken.values():
-        print(f'left out: {sentence}', file=sys.stderr)
-    if broken:
-        rest = 'the results of the others are written' if len(broken) < number else 'nothing is written'
-        raise UserError(f'{len(broken)} of {number} images could not be used ({shorten([*broken])}): {rest}.')

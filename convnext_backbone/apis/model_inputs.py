@@ -1,15 +1,17 @@
 """Model inputs: images through a config's own test pipeline and preprocessor, and denormalized back to images."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
-from mmengine.model import BaseDataPreprocessor
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from PIL import Image
@@ -39,39 +41,74 @@ def loads_annotations(step: dict) -> bool:
     return 'Load' in _name_of(step) and 'Annotation' in _name_of(step)
 
 
-def build_test_pipeline(cfg: Config, number: int | None = None) -> Callable[[Path], tuple[dict, np.ndarray]]:
-    """Build the function from an image file to a sample of the test pipeline of mmdet or mmseg, without labels.
+class InputPipeline:
+    """The test pipeline of a detector's or a segmentor's config, without labels: from image files to samples.
 
-    It also returns the image as an RGB picture, (H, W, 3). The image is loaded as the config says, from the local disk.
+    Images are loaded as the config says, from the local disk; their parts, and frames of videos, can take their place.
 
     Args:
         cfg: Of a detector or a segmentor.
-        number: How many steps of the pipeline to apply, if not all; the first loads the image.
+        number: How many steps to build, if not all; the first loads the image.
     """
-    remote = ('backend_args', 'file_client_args')
-    steps = [
-        {key: value for key, value in step.items() if key not in remote}
-        for step in dataset_with_pipeline(cfg.test_dataloader.dataset)['pipeline'][:number]
-        if not loads_annotations(step)
-    ]
-    # mmcv's decoders give blue first; others keep the order of the file.
-    bgr = any(
-        _name_of(step).endswith('LoadImageFromFile') and step.get('imdecode_backend') != 'tifffile' for step in steps
-    )
-    pipeline = Compose(steps)
-    guard_image_loading(cast(Any, SimpleNamespace(pipeline=pipeline)))  # which looks for no more of a data set
 
-    def prepare(path: Path) -> tuple[dict, np.ndarray]:
-        results: dict[str, Any] = dict(img_path=str(path), img_id=0)
-        picture = None
-        for step in pipeline.transforms:
+    def __init__(self, cfg: Config, number: int | None = None) -> None:
+        remote = ('backend_args', 'file_client_args')
+        steps = [
+            {key: value for key, value in step.items() if key not in remote}
+            for step in dataset_with_pipeline(cfg.test_dataloader.dataset)['pipeline'][:number]
+            if not loads_annotations(step)
+        ]
+        # mmcv's decoders give blue first; others keep the order of the file.
+        self._bgr = any(
+            _name_of(step).endswith('LoadImageFromFile') and step.get('imdecode_backend') != 'tifffile'
+            for step in steps
+        )
+        self._floats = any(step.get('to_float32') for step in steps)
+        self._loaders = sum(1 for _ in itertools.takewhile(lambda step: _name_of(step).startswith('Load'), steps))
+        pipeline = Compose(steps)
+        guard_image_loading(cast(Any, SimpleNamespace(pipeline=pipeline)))  # which looks for no more of a data set
+        self._steps = pipeline.transforms
+
+    def load(self, path: Path, pixels: np.ndarray | None = None) -> dict[str, Any]:
+        """Load an image for :meth:`prepare`.
+
+        Args:
+            path: Its file.
+            pixels: RGB, (H, W, 3), in place of the content of the file.
+        """
+        loaded: dict[str, Any] = dict(img_path=str(path), img_id=0)
+        if pixels is None:
+            return self._apply(loaded, self._steps[: self._loaders])
+        image = np.ascontiguousarray(pixels[..., ::-1]) if self._bgr else pixels
+        return self._replace(loaded, image.astype(np.float32) if self._floats else image)
+
+    def crop(self, loaded: dict[str, Any], left: int, top: int, right: int, bottom: int) -> dict[str, Any]:
+        """Cut a part out of a loaded image."""
+        return self._replace(loaded, np.ascontiguousarray(loaded['img'][top:bottom, left:right]))
+
+    def prepare(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Make a sample of a loaded image: ``inputs`` and ``data_samples``."""
+        return self._apply(loaded.copy(), self._steps[self._loaders :])
+
+    def show(self, loaded: dict[str, Any]) -> np.ndarray:
+        """The picture of a loaded image, RGB bytes (H, W, 3)."""
+        return show_bands(loaded['img'], self._bgr)
+
+    @staticmethod
+    def _replace(loaded: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        return {**loaded, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
+
+    @staticmethod
+    def _apply(results: dict[str, Any], steps: list[Callable]) -> dict[str, Any]:
+        for step in steps:
             results = apply_transform(step, results)
-            if picture is None and 'img' in results:
-                picture = show_bands(results['img'], bgr)
-        assert picture is not None, 'the test pipeline loads no image'
-        return results, picture
+        return results
 
-    return prepare
+
+def limited_size(height: int, width: int) -> tuple[int, int]:
+    """The size of an image of the same shape with at most :data:`MAX_PIXELS`."""
+    shrink = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)
+    return (height, width) if shrink == 1 else (max(1, round(height * shrink)), max(1, round(width * shrink)))
 
 
 def limit_size(sample: dict) -> tuple[float, float]:
@@ -82,14 +119,47 @@ def limit_size(sample: dict) -> tuple[float, float]:
     """
     data: BaseDataElement = sample['data_samples']
     height, width = data.ori_shape[:2]
-    shrink = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)
-    if shrink == 1:
+    small = limited_size(height, width)
+    if small == (height, width):
         return 1.0, 1.0
-    small = max(1, round(height * shrink)), max(1, round(width * shrink))
     ratio = width / small[1], height / small[0]
     scale = data.get('scale_factor', (1.0, 1.0))
     data.set_metainfo(dict(ori_shape=small, scale_factor=(scale[0] * ratio[0], scale[1] * ratio[1])))
     return ratio
+
+
+def build_test_pipeline(cfg: Config, number: int = 1) -> Callable[[Path], tuple[dict[str, Any], np.ndarray]]:
+    """Build the function from an image file to what ``number`` steps of the test pipeline make of it, and its picture.
+
+    The picture is RGB, (H, W, 3).
+    """
+    pipeline = InputPipeline(cfg, number)
+
+    def load(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+        loaded = pipeline.load(path)
+        return loaded, pipeline.show(loaded)
+
+    return load
+
+
+def run_samples(model: BaseModel, samples: Sequence[dict[str, Any]]) -> list[Any]:
+    """Predict samples of :class:`InputPipeline`, together those that the preprocessor pads to one size.
+
+    More padding than alone would change the features near it, and so what is found.
+
+    Returns:
+        The model's results, in the order of the samples.
+    """
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(tuple(-(-side // divisor) for side in sample['inputs'].shape), []).append(i)
+    results: dict[int, Any] = {}
+    for group in groups.values():
+        with torch.no_grad():
+            found = model.test_step({name: [samples[i][name] for i in group] for name in samples[0]})
+        results.update(zip(group, found, strict=True))
+    return [results[i] for i in range(len(samples))]
 
 
 def build_input_pipeline(cfg: Config, preprocessor: BaseDataPreprocessor) -> Callable[[Path], Tensor]:
@@ -97,8 +167,13 @@ def build_input_pipeline(cfg: Config, preprocessor: BaseDataPreprocessor) -> Cal
     if cfg.model.type == 'ImageClassifier':
         transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
         return lambda path: preprocessor(dict(inputs=transform(Image.fromarray(read_image(path)))[None]))['inputs']
-    prepare = build_test_pipeline(cfg)
-    return lambda path: preprocessor({name: [value] for name, value in prepare(path)[0].items()})['inputs']
+    pipeline = InputPipeline(cfg)
+
+    def prepare(path: Path) -> Tensor:
+        sample = pipeline.prepare(pipeline.load(path))
+        return preprocessor({name: [value] for name, value in sample.items()})['inputs']
+
+    return prepare
 
 
 def build_preprocessor(cfg: Config) -> BaseDataPreprocessor:

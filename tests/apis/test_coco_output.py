@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convnext_backbone import UserError
-from convnext_backbone.apis.coco_output import coco_detections, coco_json, find_ids
+from convnext_backbone.apis.coco_output import CocoIds, CocoOutput, coco_detections, find_ids
+from convnext_backbone.apis.image_files import ImageFile
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 
@@ -35,6 +36,18 @@ def annotations(shapes, tmp_path) -> Path:
     return path
 
 
+def prediction(image: Path, detections: list, size: int = 9, frame: int | None = None) -> dict:
+    file = ImageFile(image, Path('out', image.name), frame)
+    return dict(file=file, height=size, width=size, detections=detections)
+
+
+def coco_json(predictions: list[dict], ids: CocoIds) -> dict:
+    output = CocoOutput(CLASSES, ids)
+    rows = [row for one in predictions for row in output.add(one)]
+    before, after = output.enclose()
+    return json.loads(before + json.dumps(rows)[1:-1] + after)
+
+
 def config(data: Path | None) -> Config:
     dataset = dict(pipeline=[], data_root=str(data.parent), ann_file=data.name) if data else dict(pipeline=[])
     return Config(dict(test_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dataset))))
@@ -45,18 +58,15 @@ def test_the_data_evaluates_predictions(named, annotations, shapes, tmp_path):
     """By pycocotools; what is predicted is what is annotated, and one more image."""
     truth = COCO(annotations)
     names = {one['id']: one['name'] for one in truth.dataset['categories']}
-    predictions = [
-        dict(image=tmp_path / 'other/photo.jpg', height=9, width=9, detections=[(0, dict(bbox=[1, 1, 2, 2]))])
-    ]
+    predictions = [prediction(tmp_path / 'other/photo.jpg', [(0, dict(bbox=[1, 1, 2, 2]))])]
     for image in truth.dataset['images']:
         own = [one for one in truth.dataset['annotations'] if one['image_id'] == image['id']]
         found = [(CLASSES.index(names[one['category_id']]), dict(bbox=one['bbox'], score=0.9)) for one in own]
-        path = shapes / image['file_name']
-        predictions.append(dict(image=path, height=image['height'], width=image['width'], detections=found))
+        predictions.append(prediction(shapes / image['file_name'], found))
     ids = find_ids(
         config(None if named == '--ann' else annotations), CLASSES, annotations if named == '--ann' else None
     )
-    written = json.loads(coco_json(predictions, CLASSES, ids))
+    written = coco_json(predictions, ids)
     assert [one['name'] for one in written['categories']] == list(CLASSES)
     assert all(names[one['id']] == one['name'] for one in written['categories'])
     other, *known = written['images']
@@ -71,12 +81,25 @@ def test_the_data_evaluates_predictions(named, annotations, shapes, tmp_path):
 
 def test_without_annotations_ids_count_from_1(tmp_path):
     ids = find_ids(config(tmp_path / 'nowhere.json'), CLASSES)
-    predictions = [dict(image=Path('a.jpg'), height=9, width=9, detections=[(4, {})])] * 2
-    written = json.loads(coco_json(predictions, CLASSES, ids))
+    predictions = [prediction(Path('a.jpg'), [(4, {})])] * 2
+    written = coco_json(predictions, ids)
     assert [one['id'] for one in written['images']] == [1, 2] == [one['image_id'] for one in written['annotations']]
     assert [one['id'] for one in written['categories']] == [1, 2, 3, 4, 5] and written['annotations'][1][
         'category_id'
     ] == 5
+
+
+def test_frames_of_videos_are_images_of_their_own(annotations):
+    """With free ids, also where an image of the data has the name of the video."""
+    ids = find_ids(config(None), CLASSES, annotations)
+    ids.images['clip.mp4'] = 1
+    frames = [prediction(Path(video), [], frame=n) for video in ('a/clip.mp4', 'b/one.avi') for n in (0, 2)]
+    written = coco_json(frames, ids)
+    free = max(ids.images.values()) + 1
+    assert [one['id'] for one in written['images']] == [free, free + 1, free + 2, free + 3]
+    assert [(one['video_id'], one['frame_id']) for one in written['images']] == [(1, 0), (1, 2), (2, 0), (2, 2)]
+    assert written['images'][1]['file_name'] == 'a/clip.mp4#frame=2'
+    assert written['videos'] == [dict(id=1, name='a/clip.mp4'), dict(id=2, name='b/one.avi')]
 
 
 def test_classes_of_the_same_name_have_ids_of_their_own(tmp_path):

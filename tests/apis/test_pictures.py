@@ -16,9 +16,11 @@ from pycocotools import mask as coco_mask
 from convnext_backbone import ImagePreprocessor
 from convnext_backbone.apis.browse_data import build_loader, feed, label_parts
 from convnext_backbone.apis.builders import build_detector, build_segmentor, build_stages
-from convnext_backbone.apis.detection import build_detection
+from convnext_backbone.apis.coco_output import find_ids
+from convnext_backbone.apis.detection import DetectionTask
+from convnext_backbone.apis.image_files import ImageFile
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor, denormalize
-from convnext_backbone.apis.segmentation import build_segmentation
+from convnext_backbone.apis.segmentation import SegmentationTask
 from convnext_backbone.config.load import load_config
 from convnext_backbone.utils.image_io import read_image
 
@@ -193,10 +195,10 @@ def test_a_large_image_is_scored_small_and_enlarged(folder, photo, tmp_path, mon
     monkeypatch.setattr('convnext_backbone.apis.model_inputs.MAX_PIXELS', 48 * 64)
     seen = []
     model.register_forward_hook(lambda _, inputs, result: seen.append(result[0].seg_logits.data.shape))
-    one = build_segmentation(model, tmp_path)(photo, tmp_path / photo.name)
+    (one,) = SegmentationTask(model, tmp_path).predict([ImageFile(photo, tmp_path / photo.name)])
     assert [tuple(shape) for shape in seen] == [(len(CLASSES), 48, 64)]
     assert cv2.imread(str(one['class_ids']), cv2.IMREAD_UNCHANGED).shape == (96, 128)
-    assert cv2.imread(str(one['picture'])).shape[0] > 96
+    assert one['drawn'].shape[0] > 96
 
 
 def test_an_unusable_segmentor_is_refused(folder, photo, tmp_path, call_tool):
@@ -296,7 +298,8 @@ def test_masks_of_a_large_image_are_predicted_small_and_enlarged(folder, photo, 
     found = []
     for limit in (96 * 128, 96 * 128 - 1, 24 * 32):
         monkeypatch.setattr('convnext_backbone.apis.model_inputs.MAX_PIXELS', limit)
-        one = build_detection(model, 0)(photo, tmp_path / f'{limit}.png')
+        task = DetectionTask(model, find_ids(cfg, CLASSES), 0)
+        (one,) = task.predict([ImageFile(photo, tmp_path / f'{limit}.png')])
         assert (one['height'], one['width']) == (96, 128)
         found.append(one['detections'])
     assert seen == [(8, 96, 128), (8, 96, 128), (8, 24, 32)]
@@ -307,7 +310,7 @@ def test_masks_of_a_large_image_are_predicted_small_and_enlarged(folder, photo, 
         masks = [coco_mask.decode(one['segmentation']) for one in (exact, small)]
         assert masks[1].shape == (96, 128) and small['area'] == masks[1].sum()
         assert (masks[0] != masks[1]).mean() < 0.1  # random weights draw fine noise
-    assert cv2.imread(str(tmp_path / f'{24 * 32}.png')).shape == (24, 32, 3)
+    assert one['drawn'].shape == (24, 32, 3)
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
