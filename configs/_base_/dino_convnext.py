@@ -6,6 +6,7 @@ _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-36e_coco.py'
 # As in runtime.py, which would say mmdet's default runtime a second time.
 custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)
 runner_type = 'ResumableRunner'
+default_scope = 'mmdet'
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 custom_hooks = [dict(type='FiniteCheckHook'), dict(type='CurvesHook')]
 

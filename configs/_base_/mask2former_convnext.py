@@ -7,6 +7,7 @@ _base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
 # As in runtime.py, which would say mmdet's default runtime a second time.
 custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)
 runner_type = 'ResumableRunner'
+default_scope = 'mmdet'
 custom_hooks = [dict(type='FiniteCheckHook'), dict(type='CurvesHook')]
 
 model = dict(

@@ -134,9 +134,10 @@ def test_a_config_quotes_the_published_scores(name):
 def ade20k(real_data):
     """Three images of ADE20K from the config's pipeline, their masks as stored, and the classes."""
     root = real_data / 'ade_samples/sampleData'
-    cfg = load_config(REPOSITORY / f'configs/{SMALLEST}.py', data_root=str(root))
+    cfg = load_config(REPOSITORY / f'configs/{SMALLEST}.py')  # --data-root would split these images
     init_default_scope('mmseg')
     settings = cfg.val_dataloader.dataset
+    settings.data_root = str(root)
     settings.data_prefix = dict(img_path='images', seg_map_path='annotations')
     dataset = DATASETS.build(settings)
     assert len(dataset) == 3 and len(dataset.metainfo['classes']) == 150
