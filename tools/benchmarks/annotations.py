@@ -1,4 +1,4 @@
-"""Time and memory of checking an annotation file before a run, of COCO's full size and made up."""
+"""Time and memory of checking an annotation file of COCO's full size, made up: before a run, and by check_data.py."""
 
 import argparse
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from convnext_backbone.datasets.coco_check import check_coco
+from convnext_backbone.datasets.faults import Faults
+from convnext_backbone.datasets.object_statistics import ObjectStatistics
 
 from .measuring import in_own_process, medians, memory_mib, time_and_peak
 from .report import Benchmark
@@ -47,24 +49,37 @@ def _make_object(numbers: random.Random) -> str:
     return json.dumps(dict(segmentation=[outline], area=box[2] * box[3] / 2, iscrowd=0, bbox=box))[1:-1]
 
 
-def check(path: Path) -> dict[str, float]:
+def check(path: Path, contender: str) -> dict[str, float]:
     """Check once; the peak is on top of what the process had before, with the pages of the file that it mapped."""
     dataset = dict(ann_file=path, pipeline=[dict(with_mask=True)], filter_cfg=dict(filter_empty_gt=True, min_size=32))
-    return time_and_peak(partial(check_coco, dataset, _CLASSES), memory_mib('VmRSS'))
+    return time_and_peak(partial(_CONTENDERS[contender], dataset), memory_mib('VmRSS'))
+
+
+def _check_before_run(dataset: dict) -> None:
+    check_coco(dataset, _CLASSES)
+
+
+def _count_objects(dataset: dict) -> None:
+    ObjectStatistics('train', dataset, _CLASSES, Faults()).summary()
+
+
+_CONTENDERS = {'before a run': _check_before_run, 'check_data.py, without images': _count_objects}
 
 
 def _measure(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'annotations.json'
         write_annotations(path, args.images, args.annotations)
-        row = medians([in_own_process(check, path) for _ in tqdm(range(args.repeat), desc='Rounds')])
         file_mib = path.stat().st_size / 2**20
-    row['peak_mib_beside_file'] = row['peak_mib'] - file_mib
-    return dict(images=args.images, annotations=args.annotations, file_mib=file_mib, repeat=args.repeat, rows=[row])
+        rows = []
+        for name in _CONTENDERS:
+            row = medians([in_own_process(check, path, name) for _ in tqdm(range(args.repeat), desc='Rounds')])
+            rows.append(dict(contender=name, **row, peak_mib_beside_file=row['peak_mib'] - file_mib))
+    return dict(images=args.images, annotations=args.annotations, file_mib=file_mib, repeat=args.repeat, rows=rows)
 
 
 ANNOTATIONS = Benchmark(
-    "checking an annotation file of COCO's size before a run",
+    "checking an annotation file of COCO's size, before a run and by check_data.py",
     {'--images': dict(type=int, default=118_000), '--annotations': dict(type=int, default=860_000)},
     _measure,
 )
