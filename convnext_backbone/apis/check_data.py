@@ -158,7 +158,10 @@ def _inspect(report: DataReport, settings: Mapping[str, Mapping], scope: str | N
     for split, one in report.splits.items():
         unlabelled = sum(not report.labels[sample] for sample in one.samples)
         report.numbers[split] = dict(
-            images=len(one.samples), without_any=unlabelled, sizes=_describe_sizes(sizes[split]), **one.summary()
+            images=len(one.samples),
+            without_annotations=unlabelled,
+            sizes=_describe_sizes(sizes[split]),
+            **one.summary(),
         )
         _check_classes(report, split, faults)
     report.problems = faults.list()
