@@ -8,6 +8,7 @@ tools/benchmark.py compile                              # whole models by torch.
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalized
 tools/benchmark.py annotations                          # the check of an annotation file of COCO's size
+tools/benchmark.py tiles CONFIG CHECKPOINT              # AP on large pictures, whole and in tiles
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
 from benchmarks.report import check_picture, print_result
+from benchmarks.tiles import TILES
 
 from convnext_backbone.utils.cli import user_errors
 from convnext_backbone.utils.validation import COUNT
@@ -36,6 +38,7 @@ BENCHMARKS = dict(
     load=LOAD,
     data=DATA,
     annotations=ANNOTATIONS,
+    tiles=TILES,
 )
 
 
@@ -54,7 +57,7 @@ def main() -> None:
             default = '(default: %(default)s)' if 'default' in options else ''
             command.add_argument(flag, **options | dict(help=f'{options.get("help", "")} {default}'.strip()))
     args = parser.parse_args()
-    for name in {'repeat', 'batch_size', 'size'} & vars(args).keys():
+    for name in {'repeat', 'batch_size', 'size', 'pictures', 'tile'} & vars(args).keys():
         COUNT.check(f'--{name.replace("_", "-")}', getattr(args, name))
     if getattr(args, 'out', None):
         check_picture(args.out)

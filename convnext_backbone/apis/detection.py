@@ -57,14 +57,18 @@ class DetectionTask(PredictionTask):
             Of each image its ``file``, ``height``, ``width``, ``drawn`` (H, W, 3) and ``detections`` as of
             :func:`.coco_detections`.
         """
-        loaded = [self._pipeline.load(file.image, file.pixels) for file in files]
-        found = self._find(loaded) if self._tiles is None else [self._find_in_tiles(one) for one in loaded]
         predictions = []
-        for file, image, detections in zip(files, loaded, found, strict=True):
+        for file, (image, detections) in zip(files, self.detect(files), strict=True):
             height, width = image['img'].shape[:2]
             drawn = draw_detections(self._visualizer, self._pipeline.show(image), detections)
             predictions.append(dict(file=file, height=height, width=width, detections=detections, drawn=drawn))
         return predictions
+
+    def detect(self, files: Sequence[ImageFile]) -> list[tuple[dict[str, Any], list[tuple[int, dict]]]]:
+        """Detect the objects in images; returns what was loaded of each by :class:`.InputPipeline`, and detections."""
+        loaded = [self._pipeline.load(file.image, file.pixels) for file in files]
+        found = self._find(loaded) if self._tiles is None else [self._find_in_tiles(one) for one in loaded]
+        return [*zip(loaded, found, strict=True)]
 
     def _find(self, loaded: Sequence[dict[str, Any]]) -> list[list[tuple[int, dict]]]:
         samples = [self._pipeline.prepare(image) for image in loaded]

@@ -131,7 +131,7 @@ def run_on_images(
             if len(batch) > 1:
                 yield from run_on_images(run, batch, broken)
             else:
-                broken[batch[0].image] = _explain(batch[0], error)
+                broken.setdefault(batch[0].image, _explain(batch[0], error))
         else:
             yield from results
 
