@@ -163,6 +163,10 @@ def place_mask(rle: dict, window: Window, size: tuple[int, int]) -> dict:
 
     if tuple(rle['size']) == size:
         return rle
-    full = np.zeros(size, np.uint8, order='F')
-    full[window.top : window.bottom, window.left : window.right] = coco_mask.decode(rle)
-    return coco_mask.encode(full)
+    # COCO's runs go down the columns of the image: only those of the window are looked at, not megapixels around it.
+    column, row = np.diff(np.pad(coco_mask.decode(rle).T.astype(np.int8), ((0, 0), (1, 1)))).nonzero()
+    places, times = np.unique((column + window.left) * size[0] + row + window.top, return_counts=True)
+    # Twice where a run goes on in the next column.
+    changes = places[(times == 1) & (places < size[0] * size[1])]
+    counts = np.diff(changes, prepend=0, append=size[0] * size[1]).tolist()
+    return coco_mask.frPyObjects(dict(size=list(size), counts=counts), *size)

@@ -106,10 +106,16 @@ def test_boxes_without_masks_are_merged_too():
     assert merge_detections(found, (100, 200)) == [(3, dict(bbox=[92, 20, 16, 40], score=0.5))]
 
 
-def test_a_mask_is_moved_to_its_place():
-    mask = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (30, 40), np.uint8))
-    moved = coco_mask.decode(place_mask(coco_mask.encode(mask), Window(50, 20, 90, 50), (100, 200)))
-    assert (moved[20:50, 50:90] == mask).all() and moved.sum() == mask.sum()
+@pytest.mark.parametrize('window', [Window(50, 20, 90, 50), Window(0, 0, 40, 100), Window(160, 60, 200, 100), WHOLE])
+@pytest.mark.parametrize('share', [0, 0.5, 1])
+def test_a_mask_is_moved_to_its_place(window, share):
+    """Noise, nothing, and the whole window, also at the borders of the image; as COCO's encoder writes it."""
+    left, top, right, bottom = window
+    full = np.zeros((100, 200), np.uint8, order='F')
+    full[top:bottom, left:right] = np.random.default_rng(0).random((bottom - top, right - left)) < share
+    part = coco_mask.encode(np.asfortranarray(full[top:bottom, left:right]))
+    moved = place_mask(part, window, (100, 200))
+    assert (coco_mask.decode(moved) == full).all() and moved == coco_mask.encode(full)
 
 
 @pytest.mark.parametrize(('tiles', 'named'), [(Tiles(0, 0.2), '--tile=0'), (Tiles(9, 1.0), r'--overlap 1\.0')])
