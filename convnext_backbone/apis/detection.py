@@ -129,9 +129,9 @@ def draw_detections(visualizer: Visualizer, image: np.ndarray, detections: Seque
             bboxes=torch.from_numpy((boxes * scale).astype(np.float32)),
         )
         if part and 'segmentation' in part[0][1]:
-            masks = (coco_mask.decode(one['segmentation']) for _, one in part)
+            columns = (coco_mask.decode(one['segmentation']).T for _, one in part)  # as they lie in memory
             instances.masks = np.stack(
-                [cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]
+                [cv2.resize(mask, (height, width), interpolation=cv2.INTER_NEAREST).T for mask in columns]
             )
         result = BaseDataElement(pred_instances=instances)
         visualizer.add_datasample('', image, result, draw_gt=False, pred_score_thr=-1)
