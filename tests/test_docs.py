@@ -198,6 +198,7 @@ def test_a_command_is_one_that_its_program_takes(command, parse_command, monkeyp
         assert os.access(REPOSITORY / program, os.X_OK) and all(name in script for name in variables)
         first_flag = {'dist_train.sh': 2, 'slurm_train.sh': 3}[Path(program).name]
         assert len(arguments) >= first_flag
+        monkeypatch.syspath_prepend(REPOSITORY / 'tools')
         parse_command(runpy.run_path, str(REPOSITORY / 'tools/train.py'), ['CONFIG', *arguments[first_flag:]])
     else:
         assert program in ('cd', 'git', 'pytest', 'source'), program

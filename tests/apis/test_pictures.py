@@ -325,7 +325,7 @@ def browse(call_tool, config: Path, *arguments: object, cwd: Path, split: str = 
 
 
 PLAIN = ['train_dataloader.sampler.shuffle=False', 'train_dataloader.dataset.pipeline.3.prob=[0.0,0.0]']
-PLAIN += ['train_dataloader.dataset.pipeline.2.scale=(128,96)', 'val_dataloader.dataset.pipeline.2.scale=(128,96)']
+PLAIN += ['train_dataloader.dataset.pipeline.2.scale=(128,96)', 'val_dataloader.dataset.pipeline.1.scale=(128,96)']
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
