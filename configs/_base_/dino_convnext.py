@@ -1,14 +1,9 @@
 # DINO (arXiv 2203.03605) with four scales, by mmdet's recipe for three epochs times 12: AdamW, 1e-4 and a tenth of it in
 # the backbone, weight decay 1e-4, gradients clipped at 0.1, the multi-scale training of DETR, 8 GPUs x 2 images, fp32.
 # From its recipe for Swin-L (dino-5scale_swin-l_8xb2-36e_coco): steps after 27 and 33 epochs, stochastic depth of 0.2.
-_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-36e_coco.py'
+_base_ = ['mmdet::dino/dino-4scale_r50_8xb2-36e_coco.py', 'common.py']
 
-# As in runtime.py, which would say mmdet's default runtime a second time.
-custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)
-runner_type = 'ResumableRunner'
-default_scope = 'mmdet'
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
-custom_hooks = [dict(type='FiniteCheckHook'), dict(type='CurvesHook')]
 
 model = dict(
     backbone=dict(

@@ -1,7 +1,7 @@
 # What every classification run shares; it needs timm and mmengine, no other MM library.
-custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)
+_base_ = 'common.py'
+
 default_scope = 'mmengine'
-runner_type = 'ResumableRunner'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),

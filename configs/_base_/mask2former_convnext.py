@@ -2,13 +2,7 @@
 # and its panoptic one for Swin-B): AdamW, 1e-4 and a tenth of it in the backbone, weight decay 0.05, gradients clipped
 # at 0.01, images jittered to 0.1 to 2 times 1024 pixels, 368,750 steps of 8 GPUs x 2 images (50 epochs), fp32,
 # stochastic depth of 0.3.
-_base_ = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
-
-# As in runtime.py, which would say mmdet's default runtime a second time.
-custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)
-runner_type = 'ResumableRunner'
-default_scope = 'mmdet'
-custom_hooks = [dict(type='FiniteCheckHook'), dict(type='CurvesHook')]
+_base_ = ['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'common.py']
 
 model = dict(
     backbone=dict(

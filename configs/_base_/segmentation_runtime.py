@@ -1,8 +1,8 @@
 # What every segmentation run shares, counted in iterations. It says all of mmseg's default runtime again, as the fork's
 # engine does not find mmseg's configs (`mmseg::_base_/...`).
-custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)
+_base_ = 'common.py'
+
 default_scope = 'mmseg'
-runner_type = 'ResumableRunner'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
@@ -10,7 +10,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = [dict(type='FiniteCheckHook'), dict(type='CurvesHook')]
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

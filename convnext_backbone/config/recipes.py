@@ -77,8 +77,8 @@ def _scopes(path: Path) -> Iterator[str]:
     if 'default_scope' in settings:
         yield settings['default_scope']
     for base in as_list(settings.get('_base_', [])):
-        library, inherited, name = base.partition('::')
-        if not inherited:
-            yield from _scopes(path.parent / base)
-        elif 'runtime' in name:  # of the bases in a library, those of the runtime alone set it
+        library, inherited, _ = base.partition('::')
+        if inherited:
             yield library
+        else:
+            yield from _scopes(path.parent / base)
