@@ -11,7 +11,7 @@ from .folders import find_images, list_folders, name_split
 from .layouts import Layout, NoLayoutError
 from .listed_images import ImageNames, read_labels, sort_classes, write_list
 from .timm_dataset import TimmDataset
-from .val_split import DEFAULT_PART, draw_validation
+from .val_split import describe_draw, draw_validation, refuse_draw
 
 Folders = Mapping[Path, Sequence[str]]  # names of files, by folder relative to the data
 Rows = dict[str, str]  # classes by image, relative to the data
@@ -64,16 +64,9 @@ def find_classification(
             split: {image: whole[image] for image in whole if (image in drawn) == (split == 'val')}
             for split in ('train', 'val')
         }
-        part = DEFAULT_PART if val_split is None else val_split
-        notes.append(
-            f'there are no images to validate on: {len(drawn)} of {len(whole)} are drawn (--val-split {part}) and '
-            f'listed in {out_dir / "val.csv"}'
-        )
+        notes.append(describe_draw(len(drawn), len(whole), val_split, out_dir / 'val.csv'))
     elif val_split is not None:
-        raise UserError(
-            f'--val-split would draw images to validate on, but {printable(root)} has {len(sets["val"])}: leave '
-            f'one of them out.'
-        )
+        raise refuse_draw(root, len(sets['val']))
     classes = sort_classes(sets['train'].values())
     notes += _compare_classes(sets, classes)
     listed = bool(notes) or not prefixes  # folders that all have the same classes need no lists

@@ -13,7 +13,7 @@ from ..utils.files import write_atomically
 from .coco_sets import CocoSet, find_coco_files, open_set, write_set
 from .folders import list_folders, name_split
 from .layouts import Layout, NoLayoutError
-from .val_split import DEFAULT_PART, draw_validation
+from .val_split import describe_draw, draw_validation
 from .voc_format import convert_voc
 from .yolo_format import convert_yolo
 
@@ -68,10 +68,7 @@ def find_detection(
         kept['val'] = _draw(sets['train'], val_split)
         kept['train'] = sets['train'].images.keys() - kept['val']
         sets['val'] = sets['train']
-        notes.append(
-            f'there are no images to validate on: {len(kept["val"])} of {len(sets["train"].images)} are drawn '
-            f'(--val-split {DEFAULT_PART if val_split is None else val_split}) and listed in {out_dir / "val.json"}'
-        )
+        notes.append(describe_draw(len(kept['val']), len(sets['train'].images), val_split, out_dir / 'val.json'))
     splits = [split for split in ('train', 'val', 'test') if split in sets]
     return Layout(
         format=kind,

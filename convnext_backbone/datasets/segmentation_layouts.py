@@ -15,7 +15,7 @@ from .image_mask_pairs import find_endings, list_stems, pair_files
 from .layouts import Layout, NoLayoutError
 from .mask_classes import MaskFolder, find_mask_classes
 from .mask_content import MaskContent, read_content
-from .val_split import DEFAULT_PART, draw_validation
+from .val_split import describe_draw, draw_validation, refuse_draw
 
 _SPLITS = dict(train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test')
 _IMAGES = {'images', 'image', 'imgs', 'img', 'jpegimages', 'leftimg8bit', 'inputs', 'input', 'photos', 'rgb', 'frames'}
@@ -73,10 +73,7 @@ def find_segmentation(
     if 'val' not in pairs:
         notes += _draw(parts, pairs, out_dir, val_split)
     elif val_split is not None:
-        raise UserError(
-            f'--val-split would draw images to validate on, but {printable(root)} has {len(pairs["val"])}: leave '
-            f'one of them out.'
-        )
+        raise refuse_draw(root, len(pairs['val']))
     masks = [mask for split in pairs.values() for _, mask in split.values()]
     content, classes, file = _read_classes(root, parts, masks)
     found = find_mask_classes(content, classes, file, MaskFolder(parts['train'].masks, endings[1]))
@@ -239,11 +236,7 @@ def _draw(parts: dict[str, _Part], pairs: dict[str, dict], out_dir: Path, val_sp
         path = out_dir / f'{split}.txt'
         write_atomically(''.join(f'{stem}\n' for stem in pairs[split]).encode(errors='surrogateescape'), path)
         parts[split] = parts['train']._replace(ann_file=str(path))
-    part = DEFAULT_PART if val_split is None else val_split
-    return [
-        f'there are no images to validate on: {len(drawn)} of {len(whole)} are drawn (--val-split {part}) and listed '
-        f'in {out_dir / "val.txt"}'
-    ]
+    return [describe_draw(len(drawn), len(whole), val_split, out_dir / 'val.txt')]
 
 
 def _read_classes(

@@ -4,8 +4,9 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping
+from pathlib import Path
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, printable
 from ..utils.validation import numbers
 
 DEFAULT_PART = 0.2
@@ -44,6 +45,21 @@ def draw_validation(classes: Mapping[str, Collection[Hashable]], part: float | N
     seen = {name: frozenset(label for copy in copies[name] for label in classes[copy]) for name in order}
     drawn = _draw(seen, part) or {order[0]}
     return {copy for name in drawn for copy in copies[name]}
+
+
+def describe_draw(drawn: int, total: int, part: float | None, path: Path) -> str:
+    """Say that so many images were drawn, and where they are listed."""
+    return (
+        f'there are no images to validate on: {drawn} of {total} are drawn (--val-split '
+        f'{DEFAULT_PART if part is None else part}) and listed in {path}'
+    )
+
+
+def refuse_draw(root: Path, number: int) -> UserError:
+    """The error for a folder with images to validate on, where a draw was asked for."""
+    return UserError(
+        f'--val-split would draw images to validate on, but {printable(root)} has {number}: leave one of them out.'
+    )
 
 
 def _draw(classes: dict[str, frozenset[Hashable]], part: float) -> set[str]:
