@@ -6,6 +6,7 @@ import torch
 from conftest import REPOSITORY
 
 from convnext_backbone import read_checkpoint
+from convnext_backbone.engine.resume import find_checkpoints
 
 DEMO = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
 # Two epochs of three steps of two batches, the last batch of an epoch dropped. All random augmentation is on.
@@ -147,3 +148,8 @@ def contents(folder: Path, pattern: str = '*.pth') -> dict[str, bytes]:
 
 def half_written(work_dir: Path) -> set[str]:
     return {path.name for path in work_dir.glob('.*.pth.*.tmp')}
+
+
+def find_checkpoint(work_dir: Path) -> Path | None:
+    """The checkpoint that a run would resume from."""
+    return next(iter(find_checkpoints(work_dir)), None)

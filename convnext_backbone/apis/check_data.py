@@ -10,8 +10,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..config.check_data import check_data
-from ..config.dataset_types import find_classes, name_datasets
-from ..config.own_data import FINDERS, SPLITS, Annotations
+from ..config.dataset_types import SPLITS, find_classes, name_datasets
+from ..config.own_data import FINDERS, Annotations
 from ..config.recipes import task_of
 from ..datasets.faults import Faults, Problem
 from ..datasets.folders import list_folders

@@ -94,6 +94,10 @@ class InputPipeline:
         """The picture of a loaded image, RGB bytes (H, W, 3)."""
         return show_bands(loaded['img'], self._bgr)
 
+    def read(self, path: Path) -> np.ndarray:
+        """The picture of an image file."""
+        return self.show(self.load(path))
+
     @staticmethod
     def _replace(loaded: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         return {**loaded, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
@@ -126,20 +130,6 @@ def limit_size(sample: dict) -> tuple[float, float]:
     scale = data.get('scale_factor', (1.0, 1.0))
     data.set_metainfo(dict(ori_shape=small, scale_factor=(scale[0] * ratio[0], scale[1] * ratio[1])))
     return ratio
-
-
-def build_test_pipeline(cfg: Config, number: int = 1) -> Callable[[Path], tuple[dict[str, Any], np.ndarray]]:
-    """Build the function from an image file to what ``number`` steps of the test pipeline make of it, and its picture.
-
-    The picture is RGB, (H, W, 3).
-    """
-    pipeline = InputPipeline(cfg, number)
-
-    def load(path: Path) -> tuple[dict[str, Any], np.ndarray]:
-        loaded = pipeline.load(path)
-        return loaded, pipeline.show(loaded)
-
-    return load
 
 
 def run_samples(model: BaseModel, samples: Sequence[dict[str, Any]]) -> list[Any]:

@@ -26,7 +26,7 @@ from ..visualization.legend import add_bars, paste_grid
 from ..visualization.overlays import draw_classes
 from .builders import build_visualizer
 from .coco_output import coco_detections, find_ids
-from .model_inputs import build_test_pipeline
+from .model_inputs import InputPipeline
 
 _FILES = ('.json', '.pkl', '.pickle')
 
@@ -65,7 +65,7 @@ class OutputHook(Hook):
         dataset: Any = runner.test_dataloader.dataset
         self._meta = dataset.metainfo
         self._places = _name_outputs(dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
-        self._load = build_test_pipeline(self._cfg, 1)
+        self._pipeline = InputPipeline(self._cfg, 1)
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write pictures and masks of a batch, and keep what the file will hold."""
@@ -113,7 +113,7 @@ class DetectionOutput(OutputHook):
             self._out = None
 
     def _draw(self, sample: Any) -> np.ndarray:
-        self._visualizer.add_datasample('', self._load(Path(sample.img_path))[1], sample)
+        self._visualizer.add_datasample('', self._pipeline.read(Path(sample.img_path)), sample)
         return self._visualizer.get_image()
 
     def _store(self, sample: Any, place: Path) -> list[dict]:
@@ -135,7 +135,7 @@ class SegmentationOutput(OutputHook):
         self._stems_differ = len({path.with_suffix('') for path in self._places.values()}) == len(self._places)
 
     def _draw(self, sample: Any) -> np.ndarray:
-        image = self._load(Path(sample.img_path))[1]
+        image = self._pipeline.read(Path(sample.img_path))
         maps = dict(annotation=sample.get('gt_sem_seg'), prediction=sample.pred_sem_seg)
         drawn = [
             draw_classes(image, one.data[0].cpu().numpy(), self._meta['classes'], self._meta['palette'], title)

@@ -22,7 +22,7 @@ from ..utils.image_io import write_picture
 from ..visualization.legend import add_legend, paste_grid, thumbnail_size
 from ..visualization.objects import Drawn, draw_objects, make_palette
 from ..visualization.overlays import draw_classes
-from .model_inputs import build_test_pipeline
+from .model_inputs import InputPipeline
 
 _WORST, _WIDTH = 20, 320  # images on the sheet, and pixels of the width of one
 
@@ -72,9 +72,9 @@ class ReportHook(Hook):
             return
         folder = Path(self._cfg.work_dir)
         self._write(folder)
-        load = build_test_pipeline(self._cfg, 1)
+        pipeline = InputPipeline(self._cfg, 1)
         worst = heapq.nlargest(_WORST, (one for _, part in parts for one in part))
-        tiles = [self._draw_pair(load(path)[1], *rest) for *_, (path, *rest) in worst if path.is_file()]
+        tiles = [self._draw_pair(pipeline.read(path), *rest) for *_, (path, *rest) in worst if path.is_file()]
         if tiles:
             write_picture(paste_grid(tiles, 2), folder / 'worst.jpg')
 

@@ -9,6 +9,8 @@ from mmengine.registry import DATASETS
 
 from .check import walk
 
+SPLITS = ('train', 'val', 'test')
+
 
 def name_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
     """Iterate over the data sets of a split that name files, with their dotted names; also inside of wrappers."""
@@ -17,6 +19,11 @@ def name_datasets(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
         if isinstance(node, dict) and re.fullmatch(rf'{loader}(\.datasets?(\.\d+)?)+', name):
             if {'data_root', 'ann_file', 'data_prefix'} & node.keys():
                 yield name, node
+
+
+def all_datasets(cfg: Config) -> list[dict]:
+    """The data sets of all splits that name files, as of :func:`name_datasets`."""
+    return [dataset for split in SPLITS for _, dataset in name_datasets(cfg, split)]
 
 
 def find_classes(dataset: Mapping, scope: str | None) -> Sequence[str] | None:

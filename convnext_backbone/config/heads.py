@@ -47,7 +47,7 @@ def set_number_of_classes(cfg: Config, number: int) -> None:
 
 def _resize(weights: list[float], old: int, number: int, name: str) -> list[float]:
     """Weights of so many classes, where those of others were equal; what follows them is for the background."""
-    if len(weights) == number + len(weights[old:]) and old == number:
+    if old == number:
         return weights
     if len({*weights[:old]}) > 1:
         raise UserError(

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from ..datasets.class_files import find_class_files
 from ..datasets.coco_format import CocoProblem, read_coco
-from .dataset_types import find_classes, name_datasets
+from .dataset_types import all_datasets, find_classes
 from .recipes import task_of
 
 
@@ -17,7 +17,7 @@ def is_data_of_config(cfg: Config) -> bool:
 
     Also if some of the files are missing, of which the check of the data tells.
     """
-    datasets = [dataset for split in ('train', 'val', 'test') for _, dataset in name_datasets(cfg, split)]
+    datasets = all_datasets(cfg)
     if not datasets or any(dataset.get('reader') or 'shards' in dataset for dataset in datasets):
         return True
     task = task_of(cfg)

@@ -4,14 +4,13 @@ import argparse
 import difflib
 import inspect
 import os
-import sys
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..datasets.layouts import Layout
-from ..utils.cli import is_first_process
+from ..utils.cli import tell
 from ..utils.errors import UserError, printable
 from .check import check_settings
 from .dataset_types import name_datasets
@@ -77,12 +76,13 @@ def _merge(cfg: Config, cfg_options: dict) -> None:
         raise UserError(f'--cfg-options {cfg_options} does not fit {cfg.filename}: {printable(str(error))}') from error
 
 
-def _set_schedule(cfg: Config, schedule: Schedule, layout: Layout | None) -> None:
-    """Change the schedule, and say so."""
+def _set_schedule(cfg: Config, schedule: Schedule, layout: Layout | None) -> bool:
+    """Whether the schedule is changed, which is said."""
     images = layout.numbers['train'] if layout else count_images(cfg) if schedule.epochs else None
     changes = set_schedule(cfg, schedule, images and images * count_repeats(cfg), layout is not None)
-    if changes and is_first_process():
-        print('\n  '.join(['The schedule of the recipe is changed:', *changes]), file=sys.stderr)
+    if changes:
+        tell('The schedule of the recipe is changed:', *changes)
+    return bool(changes)
 
 
 def _check_names(cfg: Config, cfg_options: dict) -> None:
@@ -132,8 +132,7 @@ def prepare_config(flags: argparse.Namespace) -> Config:
                 f'{flags.config} has no auto_scale_lr.base_batch_size: set it, or leave --auto-scale-lr out.'
             )
         cfg.auto_scale_lr.enable = True
-    if 'epochs' in given:
-        _set_schedule(cfg, Schedule(*map(given.get, Schedule._fields)), layout)
+    if 'epochs' in given and _set_schedule(cfg, Schedule(*map(given.get, Schedule._fields)), layout):
         _merge(cfg, flags.cfg_options or {})  # again: they win
     adapt_to_machine(cfg)
     cfg.setdefault('runner_type', 'ResumableRunner')

@@ -4,7 +4,6 @@ import argparse
 import copy
 import math
 import os
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,10 +17,10 @@ from ..datasets.detection_layouts import find_detection
 from ..datasets.image_mask_pairs import list_stems, read_stems
 from ..datasets.layouts import Layout
 from ..datasets.segmentation_layouts import find_segmentation
-from ..utils.cli import is_first_process
+from ..utils.cli import tell
 from ..utils.errors import UserError, printable
 from .check import DATALOADERS, walk
-from .dataset_types import name_datasets, reads_coco
+from .dataset_types import SPLITS, all_datasets, name_datasets, reads_coco
 from .heads import drop_mask_head, set_number_of_classes
 from .known_data import is_data_of_config
 from .recipes import task_of
@@ -29,7 +28,6 @@ from .recipes import task_of
 FINDERS: Mapping[str, Callable[..., Layout]] = dict(
     detection=find_detection, segmentation=find_segmentation, classification=find_classification
 )
-SPLITS = ('train', 'val', 'test')
 
 
 class Annotations(NamedTuple):
@@ -58,8 +56,7 @@ def add_annotation_flags(parser: argparse.ArgumentParser) -> None:
 def replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
     """Let data sets and evaluators read the files of another folder, in place."""
     new = str(data_root).rstrip('/') + '/'
-    datasets = [dataset for split in ('train', 'val', 'test') for _, dataset in name_datasets(cfg, split)]
-    roots = {str(dataset['data_root']).rstrip('/') for dataset in datasets if dataset.get('data_root')}
+    roots = {str(dataset['data_root']).rstrip('/') for dataset in all_datasets(cfg) if dataset.get('data_root')}
     old = '/'.join(os.path.commonprefix([root.split('/') for root in roots]))
     if len(roots) > 1 and not old:
         raise UserError(
@@ -105,8 +102,7 @@ def use_own_data(cfg: Config, root: str, annotations: Annotations) -> Layout | N
     out_dir = Path(cfg.work_dir, 'data', f'{Path(root).resolve().name}-{chosen:08x}')
     layout = FINDERS[task_of(cfg)](Path(root), out_dir, *annotations)
     notes = [*layout.notes, *_apply(cfg, layout, root)]
-    if is_first_process():  # not on stdout, which may be json
-        print('\n  '.join([f'{printable(root)}: {layout}', *notes]), file=sys.stderr)
+    tell(f'{printable(root)}: {layout}', *notes)
     return layout
 
 

@@ -16,7 +16,7 @@ from .check import walk
 _LEAST_STEPS, _MOST_EPOCHS = 2000, 300
 _STEPS_AN_EPOCH, _LEAST_IMAGES = 8, 4  # of a step
 _LONGEST_WARM_UP = 0.1  # of a run
-_PLACES = ('begin', 'end', 'milestones', 'step_size')  # of schedules, and of hooks that change something in a run
+_PLACES = ('begin', 'end', 'milestones', 'step_size')  # in schedules
 _HOOK_PLACES = ('switch_epoch', 'switch_iter', 'begin_epoch', 'begin_iter')
 
 
@@ -119,7 +119,7 @@ def _set_batch(cfg: Config, asked: Schedule, images: int | None) -> tuple[int, i
     if images and not asked.batch_size_total:
         steps = 1 if asked.batch_size else _STEPS_AN_EPOCH  # an epoch must have one
         asked_for = min(recipe, images, max(_LEAST_IMAGES, 2 ** int(math.log2(max(1, images / steps)))))
-    if asked.batch_size is None and asked.batch_size_total is None and asked_for == recipe and not images:
+    if not (images or asked.batch_size or asked.batch_size_total):
         return recipe, recipe
     loader['batch_size'] = asked.batch_size or min(loader.batch_size, max(1, asked_for // world))
     together = world * loader.batch_size
@@ -228,10 +228,9 @@ def _count_iterations(cfg: Config) -> None:
     for schedule in _schedules(cfg):
         schedule['by_epoch'] = False
         schedule.pop('convert_to_iter_based', None)
-    hooks = cfg.default_hooks
-    for name in ('checkpoint', 'logger'):
-        if hooks.get(name):
-            hooks[name]['by_epoch' if name == 'checkpoint' else 'log_metric_by_epoch'] = False
+    for name, key in dict(checkpoint='by_epoch', logger='log_metric_by_epoch').items():
+        if hook := cfg.default_hooks.get(name):
+            hook[key] = False
     cfg.log_processor = {**(cfg.get('log_processor') or {}), 'by_epoch': False}
     sampler = cfg.train_dataloader.get('sampler')
     if sampler and sampler.get('type') == 'DefaultSampler':

@@ -53,11 +53,6 @@ def count_iterations(path: Path) -> float:
         return -1
 
 
-def find_checkpoint(work_dir: str | os.PathLike) -> Path | None:
-    """The first of :func:`find_checkpoints`."""
-    return next(iter(find_checkpoints(work_dir)), None)
-
-
 def set_resume(cfg: Config, resume: str | None, if_any: bool) -> None:
     """Set the checkpoint to resume from in a config, or make sure that a new run overwrites no earlier one.
 

@@ -63,10 +63,8 @@ def _with_another_class(node: Any) -> Any:
     if isinstance(node, Mapping):
         new = {key: _with_another_class(value) for key, value in node.items()}
         numbers = {key: node[key] + 1 for key in ('num_classes', 'num_things_classes') if node.get(key)}
-        if 'num_classes' in node and node.get('out_channels') in (
-            1,
-            node['num_classes'],
-        ):  # as mmseg demands of its heads
+        # As mmseg demands of its heads.
+        if 'num_classes' in node and node.get('out_channels') in (1, node['num_classes']):
             numbers['out_channels'] = node['num_classes'] + 1
         return new | numbers
     return type(node)(map(_with_another_class, node)) if isinstance(node, (list, tuple)) else node

@@ -72,6 +72,12 @@ def is_first_process() -> bool:
     return next((rank for rank in ranks if rank is not None), '0') == '0'
 
 
+def tell(*lines: str) -> None:
+    """Print a heading and what belongs to it once, and not on stdout, which may be json."""
+    if is_first_process():
+        print('\n  '.join(lines), file=sys.stderr)
+
+
 def user_errors(main: Callable[[], int | None]) -> Callable[[], int]:
     """Decorator of a tool's ``main``: what a user can fix ends in one sentence, all else keeps its traceback.
 

@@ -15,12 +15,12 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from small_runs import find_checkpoint
 from torch import nn
 from torch.utils.data import Dataset
 
 from convnext_backbone import ResumableRunner, read_checkpoint
 from convnext_backbone.engine.preemption import PreemptionHook
-from convnext_backbone.engine.resume import find_checkpoint
 
 SAMPLES, BATCH, ITERATIONS = 12, 2, 15  # 6 batches an epoch: the run ends within the third
 NUMBERS = itertools.count()

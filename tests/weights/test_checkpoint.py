@@ -10,9 +10,9 @@ from families import Code
 from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint, save_checkpoint
+from small_runs import find_checkpoint
 
 from convnext_backbone import CheckpointError, CheckpointMismatch, ConvNeXt, UserError, load_backbone, read_checkpoint
-from convnext_backbone.engine.resume import find_checkpoint
 from convnext_backbone.utils.files import write_atomically
 
 
