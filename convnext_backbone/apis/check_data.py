@@ -87,13 +87,15 @@ def inspect_folder(root: Path, out_dir: Path, annotations: Annotations, task: st
     """
     if not root.is_dir():
         raise UserError(f'{root} is no folder: name the folder of the data.')
+    faults = Faults()
     try:
-        task, layout = _recognise(root, out_dir, annotations, task)
+        task, layout = _recognise(root, out_dir, annotations, task, faults)
     except UserError as error:
-        return _refused(str(root), error)
+        faults.add('unusable data', '', str(error))
+        return DataReport(str(root), problems=faults.list())
     report = DataReport(f'{root}: {layout}', task, layout.notes, layout.classes, layout.palette)
     load = dict(pipeline=[dict(type='LoadAnnotations', with_mask=layout.has_masks)]) if task == 'detection' else {}
-    return _inspect(report, {split: {**one, **load} for split, one in layout.splits.items()}, _SCOPES[task])
+    return _inspect(report, {split: {**one, **load} for split, one in layout.splits.items()}, _SCOPES[task], faults)
 
 
 def inspect_config(cfg: Config) -> DataReport:
@@ -114,7 +116,7 @@ def inspect_config(cfg: Config) -> DataReport:
             settings[split] = found[0][1]
     scope = cfg.get('default_scope')
     report.classes = next((names for one in settings.values() if (names := find_classes(one, scope))), ())
-    report = _inspect(report, settings, scope)
+    report = _inspect(report, settings, scope, Faults())
     if not report.has_errors:
         try:
             check_data(cfg, tuple(settings))
@@ -123,7 +125,9 @@ def inspect_config(cfg: Config) -> DataReport:
     return report
 
 
-def _recognise(root: Path, out_dir: Path, annotations: Annotations, task: str | None) -> tuple[str, Layout]:
+def _recognise(
+    root: Path, out_dir: Path, annotations: Annotations, task: str | None, faults: Faults
+) -> tuple[str, Layout]:
     """Find the task that a folder has data for: boxes tell more than masks, and masks more than folders of images."""
     masks = any(is_mask_folder(folder.relative_to(root)) for folder in list_folders(root, out_dir))
     rest = ['segmentation', 'classification'] if masks else ['classification', 'segmentation']
@@ -131,18 +135,13 @@ def _recognise(root: Path, out_dir: Path, annotations: Annotations, task: str | 
     refused = []
     for name in tasks:
         try:
-            return name, FINDERS[name](root, out_dir, *annotations)
+            return name, FINDERS[name](root, out_dir, *annotations, faults)
         except NoLayoutError as error:
             refused.append(str(error))
     raise UserError(' '.join(refused))
 
 
-def _refused(title: str, error: UserError) -> DataReport:
-    return DataReport(title, problems=[Problem('unusable data', '', str(error), number=1)])
-
-
-def _inspect(report: DataReport, settings: Mapping[str, Mapping], scope: str | None) -> DataReport:
-    faults = Faults()
+def _inspect(report: DataReport, settings: Mapping[str, Mapping], scope: str | None, faults: Faults) -> DataReport:
     try:
         for split, dataset in settings.items():
             report.splits[split] = one = _open(report, split, dataset, scope, faults)

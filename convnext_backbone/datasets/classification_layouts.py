@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
+from .faults import OTHER_CLASSES, RAISED, Faults
 from .folders import find_images, list_folders, name_split
 from .layouts import Layout, NoLayoutError
 from .listed_images import ImageNames, read_labels, sort_classes, write_list
@@ -23,6 +24,7 @@ def find_classification(
     train_ann: str | None = None,
     val_ann: str | None = None,
     val_split: float | None = None,
+    faults: Faults = RAISED,
 ) -> Layout:
     """Find out how a folder holds labelled images.
 
@@ -33,6 +35,7 @@ def find_classification(
             says so, or the only one.
         val_ann: That to validate on.
         val_split: The part of the images that is drawn for validation where there are no others; by default 0.2.
+        faults: Gets what is wrong with single files, which are left out then; by default the first is raised.
 
     Returns:
         Settings of data sets of type ``TimmDataset``. Classes are in the order of their sorted names.
@@ -48,7 +51,7 @@ def find_classification(
     if prefixes:
         sets = {split: _read_folder(root, folder) for split, folder in prefixes.items()}
     else:
-        sets = _read_tables(root, folders, given)
+        sets = _read_tables(root, folders, given, faults)
         kind = 'table of labels' if sets else kind
         sets = sets or _read_one(folders)
     if not sets.get('train'):
@@ -68,7 +71,7 @@ def find_classification(
     elif val_split is not None:
         raise refuse_draw(root, len(sets['val']))
     classes = sort_classes(sets['train'].values())
-    notes += _compare_classes(sets, classes)
+    notes += _compare_classes(sets, classes, faults)
     listed = bool(notes) or not prefixes  # folders that all have the same classes need no lists
     if listed:
         write_atomically(''.join(f'{name}\n' for name in classes).encode(), out_dir / 'classes.txt')
@@ -122,7 +125,7 @@ def _read_one(folders: Folders) -> dict[str, Rows]:
     return {'train': rows} if several else {}
 
 
-def _read_tables(root: Path, folders: Folders, given: Mapping[str, str]) -> dict[str, Rows]:
+def _read_tables(root: Path, folders: Folders, given: Mapping[str, str], faults: Faults) -> dict[str, Rows]:
     """The images of tables of labels, by split."""
     images = ImageNames((folder / name).as_posix() for folder, files in folders.items() for name in find_images(files))
     tables: dict[Path, str | None] = {
@@ -135,7 +138,7 @@ def _read_tables(root: Path, folders: Folders, given: Mapping[str, str]) -> dict
     tables = named if 'train' in given else {**tables, **named}
     found: dict[str | None, list[tuple[Path, list]]] = {}
     for path, split in tables.items():
-        rows = read_labels(root / path, images, split)
+        rows = read_labels(root / path, images, split, faults)
         if rows is not None:
             found.setdefault(split, []).append((path, rows))
         elif str(path) in given.values():
@@ -158,19 +161,22 @@ def _read_tables(root: Path, folders: Folders, given: Mapping[str, str]) -> dict
     return sets
 
 
-def _compare_classes(sets: Mapping[str, Rows], classes: Sequence[str]) -> list[str]:
+def _compare_classes(sets: dict[str, Rows], classes: Sequence[str], faults: Faults) -> list[str]:
     """Compare the classes of splits with those of training; returns notes on such as a split lacks."""
     notes = []
-    for split, rows in sets.items():
+    for split, rows in [*sets.items()]:
         theirs = sort_classes(rows.values())
         if strange := [name for name in theirs if name not in classes]:
             lower = {name.lower(): name for name in classes}
             near = [lower[name] for name in difflib.get_close_matches(strange[0].lower(), lower, n=1)]
-            raise UserError(
+            text = (
                 f'The {split} images have the class{"es" * (len(strange) > 1)} {shorten(strange)}, which the training '
                 f'images have not{f"; is {printable(strange[0])} the class {printable(near[0])}?" if near else ":"} '
                 f'give both the same names, or leave such images out.'
             )
+            faults.add(OTHER_CLASSES, split, text, number=len(strange))
+            del sets[split]
+            continue
         if lacking := [name for name in classes if name not in theirs]:
             notes.append(f'{split} has no image of {shorten(lacking)}')
     return notes

@@ -14,6 +14,7 @@ from msgspec import Raw, Struct
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
 from .coco_format import CocoFile, CocoProblem, read_coco
+from .faults import Faults
 from .folders import IMAGE_FOLDERS, name_split, read_size
 
 _TRIED = 20  # images of a file that are looked for in each folder
@@ -180,7 +181,9 @@ def shorten_name(name: str, dropped: int) -> str:
     return name if not dropped and '\\' not in name else '/'.join(split_name(name)[dropped:])
 
 
-def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collection[Any]) -> None:
+def write_set(
+    source: CocoSet, path: Path, order: Sequence[str], kept: Collection[Any], split: str, faults: Faults
+) -> None:
     """Write a copy of an annotation file with what mmdet and pycocotools need.
 
     File names become those that are there, areas those of mask or box, sizes those of the images.
@@ -190,18 +193,22 @@ def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collectio
         path: The copy.
         order: Categories come in this order of names, others after them.
         kept: The ids of the images that are copied, with their annotations.
+        split: That it is for.
+        faults: Gets images whose size is not given and that cannot be read.
 
     Raises:
-        UserError: An image whose size is not given cannot be read.
         WriteError: The disk is full.
     """
     # Entries stay the text that they are where nothing lacks, so that a large file takes no memory.
     images: list = [raw for raw, one in _decode(source.path, source.coco.images, _Image) if one.id in kept]
+    if not source.complete:
+        images = [_complete_image(image, source, split, faults) for _, image in _decode(source.path, images, dict)]
+        images = [image for image in images if image['width']]
+        kept = {image['id'] for image in images}
     annotations: list = [
         raw for raw, one in _decode(source.path, source.coco.annotations, _Annotation) if one.image_id in kept
     ]
     if not source.complete:
-        images = [_complete_image(image, source) for _, image in _decode(source.path, images, dict)]
         annotations = _complete_annotations([one for _, one in _decode(source.path, annotations, dict)])
     places = {name: place for place, name in enumerate(order)}
     categories = sorted(source.categories, key=lambda category: places.get(category['name'], len(places)))
@@ -209,10 +216,10 @@ def write_set(source: CocoSet, path: Path, order: Sequence[str], kept: Collectio
     write_atomically(msgspec.json.encode(content), path)
 
 
-def _complete_image(image: dict, source: CocoSet) -> dict:
+def _complete_image(image: dict, source: CocoSet, split: str, faults: Faults) -> dict:
     image['file_name'] = shorten_name(image['file_name'], source.dropped)
     if not (image.get('width') and image.get('height')):
-        image['width'], image['height'] = read_size(source.folder / image['file_name'])
+        image['width'], image['height'] = read_size(source.folder / image['file_name'], split, faults)
     return image
 
 

@@ -11,6 +11,7 @@ import msgspec
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
 from .coco_sets import CocoSet, find_coco_files, open_set, write_set
+from .faults import OTHER_CLASSES, RAISED, Faults
 from .folders import list_folders, name_split
 from .layouts import Layout, NoLayoutError
 from .val_split import describe_draw, draw_validation
@@ -24,6 +25,7 @@ def find_detection(
     train_ann: str | None = None,
     val_ann: str | None = None,
     val_split: float | None = None,
+    faults: Faults = RAISED,
 ) -> Layout:
     """Find out how a folder holds images and boxes.
 
@@ -38,6 +40,7 @@ def find_detection(
         val_ann: That to validate on.
         val_split: The part of the training images that is drawn for validation where there are no others; by default
             0.2.
+        faults: Gets what is wrong with single files, which are left out then; by default the first is raised.
 
     Returns:
         Settings of data sets of type ``CocoDataset``.
@@ -49,7 +52,7 @@ def find_detection(
     given = {
         split: _find_given(name, root, split) for split, name in dict(train=train_ann, val=val_ann).items() if name
     }
-    kind, candidates, folders, notes = _find_candidates(root, out_dir, bool(given))
+    kind, candidates, folders, notes = _find_candidates(root, out_dir, bool(given), faults)
     files = _choose_files(candidates, given, root, drawn=val_split is not None)
     sets = {split: open_set(path, split, root, folders) for split, path in files.items()}
     if 'test' in sets and not sets['test'].numbers:
@@ -58,13 +61,14 @@ def find_detection(
     if unused:
         notes.append(f'not used: {shorten(sorted(os.path.relpath(path, root) for path in unused))}')
     sets = _drop_heading(sets, notes)
-    classes = _match_classes(sets, notes)
+    is_drawn = 'val' not in sets
+    classes = _match_classes(sets, notes, faults)
     objects = sum(one.numbers.total() for one in sets.values())
     without = objects - sum(one.masks for one in sets.values())
     if without:
         notes.append(f'{without} of {objects} objects have a box and no mask')
     kept: dict[str, Collection] = {split: one.images for split, one in sets.items()}
-    if 'val' not in sets:
+    if is_drawn:
         kept['val'] = _draw(sets['train'], val_split)
         kept['train'] = sets['train'].images.keys() - kept['val']
         sets['val'] = sets['train']
@@ -73,7 +77,9 @@ def find_detection(
     return Layout(
         format=kind,
         classes=tuple(classes),
-        splits={split: _make_settings(sets[split], split, root, out_dir, classes, kept[split]) for split in splits},
+        splits={
+            split: _make_settings(sets[split], split, root, out_dir, classes, kept[split], faults) for split in splits
+        },
         numbers={split: len(kept[split]) for split in splits},
         notes=notes,
         has_masks=not without,
@@ -81,7 +87,7 @@ def find_detection(
 
 
 def _find_candidates(
-    root: Path, out_dir: Path, given: bool
+    root: Path, out_dir: Path, given: bool, faults: Faults
 ) -> tuple[str, dict[str | None, list[Path]], list[Path], list[str]]:
     """Find annotation files by the split that their names speak of, or convert those of other formats.
 
@@ -94,7 +100,7 @@ def _find_candidates(
         candidates.setdefault(name_split(path.relative_to(root)), []).append(path)
     # A file for validation alone may lie beside the files of another format, as in COCO in that of YOLO.
     complete = given or candidates.keys() & {'train', None}
-    converted = None if complete else convert_yolo(root, folders) or convert_voc(root, folders)
+    converted = None if complete else convert_yolo(root, folders, faults) or convert_voc(root, folders, faults)
     if not converted:
         return 'COCO json', candidates, [*folders], []
     prefix = converted.format.split()[-1].lower()
@@ -171,20 +177,22 @@ def _nothing_found(chosen: Mapping[str, Path], root: Path) -> UserError:
     )
 
 
-def _match_classes(sets: Mapping[str, CocoSet], notes: list[str]) -> list[str]:
+def _match_classes(sets: dict[str, CocoSet], notes: list[str], faults: Faults) -> list[str]:
     """The classes in the order of the training file, which all files have; adds notes on those without annotations."""
     train = sets['train']
     classes = train.names
-    for one in sets.values():
+    for split, one in [*sets.items()]:
         doubles = [name for name, number in Counter(one.names).items() if number > 1]
         if doubles:
             raise UserError(f'{one.path} has several categories with the name {shorten(doubles)}: give each its own.')
-        if set(one.names) != set(classes):
-            raise UserError(
+        if differing := set(one.names) ^ set(classes):
+            text = (
                 f'The classes of {train.path} and {one.path} differ: only the first has '
                 f'{shorten(sorted(set(classes) - set(one.names))) or "none"}, only the second '
                 f'{shorten(sorted(set(one.names) - set(classes))) or "none"}; list the same categories in both.'
             )
+            faults.add(OTHER_CLASSES, split, text, number=len(differing))
+            del sets[split]
     empty = [category['name'] for category in train.categories if not train.numbers[category['id']]]
     if empty:
         notes.append(f'no annotation to train on has the class{"es" * (len(empty) > 1)} {shorten(empty)}')
@@ -223,13 +231,13 @@ def _draw(one: CocoSet, part: float | None) -> set:
 
 
 def _make_settings(
-    one: CocoSet, split: str, root: Path, out_dir: Path, classes: Sequence[str], kept: Collection
+    one: CocoSet, split: str, root: Path, out_dir: Path, classes: Sequence[str], kept: Collection, faults: Faults
 ) -> dict:
     """The settings of a data set that reads a split, for which a copy of its file is written if need be."""
     path, listed = one.path, [category.name for category in one.coco.entries('categories')]
     if not one.complete or [name for name in listed if name in classes] != [*classes] or len(kept) < len(one.images):
         path = out_dir / f'{split}.json'
-        write_set(one, path, classes, kept)
+        write_set(one, path, classes, kept, split, faults)
     folder = os.path.relpath(one.folder, root)
     return dict(
         data_root=f'{root}/',

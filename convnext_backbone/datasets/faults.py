@@ -4,6 +4,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ..utils.errors import UserError
+
+OTHER_CLASSES = 'classes that are not those of training'
+
 # From which share on a fault is an error: it ends a run, or spoils the result and nothing says so. Other faults of
 # annotations are such as mmdet leaves out, of which a few do no harm.
 _A_FEW, _NEVER = 0.01, math.inf
@@ -13,12 +17,16 @@ SERIOUS_FROM: Mapping[str, float] = {
     # Images
     'missing images': 0,
     'unreadable images': 0,
+    'images without a mask': 0,
+    'images with two classes': 0,
     'images of another size than their annotations': 0,
     'pictures that another split has, too': _A_FEW,
     'pictures that are there twice': _NEVER,
     'pictures that are there in several classes': _A_FEW,
     # Objects
     'invalid entries': 0,
+    'lines that are no objects': 0,
+    'invalid annotation files': 0,
     'ids that are there twice': 0,
     'boxes that are not [x, y, width, height]': 0,
     'annotations with iscrowd=1, which are most of all': 0,
@@ -35,6 +43,7 @@ SERIOUS_FROM: Mapping[str, float] = {
     'masks of another size than their image': 0,
     'values that no class has': 0,
     # Classes
+    OTHER_CLASSES: 0,
     'classes without annotations': _NEVER,
     'class names that are almost the same': _NEVER,
 }
@@ -83,6 +92,11 @@ class Problem:
         )
 
 
+def name_image_fault(error: BaseException | None) -> str:
+    """The kind of fault of an image whose reading failed so."""
+    return 'missing images' if isinstance(error, FileNotFoundError) else 'unreadable images'
+
+
 class Faults:
     """Collects the faults of data."""
 
@@ -107,6 +121,9 @@ class Faults:
         problem.total = max(problem.total, total)
         problem.images.update(dict.fromkeys(images))
 
+    def put_off(self, error: UserError) -> None:
+        """Get an error that the look at each file will find again, by name and number."""
+
     def has(self, kind: str, split: str) -> bool:
         """Whether there are some of a kind."""
         return (split, kind) in self._problems
@@ -118,3 +135,24 @@ class Faults:
     def list(self) -> list[Problem]:
         """All problems, errors first."""
         return sorted(self._problems.values(), key=lambda problem: not problem.is_error)
+
+
+class RaisedFaults(Faults):
+    """Raises the first fault, as a run does."""
+
+    def add(
+        self, kind: str, split: str, example: str, images: Iterable[str] = (), total: int = 0, number: int = 1
+    ) -> None:
+        """Raise the sentence.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(example)
+
+    def put_off(self, error: UserError) -> None:
+        """Raise the error."""
+        raise error
+
+
+RAISED = RaisedFaults()

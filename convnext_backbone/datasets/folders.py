@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 from ..utils.errors import UserError, printable
 from ..utils.image_io import FORMATS, IMAGE_SUFFIXES
+from .faults import Faults, name_image_fault
 
 IMAGE_FOLDERS = ('images', 'JPEGImages', 'imgs', 'img', 'image')
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for images on their side
@@ -103,11 +104,13 @@ def swap_part(path: Path, old: Sequence[str], new: Sequence[str]) -> Iterator[Pa
             return
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Path, split: str, faults: Faults) -> tuple[int, int]:
     """Read the width and height of an image as it is decoded, with its EXIF orientation applied.
 
-    Raises:
-        UserError: It is no image that can be read.
+    Args:
+        path: The image.
+        split: That it is of, for ``faults``.
+        faults: Gets an image that cannot be read; then both are 0.
     """
     from PIL import Image
 
@@ -119,6 +122,8 @@ def read_size(path: Path) -> tuple[int, int]:
                     width, height = height, width
             return width, height
     except Exception as error:  # of any type
-        raise UserError(
+        text = (
             f'The image {printable(str(path))} cannot be read ({printable(str(error))}): replace it, or leave it out.'
-        ) from error
+        )
+        faults.add(name_image_fault(error), split, text, [str(path)])
+        return 0, 0

@@ -3,9 +3,9 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
@@ -14,6 +14,8 @@ from ..utils.errors import UserError, printable, shorten
 from ..utils.image_io import IMAGE_SUFFIXES
 from .image_loading import guard_image_loading
 from .mask_values import MaskValues
+
+Refuse: TypeAlias = Callable[[UserError, Sequence[str]], None]  # gets an error, and the images that have it
 
 _BEST_ENDINGS = (r'train_?ids?$', r'label_?ids?$', r'mask|label|seg|gt', '')  # Cityscapes has several masks an image
 
@@ -81,8 +83,17 @@ def find_endings(images: Collection[str], masks: Collection[str]) -> tuple[str, 
     return best[3:] if best[0] else None
 
 
+def _raise(error: UserError, images: Sequence[str]) -> None:
+    raise error
+
+
 def pair_files(
-    folder: str, mask_folder: str, ending: str = '', mask_ending: str = '', ann_file: str = ''
+    folder: str,
+    mask_folder: str,
+    ending: str = '',
+    mask_ending: str = '',
+    ann_file: str = '',
+    refuse: Refuse = _raise,
 ) -> dict[str, tuple[str, str]]:
     """Pair images and masks.
 
@@ -92,6 +103,7 @@ def pair_files(
         ending: Of the stems of images.
         mask_ending: Of the stems of masks.
         ann_file: A text file with the stems, or the names, of the images that belong to the set; by default all.
+        refuse: Gets images without a mask, which are left out if it returns.
 
     Returns:
         The paths of image and mask by stem.
@@ -111,11 +123,12 @@ def pair_files(
             )
         images = {stem: images[stem] for stem in wanted}
     if lost := [images[stem] for stem in images if stem not in masks]:
-        raise UserError(
+        error = UserError(
             f'{len(lost)} of {len(images)} images have no mask in {printable(mask_folder)}: {shorten(lost)}; the mask '
             f'of x{ending}.jpg is x{mask_ending}.png, or of another type: put them there, or leave the images out.'
         )
-    return {stem: (path, masks[stem]) for stem, path in images.items()}
+        refuse(error, lost)
+    return {stem: (path, masks[stem]) for stem, path in images.items() if stem in masks}
 
 
 def _drop_folders(stem: str, images: Mapping[str, str]) -> str:
@@ -178,11 +191,11 @@ class ImageMaskPairs(BaseDataset):
         self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
         guard_image_loading(self)  # whoever runs it: mmsegmentation's transforms know no table of values
 
-    def load_data_list(self) -> list[dict]:
-        """Pair the files."""
+    def load_data_list(self, refuse: Refuse = _raise) -> list[dict]:
+        """Pair the files, as of :func:`pair_files`."""
         prefix = self.data_prefix
         pairs = pair_files(
-            prefix['img_path'], prefix['seg_map_path'], self.img_suffix, self.seg_map_suffix, self.ann_file
+            prefix['img_path'], prefix['seg_map_path'], self.img_suffix, self.seg_map_suffix, self.ann_file, refuse
         )
         info: dict[str, Any] = dict(label_map=None, reduce_zero_label=self.reduce_zero_label, seg_fields=[])
         return [{'img_path': image, 'seg_map_path': mask, **info} for image, mask in pairs.values()]

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
+from .faults import Faults
 from .folders import name_split
 
 _LABELS = re.compile(r'label(s|_?name)?|class(es|_?name|_?id)?|categor(y|ies)|target|species|breed|y', re.IGNORECASE)
@@ -92,19 +93,22 @@ class ImageNames:
         return None
 
 
-def read_labels(path: Path, images: ImageNames, split: str | None) -> list[tuple[str, str, str | None]] | None:
+def read_labels(
+    path: Path, images: ImageNames, split: str | None, faults: Faults
+) -> list[tuple[str, str, str | None]] | None:
     """Read a table of images and labels; columns are known by their content, and labels by their title, too.
 
     Args:
         path: The table, with titles or without.
         images: Those that there are.
         split: Of the table.
+        faults: Gets images that are missing or have two classes.
 
     Returns:
         Image, class, and split of each row, where the table has a column of splits; None if it is no such table.
 
     Raises:
-        UserError: An image is missing or has two classes, or the column of the classes is ambiguous.
+        UserError: The column of the classes is ambiguous.
     """
     rows = _read_table(path)
     width = max(map(len, rows), default=0)
@@ -120,21 +124,23 @@ def read_labels(path: Path, images: ImageNames, split: str | None) -> list[tuple
     labels = _find_labels(path, rows, titles, [i for i in others if i != splits])
     found = [images.find(row[column], split) for row in rows]
     if lost := [row[column] for row, image in zip(rows, found, strict=True) if image is None]:
-        raise UserError(
+        text = (
             f'{len(lost)} of {len(rows)} images of {printable(path)} are not there: {shorten(lost)}; put them '
             f'beside it, or take them out of the list.'
         )
+        faults.add('missing images', split or '', text, lost, len(rows), len(lost))
     classes: dict[str, str] = {}
-    for image, label in zip(found, labels, strict=True):
-        if classes.setdefault(str(image), label) != label:
-            raise UserError(
-                f'{printable(path)} has {printable(image)} twice, as {printable(classes[str(image)])} and as '
+    named: dict[str, str | None] = {}
+    for image, label, row in zip(found, labels, rows, strict=True):
+        if image is None:
+            continue
+        if classes.setdefault(image, label) != label:
+            text = (
+                f'{printable(path)} has {printable(image)} twice, as {printable(classes[image])} and as '
                 f'{printable(label)}: an image has one class.'
             )
-    named = {
-        str(image): name_split(PurePosixPath(row[splits])) if splits is not None else None
-        for image, row in zip(found, rows, strict=True)
-    }
+            faults.add('images with two classes', split or '', text, [image], len(rows))
+        named[image] = name_split(PurePosixPath(row[splits])) if splits is not None else None
     return [(image, label, named[image]) for image, label in classes.items()]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..utils.errors import UserError, printable, shorten
 from .class_files import Color, NamedClass, is_void
+from .faults import Faults
 from .known_classes import KnownClasses, known_by_colors, known_by_ids, known_by_name, known_by_palette
 from .mask_content import MaskContent
 from .masks import VOID
@@ -65,7 +66,9 @@ class _Entry(NamedTuple):
     is_void: bool = False
 
 
-def find_mask_classes(content: MaskContent, named: Sequence[NamedClass], file: Path, folder: MaskFolder) -> MaskClasses:
+def find_mask_classes(
+    content: MaskContent, named: Sequence[NamedClass], file: Path, folder: MaskFolder, faults: Faults
+) -> MaskClasses:
     """Find the classes of masks: those of a file, of a public data set with such masks, or a number for each value.
 
     Args:
@@ -73,9 +76,10 @@ def find_mask_classes(content: MaskContent, named: Sequence[NamedClass], file: P
         named: What a file says of the classes; empty without one.
         file: That file, or the place for one.
         folder: Of the masks.
+        faults: Gets a value that the file does not name.
 
     Raises:
-        UserError: The masks hold a value that the file does not name, or nothing but void; the text names a mask.
+        UserError: The masks hold nothing but void; the text names a mask.
     """
     in_colors = _hold_colors(content, named)
     found: dict[Any, str] = {**content.colors} if in_colors else {**content.ids}
@@ -84,7 +88,7 @@ def find_mask_classes(content: MaskContent, named: Sequence[NamedClass], file: P
         entries = _list_known(known)
         notes = [f'the classes are those of {known.source}, which has such masks']
     elif named:
-        entries, notes = _list_named(found, named, file, folder)
+        entries, notes = _list_named(found, named, file, folder, faults)
     else:
         entries = _list_values(found, content, folder)
         notes = [f'no file names the classes: write them to {file}, a line for each in this order']
@@ -126,7 +130,7 @@ def _list_known(known: KnownClasses) -> list[_Entry]:
 
 
 def _list_named(
-    found: Mapping[Value, str], named: Sequence[NamedClass], file: Path, folder: MaskFolder
+    found: Mapping[Value, str], named: Sequence[NamedClass], file: Path, folder: MaskFolder, faults: Faults
 ) -> tuple[list[_Entry], list[str]]:
     """The classes of a file, with a background before them where the masks have one value more, 0."""
     in_colors = any(isinstance(value, tuple) for value in found)
@@ -142,19 +146,20 @@ def _list_named(
     ]
     notes = [f'the classes are those of {file.name}']
     left = {*found} - {*values} - ({VOID} if not in_colors else set())
-    if left == {zero} and folder.zero_is_void:
+    if strange := left - {zero}:
+        value = min(strange, key=str)
+        error = UserError(
+            f'The mask {printable(found[value])} has the {"colour" if in_colors else "id"} {value}, which no class of '
+            f'{printable(file)} has ({shorten([one.name for one in named])}): add it there, or correct the mask.'
+        )
+        faults.put_off(error)
+    if zero in left and folder.zero_is_void:
         entries.append(_Entry('void', zero, None, True))
-    elif left == {zero}:
+    elif zero in left:
         entries.insert(0, _Entry('background', zero, (0, 0, 0)))
         notes.append(
             f'{zero} is no class of {file.name} and became the class background: if such pixels have no class, name it '
             f'void there'
-        )
-    elif left:
-        value = min(left - {zero}, key=str)
-        raise UserError(
-            f'The mask {printable(found[value])} has the {"colour" if in_colors else "id"} {value}, which no class of '
-            f'{printable(file)} has ({shorten([one.name for one in named])}): add it there, or correct the mask.'
         )
     return entries, notes
 
@@ -176,7 +181,7 @@ def _number_classes(
     number = len(named)
     if _are_spread(levels) and len(levels) - number in (0, 1):  # as 0 and 255
         return levels[-number:]
-    first = [level for level in levels if level != VOID][-1:] == [number]
+    first = number in levels
     return [*range(first, number + first)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from ..utils.errors import UserError, printable
 from ..utils.image_io import FORMATS
 from .class_files import Color
+from .faults import Faults
 from .masks import read_ids
 
 _MOST_COLORS = 1000  # of a mask; more are smoothed edges, or a photograph
@@ -35,20 +36,21 @@ class MaskContent:
     modes: set[str] = field(default_factory=set)
 
 
-def read_content(paths: Sequence[str], named: bool) -> MaskContent:
+def read_content(paths: Sequence[str], named: bool, faults: Faults) -> MaskContent:
     """Look at masks, spread evenly over all.
 
     Args:
         paths: All masks.
         named: Whether a file names the classes: then a sample tells the kind, else all values matter.
-
-    Raises:
-        UserError: A mask cannot be read, is a JPEG, or is no mask.
+        faults: Gets a mask that cannot be read, is a JPEG, or is no mask.
     """
     number = min(len(paths), _SAMPLE if named else _MOST)
     content = MaskContent(len(paths), number)
     for place in np.linspace(0, len(paths) - 1, number).round().astype(int):
-        _add(content, paths[place])
+        try:
+            _add(content, paths[place])
+        except UserError as error:
+            faults.put_off(error)
     return content
 
 

@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS
 from ..utils.errors import UserError, printable
 from .faults import Faults
 from .image_loading import check_size
+from .image_mask_pairs import ImageMaskPairs
 from .mask_values import get_reader
 from .masks import VOID, to_labels
 from .samples import Sample, SplitStatistics
@@ -29,15 +30,19 @@ class MaskStatistics(SplitStatistics):
     """
 
     def __init__(self, split: str, dataset: Mapping, scope: str | None, classes: Sequence[str], faults: Faults) -> None:
-        self.split, self._classes = split, classes
+        self.split, self._classes, self._faults = split, classes, faults
         with DATASETS.switch_scope_and_registry(scope) as registry:
             built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
-        self._infos: list[dict] = built.load_data_list()
+        more = (self._refuse,) if isinstance(built, ImageMaskPairs) else ()
+        self._infos: list[dict] = built.load_data_list(*more)
         self._read = get_reader(getattr(built, 'mask_values', None))
         self.samples = [Sample(split, info['img_path'], place) for place, info in enumerate(self._infos)]
         self._pixels = np.zeros(256, np.int64)  # by label
         self._images_with = np.zeros(256, np.int64)
         self._unlabelled = 0
+
+    def _refuse(self, error: UserError, images: Sequence[str]) -> None:
+        self._faults.add('images without a mask', self.split, str(error), images, number=len(images))
 
     def read_labels(self, sample: Sample) -> np.ndarray:
         """Read the mask of an image as training does: labels, (H, W), bytes; 255 is void.

@@ -13,7 +13,7 @@ from mmengine.utils import track_iter_progress
 
 from ..utils.errors import UserError, printable
 from ..utils.image_io import read_image
-from .faults import Faults
+from .faults import Faults, name_image_fault
 from .image_loading import check_size
 
 
@@ -105,8 +105,7 @@ def _look(sample: Sample, look_on: Callable[[Sample, np.ndarray, list], Any]) ->
     try:
         image = read_image(sample.path)
     except UserError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        return Look(None, b'', None, [('missing images' if missing else 'unreadable images', str(error))])
+        return Look(None, b'', None, [(name_image_fault(error.__cause__), str(error))])
     height, width = image.shape[:2]
     if sample.size is not None:
         try:

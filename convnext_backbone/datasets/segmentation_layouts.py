@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
 from .class_files import NamedClass, find_class_files, read_class_file
+from .faults import RAISED, Faults
 from .folders import find_images, list_folders
 from .image_mask_pairs import find_endings, list_stems, pair_files
 from .layouts import Layout, NoLayoutError
@@ -40,6 +41,7 @@ def find_segmentation(
     train_ann: str | None = None,
     val_ann: str | None = None,
     val_split: float | None = None,
+    faults: Faults = RAISED,
 ) -> Layout:
     """Find images and masks in a folder, and their classes.
 
@@ -49,6 +51,7 @@ def find_segmentation(
         train_ann: The folder of the training masks, or a list (``.txt``) of the training images; by default by name.
         val_ann: The same for validation.
         val_split: The part of the images that is drawn for validation, where the folder has none.
+        faults: Gets what is wrong with single files, which are left out then; by default the first is raised.
 
     Returns:
         The layout; its splits are settings of :class:`.ImageMaskPairs`.
@@ -69,15 +72,15 @@ def find_segmentation(
             f'--train-ann.'
         )
     endings = _find_endings(root, parts['train'])
-    pairs, notes = _pair(root, parts, endings)
+    pairs, notes = _pair(root, parts, endings, faults)
     if 'val' not in pairs:
         notes += _draw(parts, pairs, out_dir, val_split)
     elif val_split is not None:
         raise refuse_draw(root, len(pairs['val']))
     masks = [mask for split in pairs.values() for _, mask in split.values()]
-    content, classes, file = _read_classes(root, parts, masks)
-    found = find_mask_classes(content, classes, file, MaskFolder(parts['train'].masks, endings[1]))
-    if 'test' in pairs and found.are_void(read_content([mask for _, mask in pairs['test'].values()], True)):
+    content, classes, file = _read_classes(root, parts, masks, faults)
+    found = find_mask_classes(content, classes, file, MaskFolder(parts['train'].masks, endings[1]), faults)
+    if 'test' in pairs and found.are_void(read_content([mask for _, mask in pairs['test'].values()], True, faults)):
         del pairs['test']
         notes.append('test is left out, as its masks are void')
     settings = dict(
@@ -200,15 +203,16 @@ def _find_endings(root: Path, part: _Part) -> tuple[str, str]:
     return endings
 
 
-def _pair(root: Path, parts: dict[str, _Part], endings: tuple[str, str]) -> tuple[dict[str, dict], list[str]]:
+def _pair(
+    root: Path, parts: dict[str, _Part], endings: tuple[str, str], faults: Faults
+) -> tuple[dict[str, dict], list[str]]:
     """Pair the files of each split; test images may have no masks, and are left out."""
     pairs, notes = {}, []
     for split, part in parts.items():
         images, masks = str(root / part.images), str(root / part.masks)
         try:
-            pairs[split] = pair_files(
-                images, masks, *endings, ann_file=str(root / part.ann_file) if part.ann_file else ''
-            )
+            ann_file = str(root / part.ann_file) if part.ann_file else ''
+            pairs[split] = pair_files(images, masks, *endings, ann_file, lambda error, _: faults.put_off(error))
             unused = len(list_stems(masks, endings[1])) - len(pairs[split])
             if unused and not part.ann_file and part.masks != part.images:
                 notes.append(f'{unused} masks of {part.masks} have no image and are left out')
@@ -240,15 +244,15 @@ def _draw(parts: dict[str, _Part], pairs: dict[str, dict], out_dir: Path, val_sp
 
 
 def _read_classes(
-    root: Path, parts: Mapping[str, _Part], masks: Sequence[str]
+    root: Path, parts: Mapping[str, _Part], masks: Sequence[str], faults: Faults
 ) -> tuple[MaskContent, list[NamedClass], Path]:
     """Look at the masks, and read the file that names their classes; all such files must tell the same."""
     places = [Path(folder) for part in parts.values() for folder in (part.masks, part.images)]
     folders = [root / folder for place in places for folder in reversed([place, *place.parents])]
     named = {file: read_class_file(file) for file in find_class_files(folders)}
-    content = read_content(masks, bool(named))
+    content = read_content(masks, bool(named), faults)
     if len(content.colors) < 2:  # objects are rare
-        content = read_content(masks, False)
+        content = read_content(masks, False, faults)
     colored = {file: classes for file, classes in named.items() if all(one.color for one in classes)}
     if colored and not content.modes.isdisjoint({'RGB', 'RGBA', 'P'}):
         named = colored

@@ -8,12 +8,13 @@ from xml.etree import ElementTree
 
 from ..utils.errors import UserError, printable
 from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
+from .faults import RAISED, Faults
 from .folders import find_images, name_split, pair_folders, read_size
 
 _XML_FOLDERS = ('Annotations', 'annotations', 'Annotation', 'annotation', 'annotations/xmls', 'xmls', 'labels')
 
 
-def convert_voc(root: Path, folders: Folders) -> Converted | None:
+def convert_voc(root: Path, folders: Folders, faults: Faults = RAISED) -> Converted | None:
     """Convert the boxes of Pascal VOC's XML files.
 
     Splits are those of the lists in ``ImageSets/Main``, else of the folders. Objects that are marked difficult become
@@ -22,6 +23,7 @@ def convert_voc(root: Path, folders: Folders) -> Converted | None:
     Args:
         root: The folder of the data.
         folders: File names by folder below it.
+        faults: Gets files that are no annotations, and images that cannot be read.
 
     Returns:
         None where there are no such files.
@@ -39,7 +41,7 @@ def convert_voc(root: Path, folders: Folders) -> Converted | None:
             if f'{stem}.xml' not in files:
                 unlabelled += 1
             elif split != '':  # a list names it
-                splits[split].append(_read_voc(folder / name, other / f'{stem}.xml'))
+                splits[split] += _read_voc(folder / name, other / f'{stem}.xml', split or '', faults)
     objects = [one for annotated in splits.values() for image in annotated for one in image.objects]
     if not objects:
         return None
@@ -66,20 +68,31 @@ def _read_lists(folder: Path, folders: Folders) -> dict[str, str]:
     return found
 
 
-def _read_voc(image: Path, path: Path) -> Annotated:
+def _read_voc(image: Path, path: Path, split: str, faults: Faults) -> list[Annotated]:
+    """An image with its annotations; none if there is a fault."""
+    try:
+        size, objects = _parse(path)
+    except UserError as error:
+        faults.add('invalid annotation files', split, str(error), [str(image)])
+        return []
+    size = size if all(size) else read_size(image, split, faults)
+    return [Annotated(image, size, objects)] if all(size) else []
+
+
+def _parse(path: Path) -> tuple[tuple[int, int], list[dict]]:
+    """The size of an image and its objects, of an XML file."""
     text = read_text(path)
     if '<!DOCTYPE' in text or '<!ENTITY' in text:  # which may grow without end, or name files
         raise UserError(f'{path} has a document type, which no annotation needs: remove it.')
     try:
         tree = ElementTree.fromstring(text)
-        size = tuple(int(float(tree.findtext(f'size/{key}') or 0)) for key in ('width', 'height'))
-        objects = [_read_object(one) for one in tree.findall('object')]
+        width, height = (int(float(tree.findtext(f'size/{key}') or 0)) for key in ('width', 'height'))
+        return (width, height), [_read_object(one) for one in tree.findall('object')]
     except (ElementTree.ParseError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f'{path} is no annotation of Pascal VOC ({printable(str(error))}): an object has a name, and a bndbox of '
             f'xmin, ymin, xmax and ymax.'
         ) from error
-    return Annotated(image, size if all(size) else read_size(image), objects)  # type: ignore[arg-type]
 
 
 def _read_object(element: ElementTree.Element) -> dict:

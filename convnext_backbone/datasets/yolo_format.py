@@ -12,12 +12,13 @@ import yaml
 from ..utils.errors import UserError, printable, shorten
 from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
 from .coco_sets import split_name
+from .faults import RAISED, Faults
 from .folders import IMAGE_FOLDERS, find_images, name_split, pair_folders, read_size, swap_part
 
 _CLASS_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'labels.txt', 'names.txt')
 
 
-def convert_yolo(root: Path, folders: Folders) -> Converted | None:
+def convert_yolo(root: Path, folders: Folders, faults: Faults = RAISED) -> Converted | None:
     """Convert boxes and polygons of YOLO's text files.
 
     Their images are those that ``data.yaml`` names; without it, those in folders that have such files in ``labels/`` or
@@ -26,6 +27,7 @@ def convert_yolo(root: Path, folders: Folders) -> Converted | None:
     Args:
         root: The folder of the data.
         folders: File names by folder below it.
+        faults: Gets lines that are no objects, and images that cannot be read.
 
     Returns:
         None where there are no such files.
@@ -48,9 +50,12 @@ def convert_yolo(root: Path, folders: Folders) -> Converted | None:
         return None
     classes = _list_names(settings.get('names'), path) if path is not None else _read_class_file(root, folders)
     pose = 'kpt_shape' in settings
-    splits = {split: [_read_image(*pair, classes, pose) for pair in files.items()] for split, files in labels.items()}
+    splits = {}
+    for split, pairs in labels.items():
+        read = (_read_image(*pair, split or '', classes, pose, faults) for pair in pairs.items())
+        splits[split] = [one for one in read if one]
     for split, annotated in splits.items():
-        if split != 'test' and not any(one.objects for one in annotated):
+        if split != 'test' and annotated and not any(one.objects for one in annotated):
             raise UserError(
                 f'None of the {len(annotated)} images of {split or "the data"} has objects: YOLO has them in a text '
                 f'file of the same name in labels/, in the place of images/, or beside the image; the first image is '
@@ -149,17 +154,23 @@ def _find_labels(image: Path) -> Path | None:
     return next((path for folder in folders if (path := folder / f'{image.stem}.txt').is_file()), None)
 
 
-def _read_image(image: Path, path: Path | None, classes: Sequence[str], pose: bool) -> Annotated:
-    width, height = read_size(image)
+def _read_image(
+    image: Path, path: Path | None, split: str, classes: Sequence[str], pose: bool, faults: Faults
+) -> Annotated | None:
+    width, height = read_size(image, split, faults)
+    if not width:
+        return None
     objects = []
-    for number, line in enumerate(read_text(path).splitlines() if path else (), 1):
+    for number, line in enumerate(_read_lines(path, image, split, faults) if path else (), 1):
         if not line.strip():
             continue
         numbers = _parse_numbers(line.split()[: 5 if pose else None])
         label, values = numbers[0], numbers[1:]
         problem = _find_problem(label, values, classes)
         if problem:
-            raise UserError(f'{path} has {printable(repr(line))} in line {number}, {problem}.')
+            text = f'{path} has {printable(repr(line))} in line {number}, {problem}.'
+            faults.add('lines that are no objects', split, text, [str(image)])
+            continue
         if len(values) == 4:
             x, y, w, h = values
             xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
@@ -170,6 +181,14 @@ def _read_image(image: Path, path: Path | None, classes: Sequence[str], pose: bo
         outline = [] if len(values) == 4 else [[value for point in zip(xs, ys, strict=True) for value in point]]
         objects.append(make_object(int(label), min(xs), min(ys), max(xs), max(ys), outline))
     return Annotated(image, (width, height), objects)
+
+
+def _read_lines(path: Path, image: Path, split: str, faults: Faults) -> list[str]:
+    try:
+        return read_text(path).splitlines()
+    except UserError as error:
+        faults.add('invalid annotation files', split, str(error), [str(image)])
+        return []
 
 
 def _parse_numbers(words: Sequence[str]) -> list[float]:

@@ -141,8 +141,9 @@ def test_names_that_differ_in_case_are_found(objects, tmp_path):
 def test_other_classes_of_a_split_are_found(objects, tmp_path):
     change_json(objects, lambda content: content['categories'][0].update(name='Katze'), 'val')
     report = inspect(objects, tmp_path / 'out')
-    assert problems_of(report) == {('', 'unusable data', 1, True)}
+    assert problems_of(report) == {('val', 'classes that are not those of training', 2, True)}
     assert 'only the first has Mensch, only the second Katze' in report.problems[0].example
+    assert report.numbers['train']['images'] == 6 and [*report.numbers] == ['train']
 
 
 def test_faults_of_image_files_are_found(objects, tmp_path):
@@ -198,12 +199,12 @@ def test_a_mask_of_another_size_is_found(masks, tmp_path):
 @pytest.mark.parametrize(
     ('fault', 'named'),
     [
-        ('missing', '1 of 6 images have no mask'),
-        ('value', 'the id 99, which no class of'),
-        ('truncated', 'cannot be read'),
+        ('missing', 'images without a mask'),
+        ('value', 'values that no class has'),
+        ('truncated', 'unusable masks'),
     ],
 )
-def test_masks_that_give_no_layout_are_named(fault, named, masks, tmp_path):
+def test_masks_that_end_a_run_are_found_in_the_report(fault, named, masks, tmp_path):
     path = first_mask(masks)
     if fault == 'missing':
         path.unlink()
@@ -214,8 +215,50 @@ def test_masks_that_give_no_layout_are_named(fault, named, masks, tmp_path):
         ids[:9, :9] = 99
         Image.fromarray(ids).save(path)
     report = inspect(masks, tmp_path / 'out')
-    assert problems_of(report) == {('', 'unusable data', 1, True)}
-    assert named in report.problems[0].example
+    assert kinds_but_empty_classes(report) == {('train', named)}
+    assert report.problems[0].number == 1 and len(report.problems[0].images) == 1 and report.problems[0].is_error
+    assert report.numbers['train']['images'] == 6 - (fault == 'missing')
+
+
+# Text files of boxes
+
+
+def change_text(root: Path, change, suffix: str) -> Path:
+    path = next(
+        path for path in sorted(root.rglob(f'*{suffix}')) if path.parent.name != 'annotations' and 'train' in str(path)
+    )
+    path.write_text(change(path.read_text()))
+    return path
+
+
+TEXT_FAULTS = {
+    'a class that is not there': (
+        'yolo',
+        '.txt',
+        lambda text: f'9 0.5 0.5 0.1 0.1\n{text}',
+        'lines that are no objects',
+    ),
+    'pixels': ('yolo', '.txt', lambda text: f'{text}\n0 120 80 40 40', 'lines that are no objects'),
+    'a word': ('yolo', '.txt', lambda text: f'{text}\ncat 0.5 0.5 0.1 0.1', 'lines that are no objects'),
+    'a cut off XML file': ('voc_beside', '.xml', lambda text: text[:-20], 'invalid annotation files'),
+    'an object without a name': (
+        'voc_beside',
+        '.xml',
+        lambda text: text.replace('<name>', '<title>').replace('</name>', '</title>'),
+        'invalid annotation files',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', TEXT_FAULTS)
+def test_one_fault_in_a_text_file_is_found_and_no_other(name, real_data, tmp_path):
+    layout, suffix, change, kind = TEXT_FAULTS[name]
+    write_detection(layout, real_data, tmp_path / 'set')
+    path = change_text(tmp_path / 'set', change, suffix)
+    report = inspect(tmp_path / 'set', tmp_path / 'out')
+    assert problems_of(report) == {('train', kind, 1, True)}
+    assert Path(*report.problems[0].images).stem == path.stem and str(path) in report.problems[0].example
+    assert report.numbers['val']['images'] == 4
 
 
 # Labels
@@ -243,6 +286,25 @@ def test_a_picture_in_both_splits_is_found_in_another_format(labels, tmp_path):
     path = min((labels / 'train/n01440764').iterdir())
     Image.open(path).convert('RGB').save(labels / 'val/n01440764/copy.png')
     assert problems_of(inspect(labels, tmp_path / 'out')) == {('val', 'pictures that another split has, too', 1, True)}
+
+
+def test_classes_that_training_lacks_are_found(labels, tmp_path):
+    (labels / 'val/n01440764').rename(labels / 'val/N01440764')
+    report = inspect(labels, tmp_path / 'out')
+    assert problems_of(report) == {('val', 'classes that are not those of training', 1, True)}
+    assert [*report.numbers] == ['train']
+
+
+def test_rows_of_a_table_that_fit_nothing_are_found(labels, tmp_path):
+    names = sorted(path.name for path in (labels / 'train').glob('*/*'))
+    rows = [f'{name},{"ab"[i % 2]}' for i, name in enumerate(names)]
+    rows += ['gone.jpg,a', f'{names[0]},b']
+    (labels / 'labels.csv').write_text('\n'.join(['image,label', *rows]))
+    (labels / 'val').rename(labels / 'train/rest')
+    (labels / 'train').rename(labels / 'photos')
+    report = inspect(labels, tmp_path / 'out')
+    assert problems_of(report) == {('', 'missing images', 1, True), ('', 'images with two classes', 1, True)}
+    assert sum(one['images'] for one in report.numbers.values()) == len(names)
 
 
 def test_the_page_has_untrusted_names_as_text(labels, tmp_path):

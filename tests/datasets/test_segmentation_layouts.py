@@ -314,7 +314,7 @@ REFUSED = {
     'not an image': (lambda data: (data / 'masks/train_0.png').write_bytes(b'x'), 'train_0.png cannot be read'),
     'an id without a name': (
         lambda data: (data / 'classes.txt').write_text('road'),
-        r'train_\d.png has the id 1, which no class of .*classes.txt has \(road\): add it there',
+        r'train_\d.png has the id 2, which no class of .*classes.txt has \(road\): add it there',
     ),
     'contradicting files': (
         lambda data: (data / 'labels.txt').write_text('road\nbus\ncar'),
