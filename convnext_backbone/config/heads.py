@@ -10,6 +10,7 @@ from ..utils.errors import UserError
 from .check import walk
 
 _HEAD = re.compile(r'\.(roi|bbox|mask|decode|auxiliary|query|panoptic|panoptic_fusion)_head(\.|$)')
+_A_FEW = 0.1  # of the objects: masks that were forgotten, and no data of boxes
 _WITHOUT_MASKS = ('StandardRoIHead', 'CascadeRoIHead')  # can do without a mask head
 
 
@@ -57,14 +58,18 @@ def _resize(weights: list[float], old: int, number: int, name: str) -> list[floa
     return [*weights[:1] * number, *weights[old:]]
 
 
-def drop_mask_head(cfg: Config) -> list[str]:
+def drop_mask_head(cfg: Config, share: float) -> list[str]:
     """Let a detector of boxes and masks learn boxes alone, in place.
+
+    Args:
+        cfg: Of the detector.
+        share: Of the objects without a mask.
 
     Returns:
         What a person should know.
 
     Raises:
-        UserError: Without masks the model cannot learn.
+        UserError: Without masks the model cannot learn, or only a few objects have none.
     """
     steps = [node for key in cfg for _, node in walk(cfg[key]) if isinstance(node, dict) and node.get('with_mask')]
     if not steps:
@@ -74,6 +79,11 @@ def drop_mask_head(cfg: Config) -> list[str]:
         raise UserError(
             f'{cfg.filename} learns masks, but not all objects of the data have one: add them to the annotations, or '
             f'use a detector of boxes alone.'
+        )
+    if share < _A_FEW and head.get('mask_head'):
+        raise UserError(
+            f'{100 * share:.2g} % of the objects have a box and no mask, which the mask head of {cfg.filename} cannot '
+            f'learn from: add their masks, or learn boxes alone with --cfg-options model.roi_head.mask_head=None.'
         )
     for step in steps:
         step['with_mask'] = False

@@ -113,7 +113,7 @@ def _apply(cfg: Config, layout: Layout, root: str) -> list[str]:
         _set_datasets(cfg, split, settings, layout)
         _set_evaluators(cfg, split, settings)
     set_number_of_classes(cfg, len(layout.classes))
-    return drop_mask_head(cfg) if layout.has_masks is False else []
+    return drop_mask_head(cfg, layout.without_mask) if layout.without_mask else []
 
 
 def _set_datasets(cfg: Config, split: str, settings: dict, layout: Layout) -> None:

@@ -82,7 +82,7 @@ def find_detection(
         },
         numbers={split: len(kept[split]) for split in splits},
         notes=notes,
-        has_masks=not without,
+        without_mask=without / max(1, objects),
     )
 
 

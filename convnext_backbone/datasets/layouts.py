@@ -22,8 +22,8 @@ class Layout:
         numbers: Images of each split.
         notes: Sentences on what a person should know: a class without annotations, a split that was drawn.
         palette: The colours of the classes as (R, G, B) of 0 to 255, where the data names them.
-        has_masks: Detection: whether every object has a mask, so that a model with a mask head can learn; a note says
-            how many have none. None for other tasks.
+        without_mask: Detection: the share of objects without a mask, with which a mask head cannot learn; a note says
+            how many they are.
     """
 
     format: str
@@ -32,7 +32,7 @@ class Layout:
     numbers: Mapping[str, int]
     notes: Sequence[str] = ()
     palette: Sequence[Sequence[int]] = field(default=())
-    has_masks: bool | None = None
+    without_mask: float = 0
 
     def __str__(self) -> str:
         """One line, such as ``COCO json, 3 classes (cat, dog, cow), 240 train + 60 val images``."""

@@ -81,6 +81,19 @@ def test_a_set_of_boxes_leaves_the_mask_head_out(real_data, tmp_path, capsys):
     assert 'the mask head is left out' in capsys.readouterr().err
 
 
+def test_a_few_forgotten_masks_do_not_cost_the_mask_head(real_data, tmp_path):
+    write_detection('roboflow', real_data, tmp_path / 'mine')
+    path = tmp_path / 'mine/train/_annotations.coco.json'
+    content = json.loads(path.read_text())
+    del content['annotations'][0]['segmentation']
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'% of the objects have a box and no mask, .*mask_head=None'):
+        load_config(CASCADE, str(tmp_path / 'work'), str(tmp_path / 'mine'))
+    boxes = {'model.roi_head.mask_head': None}
+    cfg = load_config(CASCADE, str(tmp_path / 'work'), str(tmp_path / 'mine'), boxes)
+    assert not cfg.model.roi_head.mask_head and cfg.val_evaluator.metric == ['bbox']
+
+
 def test_settings_win_over_the_data(real_data, tmp_path):
     write_detection('roboflow', real_data, tmp_path / 'mine')
     options = {'train_dataloader.dataset.metainfo.classes': ('Auto',), 'train_dataloader.batch_size': 1}

@@ -70,7 +70,9 @@ def test_a_layout_gives_the_objects_that_were_annotated(name, real_data, tmp_pat
     assert layout.format == FORMATS.get(name.split('_')[0], 'COCO json')
     assert layout.classes == (NAMES if layout.format != 'Pascal VOC' else tuple(sorted(NAMES)))
     assert [*layout.splits] == ['train', 'val', *['test'] * (name == 'roboflow')]
-    assert layout.has_masks is (layout.format == 'COCO json' and name != 'label_studio' or name == 'yolo_polygons')
+    assert layout.without_mask == 1 - (
+        layout.format == 'COCO json' and name != 'label_studio' or name == 'yolo_polygons'
+    )
     found = {split: read_objects(layout, split) for split in layout.splits}
     assert {split: len(images) for split, images in found.items()} == layout.numbers
     # Coordinates of YOLO are rounded to a millionth of the image; of a mask in parts polygons have one.
@@ -84,7 +86,7 @@ def test_a_layout_gives_the_objects_that_were_annotated(name, real_data, tmp_pat
         check_same(found['train'], annotated(train), tolerance)
         check_same(found['val'], annotated(val), tolerance)
     for split, settings in layout.splits.items():
-        masks = [dict(type='LoadAnnotations', with_mask=layout.has_masks)]
+        masks = [dict(type='LoadAnnotations', with_mask=not layout.without_mask)]
         check_coco(dict(settings, pipeline=masks, test_mode=split != 'train'), layout.classes)
     assert files_below(root) == before
     assert find_detection(root, tmp_path / 'other').numbers == layout.numbers
@@ -277,7 +279,7 @@ def test_what_mmdet_needs_is_completed(two, tmp_path):
     assert [one['file_name'] for one in written['images']] == ['train/a.png', 'train/b.png']
     assert [(one['width'], one['height']) for one in written['images']] == [SIZE, SIZE]
     assert [(one['id'], one['area'], one['iscrowd']) for one in written['annotations']] == [(1, 150, 0), (2, 300, 0)]
-    assert layout.has_masks is False
+    assert layout.without_mask == 1 / 4
     assert layout.notes == ['1 of 4 objects have a box and no mask']
     assert {name: len(objects) for name, objects in read_objects(layout, 'train').items()} == {'a.png': 1, 'b.png': 1}
 
