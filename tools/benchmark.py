@@ -6,6 +6,7 @@ tools/benchmark.py detector --peers timm                # a training step of Cas
 tools/benchmark.py operators                            # mmcv's, ours compared with compiled ones
 tools/benchmark.py compile                              # whole models by torch.compile, in inference
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
+tools/benchmark.py precision                            # errors of gradients in half precision, fused and plain
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalized
 tools/benchmark.py annotations                          # the check of an annotation file of COCO's size
 tools/benchmark.py tiles CONFIG CHECKPOINT              # AP on large pictures, whole and in tiles
@@ -24,6 +25,7 @@ from benchmarks.data import DATA
 from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
+from benchmarks.precision import PRECISION
 from benchmarks.report import check_picture, print_result
 from benchmarks.tiles import TILES
 
@@ -36,6 +38,7 @@ BENCHMARKS = dict(
     operators=OPERATORS,
     compile=COMPILE,
     load=LOAD,
+    precision=PRECISION,
     data=DATA,
     annotations=ANNOTATIONS,
     tiles=TILES,

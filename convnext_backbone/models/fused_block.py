@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.ops import aten
 
 from .depthwise_grad import depthwise_backward
+from .gradient_sums import Sums, Units, sum_wide
 from .grn import GRN, grn_, grn_backward_
 from .onednn_linear import linear
 from .precision import map_dtype, without_autocast, working_dtype
@@ -43,8 +44,11 @@ class Weights(NamedTuple):
         return None if self.grn_gamma is None or self.grn_beta is None else (self.grn_gamma, self.grn_beta)
 
     def to(self, dtype: torch.dtype) -> 'Weights':
-        """Convert to a data type."""
-        return Weights._make(None if weight is None else weight.to(dtype) for weight in self)
+        """Convert what convolution and products take; LayerNorm is in fp32 at least, and others stay as they are."""
+        wide = torch.promote_types(dtype, torch.float32)
+        dtypes = dict.fromkeys(('conv', 'conv_bias', 'expand', 'expand_bias', 'project', 'project_bias'), dtype)
+        dtypes |= dict(norm=wide, norm_bias=wide)
+        return self._replace(**{name: getattr(self, name).to(one) for name, one in dtypes.items()})
 
 
 def can_fuse(block: 'ConvNeXtBlock') -> bool:
@@ -137,15 +141,14 @@ class FusedBlock(torch.autograd.Function):
             w = original.to(working_dtype(mapped.dtype, mapped.device))
             dout = dout.contiguous()
             dbranch = dout if kept is None else dout[kept]
-            dmapped, d = _tail_backward(mapped, dbranch, w, original, ctx.eps)
+            units = Units.of(dbranch, original.scale, mapped.dtype)
+            dmapped, sums = _tail_backward(mapped, dbranch, w, original, units, ctx.eps)
             dmapped = dmapped.to(w.conv.dtype)
             dinputs, dconv = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
-            d.conv.add_(dconv)
-            d.conv_bias.add_(dmapped.sum((0, 1, 2)))
-            if kept is None:
-                dx = dinputs.add_(dout) if dinputs.dtype == dout.dtype else dout + dinputs
-            else:
-                dx = dout.index_add(0, kept, dinputs.to(dout.dtype))
+            sums.add('conv', dconv)
+            sums.add('conv_bias', sum_wide(dmapped, (0, 1, 2)))
+            d = sums.finish(original, units)
+            dx = units.add_branch(dout, dinputs, kept)
         return dx, None, None, None, None, *d
 
 
@@ -159,51 +162,58 @@ def _depthwise(x: Tensor, w: Weights) -> Tensor:
 def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor) -> None:
     """Compute what follows the depthwise convolution, from LayerNorm to the sum."""
     for tile, hidden in _tiles(mapped, w, buffers=1):
-        normed = F.layer_norm(_rows(mapped, tile).to(w.norm.dtype), w.norm.shape, w.norm, w.norm_bias, eps)
-        hidden = linear(normed, w.expand, w.expand_bias, hidden, gelu=True)
+        normed, *_ = _layer_norm(_rows(mapped, tile).to(w.expand.dtype), w, eps)
+        hidden = linear(normed.to(w.expand.dtype), w.expand, w.expand_bias, hidden, gelu=True)
         if w.grn is not None:
             grn_(_by_sample(hidden, mapped), *w.grn)
         branch = linear(hidden, w.project, w.project_bias)
         torch.addcmul(_rows(shortcut, tile), branch, w.scale, out=_rows(out, tile))
 
 
-def _tail_backward(mapped: Tensor, dout: Tensor, w: Weights, original: Weights, eps: float) -> tuple[Tensor, Weights]:
-    """Gradients of the depthwise output, and of the weights from LayerNorm to the scale."""
-    d = Weights._make(None if weight is None else torch.zeros_like(weight) for weight in original)
+def _layer_norm(rows: Tensor, w: Weights, eps: float) -> tuple[Tensor, list[Tensor], Tensor]:
+    """LayerNorm, in fp32 at least: the map, mean and deviation of its rows, and the rows as they went in."""
+    if rows.device.type != 'cpu':  # whose kernel takes rows of half precision beside weights of single precision
+        rows = rows.to(w.norm.dtype)
+    normed, *statistics = torch.native_layer_norm(rows, w.norm.shape, w.norm, w.norm_bias, eps)
+    return normed, statistics, rows
+
+
+def _tail_backward(
+    mapped: Tensor, dout: Tensor, w: Weights, original: Weights, units: Units, eps: float
+) -> tuple[Tensor, Sums]:
+    """Gradients of the depthwise output, and of the weights from LayerNorm to the scale, in units of their own."""
+    sums = Sums()
     dmapped = torch.empty_like(mapped)
     # Layer scale as rows of the projection: applying it to the gradient costs no pass over the map.
-    scaled = (w.scale[:, None] * w.project).mT
+    scaled = (units.scale[:, None] * original.project).to(w.project.dtype).mT
     for tile, hidden, activated, dhidden in _tiles(mapped, w, buffers=3):
-        rows, drows = _rows(mapped, tile).to(w.norm.dtype), _rows(dout, tile).to(w.norm.dtype)
-        normed, *statistics = torch.native_layer_norm(rows, w.norm.shape, w.norm, w.norm_bias, eps)
+        drows = units.shrink(_rows(dout, tile), w.expand.dtype)
+        normed, statistics, rows = _layer_norm(_rows(mapped, tile).to(w.expand.dtype), w, eps)
+        normed = normed.to(w.expand.dtype)
         hidden = linear(normed, w.expand, w.expand_bias, hidden)
         aten.gelu.out(hidden, out=activated)
         if w.grn is None:
-            _add_product(d.project, drows.mT, activated)
+            sums.add_product('project', drows.mT, activated)
             dhidden = linear(drows, scaled, None, dhidden)
         else:
             norms = grn_(_by_sample(dhidden.copy_(activated), mapped), *w.grn)
-            _add_product(d.project, drows.mT, dhidden)
+            sums.add_product('project', drows.mT, dhidden)
             dhidden = linear(drows, scaled, None, dhidden)
             dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), norms, w.grn[0])
-            for total, part in zip(d.grn or (), dgrn, strict=True):
-                total += part
+            for name, part in zip(('grn_gamma', 'grn_beta'), dgrn, strict=True):
+                sums.add(name, part)
         aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
-        _add_product(d.expand, dhidden.mT, normed)
+        sums.add_product('expand', dhidden.mT, normed)
         dnormed = linear(dhidden, w.expand.mT, None)
         drows_in, dnorm, dnorm_bias = aten.native_layer_norm_backward(
-            dnormed, rows, w.norm.shape, *statistics, w.norm, w.norm_bias, [True, True, True]
+            dnormed.to(rows.dtype), rows, w.norm.shape, *statistics, w.norm, w.norm_bias, [True, True, True]
         )
         _rows(dmapped, tile).copy_(drows_in)
-        d.norm.add_(dnorm)
-        d.norm_bias.add_(dnorm_bias)
-        d.expand_bias.add_(dhidden.sum(0))
-        d.project_bias.add_(drows.sum(0))
-    # The gradients of the projection still lack the scale: they give the gradient of the scale, then get it.
-    d.scale.add_((d.project * original.project).sum(1) + d.project_bias * original.project_bias)
-    d.project.mul_(original.scale[:, None])
-    d.project_bias.mul_(original.scale)
-    return dmapped, d
+        sums.add('norm', dnorm)
+        sums.add('norm_bias', dnorm_bias)
+        sums.add('expand_bias', sum_wide(dhidden, 0))
+        sums.add('project_bias', sum_wide(drows, 0))
+    return dmapped, sums
 
 
 def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:
@@ -240,11 +250,3 @@ def _rows(x: Tensor, tile: slice) -> Tensor:
 def _by_sample(tile: Tensor, mapped: Tensor) -> Tensor:
     """A tile of complete samples of (N, H, W, C), viewed as (samples, H W, columns)."""
     return tile.view(-1, mapped.shape[1] * mapped.shape[2], tile.shape[1])
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a matrix product to a sum over tiles, which may be in wider precision."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)

@@ -47,7 +47,7 @@ def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """:class:`GRN` of (N, H * W, C) in place; returns :func:`channel_norms`, (N, 1, C), for :func:`grn_backward_`."""
     norms = channel_norms(x, dim=1)
     relative = norms / mean_norm(norms)
-    torch.addcmul(beta, x, (1 + gamma * relative).to(x.dtype), out=x)
+    torch.addcmul(beta.to(x.dtype), x, (1 + gamma * relative).to(x.dtype), out=x)
     return norms
 
 
@@ -61,7 +61,7 @@ def grn_backward_(dout: Tensor, x: Tensor, norms: Tensor, gamma: Tensor) -> tupl
     dgain = (dout * x).sum(1, keepdim=True, dtype=norms.dtype)  # of the factor of a channel's map
     drelative = gamma * dgain
     dnorms = (drelative - (drelative * relative).mean(dim=-1, keepdim=True)) / mean
-    dbeta = dout.sum((0, 1))
+    dbeta = dout.sum((0, 1), dtype=norms.dtype)
     # The norm of a map of zeros has no gradient.
     along = torch.where(norms > 0, dnorms / norms, 0)
     dout.mul_((1 + gamma * relative).to(x.dtype)).addcmul_(x, along.to(x.dtype))
