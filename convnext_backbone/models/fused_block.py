@@ -5,7 +5,7 @@ of four times the width. This one keeps two: the input and the output of the dep
 over the map in tiles of rows, whose hidden values stay in the cache; the backward pass recomputes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.ops import aten
 
 from .depthwise_grad import depthwise_backward
-from .gradient_sums import Sums, Units, sum_wide
+from .gradient_sums import Sums, Units, multiply_wide, sum_wide
 from .grn import GRN, grn_, grn_backward_
 from .onednn_linear import linear
 from .precision import map_dtype, without_autocast, working_dtype
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Weights(NamedTuple):
-    """Weights of a block or their gradients; ``scale`` is layer scale over the keep rate of stochastic depth."""
+    """Weights of a block or their gradients; ``scale`` is layer scale over the keep rate, None where that is 1."""
 
     conv: Tensor  # (C, 1, 7, 7)
     conv_bias: Tensor  # (C,)
@@ -34,7 +34,7 @@ class Weights(NamedTuple):
     expand_bias: Tensor  # (4C,)
     project: Tensor  # (C, 4C)
     project_bias: Tensor  # (C,)
-    scale: Tensor  # (C,)
+    scale: Tensor | None  # (C,)
     grn_gamma: Tensor | None  # (4C,)
     grn_beta: Tensor | None  # (4C,)
 
@@ -43,12 +43,27 @@ class Weights(NamedTuple):
         """Gamma and beta of GRN, which V1 lacks."""
         return None if self.grn_gamma is None or self.grn_beta is None else (self.grn_gamma, self.grn_beta)
 
-    def to(self, dtype: torch.dtype) -> 'Weights':
-        """Convert what convolution and products take; LayerNorm is in fp32 at least, and others stay as they are."""
-        wide = torch.promote_types(dtype, torch.float32)
-        dtypes = dict.fromkeys(('conv', 'conv_bias', 'expand', 'expand_bias', 'project', 'project_bias'), dtype)
-        dtypes |= dict(norm=wide, norm_bias=wide)
-        return self._replace(**{name: getattr(self, name).to(one) for name, one in dtypes.items()})
+    def cast(self, dtype: torch.dtype) -> list[Tensor]:
+        """What convolution and matrix products take, in a data type; none if it is that of the weights."""
+        weights = [getattr(self, name) for name in _CAST]
+        if self.expand.dtype == dtype:
+            return []
+        # In one buffer and one call: six would be six launches on a GPU.
+        buffer = self.expand.new_empty(sum(weight.numel() for weight in weights), dtype=dtype)
+        parts = buffer.split([weight.numel() for weight in weights])
+        views = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+        torch._foreach_copy_(views, weights)
+        return views
+
+    def replace(self, casts: Sequence[Tensor]) -> 'Weights':
+        """With what :meth:`cast` returned; LayerNorm is in fp32 at least, and others stay as they are."""
+        wide = torch.promote_types(self.norm.dtype, torch.float32)
+        return self._replace(
+            norm=self.norm.to(wide), norm_bias=self.norm_bias.to(wide), **dict(zip(_CAST, casts, strict=False))
+        )
+
+
+_CAST = ('conv', 'conv_bias', 'expand', 'expand_bias', 'project', 'project_bias')
 
 
 def can_fuse(block: 'ConvNeXtBlock') -> bool:
@@ -69,9 +84,9 @@ def can_fuse(block: 'ConvNeXtBlock') -> bool:
 def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
     """Compute a block by :class:`FusedBlock`; maps (N, C, H, W) to (N, C, H, W)."""
     kept = block.drop_path.draw(len(x))
-    scale = torch.ones_like(block.pwconv2.bias) if block.gamma is None else block.gamma
+    scale: Tensor | None = block.gamma
     if kept is not None:
-        scale = scale / (1 - block.drop_path.rate)
+        scale = (torch.ones_like(block.pwconv2.bias) if scale is None else scale) / (1 - block.drop_path.rate)
         kept = None if kept.all() else kept.nonzero().flatten().to(x.device, non_blocking=True)
     layers = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
     grn = (None, None) if block.grn is None else (block.grn.gamma, block.grn.beta)
@@ -112,12 +127,13 @@ class FusedBlock(torch.autograd.Function):
         w = Weights._make(weights)
         out_dtype = torch.promote_types(x.dtype, w.project.dtype)
         with without_autocast(x.device):
-            w = w.to(working_dtype(dtype, x.device))
+            casts = w.cast(working_dtype(dtype, x.device))
+            w = w.replace(casts)
             shortcut = x if kept is None else x[kept]
             inputs = shortcut.to(dtype)
             mapped = _depthwise(inputs, w).to(dtype)
             if learns:
-                ctx.save_for_backward(inputs, mapped, kept, *weights)
+                ctx.save_for_backward(inputs, mapped, kept, *weights, *casts)
                 ctx.eps = eps
             del inputs
             # With no backward pass a tile of the output may overwrite its input: one map less, and no new pages.
@@ -135,10 +151,11 @@ class FusedBlock(torch.autograd.Function):
         """
         if torch.is_grad_enabled():  # torch's once_differentiable overlooks a constant dout
             raise RuntimeError('A fused block has no second derivative (create_graph=True): build it with fused=False.')
-        inputs, mapped, kept, *weights = ctx.saved_tensors
+        inputs, mapped, kept, *saved = ctx.saved_tensors
         with without_autocast(dout.device):
-            original = Weights._make(weights)
-            w = original.to(working_dtype(mapped.dtype, mapped.device))
+            number = len(Weights._fields)
+            original = Weights._make(saved[:number])
+            w = original.replace(saved[number:])
             dout = dout.contiguous()
             dbranch = dout if kept is None else dout[kept]
             units = Units.of(dbranch, original.scale, mapped.dtype)
@@ -167,7 +184,10 @@ def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor)
         if w.grn is not None:
             grn_(_by_sample(hidden, mapped), *w.grn)
         branch = linear(hidden, w.project, w.project_bias)
-        torch.addcmul(_rows(shortcut, tile), branch, w.scale, out=_rows(out, tile))
+        if w.scale is None:
+            torch.add(_rows(shortcut, tile), branch, out=_rows(out, tile))
+        else:
+            torch.addcmul(_rows(shortcut, tile), branch, w.scale, out=_rows(out, tile))
 
 
 def _layer_norm(rows: Tensor, w: Weights, eps: float) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -184,8 +204,10 @@ def _tail_backward(
     """Gradients of the depthwise output, and of the weights from LayerNorm to the scale, in units of their own."""
     sums = Sums()
     dmapped = torch.empty_like(mapped)
-    # Layer scale as rows of the projection: applying it to the gradient costs no pass over the map.
-    scaled = (units.scale[:, None] * original.project).to(w.project.dtype).mT
+    scaled = w.project
+    if units.scale is not None:
+        # Layer scale as rows of the projection: applying it to the gradient costs no pass over the map.
+        scaled = torch.mul(units.scale[:, None], original.project, out=torch.empty_like(w.project))
     for tile, hidden, activated, dhidden in _tiles(mapped, w, buffers=3):
         drows = units.shrink(_rows(dout, tile), w.expand.dtype)
         normed, statistics, rows = _layer_norm(_rows(mapped, tile).to(w.expand.dtype), w, eps)
@@ -194,17 +216,19 @@ def _tail_backward(
         aten.gelu.out(hidden, out=activated)
         if w.grn is None:
             sums.add_product('project', drows.mT, activated)
-            dhidden = linear(drows, scaled, None, dhidden)
+            dhidden = linear(drows, scaled.mT, None, dhidden)
         else:
-            norms = grn_(_by_sample(dhidden.copy_(activated), mapped), *w.grn)
+            gain = grn_(_by_sample(dhidden.copy_(activated), mapped), *w.grn)
             sums.add_product('project', drows.mT, dhidden)
-            dhidden = linear(drows, scaled, None, dhidden)
-            dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), norms, w.grn[0])
+            dhidden = linear(drows, scaled.mT, None, dhidden)
+            dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), gain, w.grn[0])
             for name, part in zip(('grn_gamma', 'grn_beta'), dgrn, strict=True):
                 sums.add(name, part)
         aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         sums.add_product('expand', dhidden.mT, normed)
-        dnormed = linear(dhidden, w.expand.mT, None)
+        dnormed = (
+            linear(dhidden, w.expand.mT, None) if dhidden.device.type == 'cpu' else multiply_wide(dhidden, w.expand)
+        )
         drows_in, dnorm, dnorm_bias = aten.native_layer_norm_backward(
             dnormed.to(rows.dtype), rows, w.norm.shape, *statistics, w.norm, w.norm_bias, [True, True, True]
         )

@@ -14,39 +14,43 @@ from torch.ops import aten
 if TYPE_CHECKING:
     from .fused_block import Weights
 
-_PEAK = 0.25  # of the gradients in their units: sums over the 65,536 rows of a tile stay in the range of fp16
 _LEAST = 1e-30  # of what is divided by: a gradient of zeros stays one
+_EXPONENT = 0x7F800000  # the bits of a number's exponent in fp32
 
 
 class Units(NamedTuple):
     """What gradients are divided by within a block; None for types that have the range of fp32.
 
     Attributes:
-        scale: Layer scale in units of its largest value, (C,).
+        scale: Layer scale in units of its largest value, (C,); None without it.
         rows: The unit of the gradients of the block's output, (1,).
         branch: That of the gradients before layer scale, (1,).
     """
 
-    scale: Tensor
+    scale: Tensor | None
     rows: Tensor | None = None
     branch: Tensor | None = None
 
     @classmethod
-    def of(cls, dout: Tensor, scale: Tensor, dtype: torch.dtype) -> 'Units':
+    def of(cls, dout: Tensor, scale: Tensor | None, dtype: torch.dtype) -> 'Units':
         """The units for maps of a type; nothing waits for the device.
 
         Args:
             dout: Gradient of the output, of any shape.
-            scale: Layer scale, (C,).
+            scale: Layer scale, (C,), if there is one.
             dtype: Of the maps.
         """
         if dtype != torch.float16 or not dout.numel():
             return cls(scale)
-        rows, largest = (
-            _power_of_two(torch.linalg.vector_norm(one, torch.inf, dtype=torch.float32)) for one in (dout, scale)
-        )
-        rows = rows / _PEAK
-        return cls(scale / largest, rows, rows * largest)
+        measured = [dout] if scale is None else [dout, scale]
+        largest = dout.new_empty(len(measured), dtype=torch.float32)
+        for place, one in enumerate(measured):
+            torch.linalg.vector_norm(one, torch.inf, dtype=torch.float32, out=largest[place])
+        largest.clamp_(min=_LEAST)
+        if dout.dtype == torch.float16:  # by a power of two nothing is rounded
+            largest.view(torch.int32).bitwise_and_(_EXPONENT)
+        rows, scales = largest[:1], largest[1:]
+        return cls(None, rows, rows) if scale is None else cls(scale / scales, rows, rows * scales)
 
     def shrink(self, dout: Tensor, dtype: torch.dtype) -> Tensor:
         """Gradients of the output in their unit, in the type of the maps."""
@@ -86,15 +90,17 @@ class Sums:
         if total is not None and total.dtype == left.dtype:
             total.addmm_(left, right)
         else:
-            self.add(name, _multiply(left, right))
+            self.add(name, multiply_wide(left, right))
 
     def finish(self, weights: 'Weights', units: Units) -> 'Weights':
         """The gradients of weights; zeros for those without a sum, as of an empty batch."""
-        totals, after = self._totals, ('project', 'project_bias')
+        totals = self._totals
         if units.branch is not None and units.rows is not None:
-            torch._foreach_mul_([one for name, one in totals.items() if name not in after], units.branch.squeeze())
-            torch._foreach_mul_([totals[name] for name in after], units.rows.squeeze())
-        if 'project' in totals:
+            last = ('project', 'project_bias') if weights.scale is not None else ()
+            torch._foreach_mul_([one for name, one in totals.items() if name not in last], units.branch.squeeze())
+            if last:
+                torch._foreach_mul_([totals[name] for name in last], units.rows.squeeze())
+        if weights.scale is not None and 'project' in totals:
             # The gradients of the projection still lack the scale: they give that of the scale, then get it.
             project, bias = totals['project'], totals['project_bias']
             totals['scale'] = (project * weights.project).sum(1) + bias * weights.project_bias
@@ -117,15 +123,8 @@ def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """A product whose sums of fp16 numbers do not overflow."""
-    if left.dtype == torch.float16 and left.device.type == 'cuda' and hasattr(aten.mm, 'dtype'):
+def multiply_wide(left: Tensor, right: Tensor) -> Tensor:
+    """A matrix product, of half precision in fp32 where the device has a kernel: sums may leave the range of fp16."""
+    if left.dtype.itemsize == 2 and left.device.type != 'cpu' and hasattr(aten.mm, 'dtype'):
         return torch.mm(left, right, out_dtype=torch.float32)
     return left @ right
-
-
-def _power_of_two(largest: Tensor) -> Tensor:
-    """A power of two, (1,), from half of a number to the number: dividing by it rounds nothing."""
-    largest = largest.clamp(min=_LEAST).view(1)
-    mantissa, _ = torch.frexp(largest)
-    return largest / (2 * mantissa)

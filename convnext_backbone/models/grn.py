@@ -1,6 +1,6 @@
 """Global response normalization of ConvNeXt V2 (arXiv 2301.00808, section 3.2): the layer and in-place kernels."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,26 +43,39 @@ def mean_norm(norms: Tensor) -> Tensor:
     return norms.mean(dim=-1, keepdim=True) + GRN_EPS
 
 
-def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """:class:`GRN` of (N, H * W, C) in place; returns :func:`channel_norms`, (N, 1, C), for :func:`grn_backward_`."""
+class Gain(NamedTuple):
+    """What :func:`grn_` multiplies maps by, (N, 1, C), with its parts for :func:`grn_backward_`."""
+
+    gain: Tensor
+    norms: Tensor
+    mean: Tensor
+    relative: Tensor
+
+
+def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Gain:
+    """:class:`GRN` of (N, H * W, C) in place."""
     norms = channel_norms(x, dim=1)
-    relative = norms / mean_norm(norms)
-    torch.addcmul(beta.to(x.dtype), x, (1 + gamma * relative).to(x.dtype), out=x)
-    return norms
-
-
-def grn_backward_(dout: Tensor, x: Tensor, norms: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn the gradient of :class:`GRN`'s output, ``dout``, into that of its input ``x``, both (N, H * W, C), in place.
-
-    ``norms`` is what :func:`grn_` returned. Returns the gradients of gamma and beta.
-    """
     mean = mean_norm(norms)
     relative = norms / mean
-    dgain = (dout * x).sum(1, keepdim=True, dtype=norms.dtype)  # of the factor of a channel's map
-    drelative = gamma * dgain
-    dnorms = (drelative - (drelative * relative).mean(dim=-1, keepdim=True)) / mean
-    dbeta = dout.sum((0, 1), dtype=norms.dtype)
-    # The norm of a map of zeros has no gradient.
-    along = torch.where(norms > 0, dnorms / norms, 0)
-    dout.mul_((1 + gamma * relative).to(x.dtype)).addcmul_(x, along.to(x.dtype))
-    return (relative * dgain).sum((0, 1)), dbeta
+    gain = 1 + gamma * relative
+    torch.addcmul(_like(beta, x), x, _like(gain, x), out=x)
+    return Gain(gain, norms, mean, relative)
+
+
+def grn_backward_(dout: Tensor, x: Tensor, gain: Gain, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn the gradient of :class:`GRN`'s output, ``dout``, into that of its input ``x``, both (N, H * W, C), in place.
+
+    ``gain`` is what :func:`grn_` returned. Returns the gradients of gamma and beta.
+    """
+    dgain = (dout * x).sum(1, keepdim=True, dtype=gain.norms.dtype)
+    drelative, of_gamma = gamma * dgain, gain.relative * dgain
+    dnorms = drelative.sub(of_gamma @ gamma[:, None].to(dgain.dtype), alpha=1 / len(gamma)) / gain.mean
+    dbeta = dout.sum((0, 1), dtype=gain.norms.dtype)
+    along = torch.nan_to_num(dnorms / gain.norms, 0, 0, 0)  # the norm of a map of zeros has no gradient
+    dout.mul_(_like(gain.gain, x)).addcmul_(x, _like(along, x))
+    return of_gamma.sum((0, 1)), dbeta
+
+
+def _like(vector: Tensor, x: Tensor) -> Tensor:
+    """A vector in the data type of a map, where mixed types would cost a CPU a copy of the map."""
+    return vector.to(x.dtype) if x.device.type == 'cpu' else vector

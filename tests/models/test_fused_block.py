@@ -325,4 +325,4 @@ def test_gradients_of_a_zero_channel_are_finite_in_grn():
     nn.init.zeros_(block.pwconv1.weight)
     nn.init.zeros_(block.pwconv1.bias)
     assert all(gradient.isfinite().all() for gradient in results(block, torch.randn(2, 8, 4, 4)))
-    assert not grn_(torch.zeros(1, 4, 8), torch.ones(8), torch.ones(8)).any()
+    assert not grn_(torch.zeros(1, 4, 8), torch.ones(8), torch.ones(8)).norms.any()
