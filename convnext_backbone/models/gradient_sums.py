@@ -115,8 +115,8 @@ class Sums:
 
 
 def sum_wide(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """A sum in fp32 at least."""
-    return x.sum(dim, dtype=torch.promote_types(x.dtype, torch.float32))
+    """A sum in fp32 at least; a CPU would convert the map first, so there it is rounded once, after it is summed."""
+    return x.sum(dim) if x.device.type == 'cpu' else x.sum(dim, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _widen(x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .gradient_sums import sum_wide
+
 GRN_EPS = 1e-6
 
 
@@ -70,7 +72,7 @@ def grn_backward_(dout: Tensor, x: Tensor, gain: Gain, gamma: Tensor) -> tuple[T
     dgain = (dout * x).sum(1, keepdim=True, dtype=gain.norms.dtype)
     drelative, of_gamma = gamma * dgain, gain.relative * dgain
     dnorms = drelative.sub(of_gamma @ gamma[:, None].to(dgain.dtype), alpha=1 / len(gamma)) / gain.mean
-    dbeta = dout.sum((0, 1), dtype=gain.norms.dtype)
+    dbeta = sum_wide(dout, (0, 1))
     along = torch.nan_to_num(dnorms / gain.norms, 0, 0, 0)  # the norm of a map of zeros has no gradient
     dout.mul_(_like(gain.gain, x)).addcmul_(x, _like(along, x))
     return of_gamma.sum((0, 1)), dbeta
