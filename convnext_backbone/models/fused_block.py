@@ -5,7 +5,7 @@ of four times the width. This one keeps two: the input and the output of the dep
 over the map in tiles of rows, whose hidden values stay in the cache; the backward pass recomputes them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ops import aten
 
+from .block_weights import Weights, collect_weights
 from .depthwise_grad import depthwise_backward
 from .gradient_sums import Sums, Units, multiply_wide, sum_wide
 from .grn import GRN, grn_, grn_backward_
@@ -23,55 +24,20 @@ if TYPE_CHECKING:
     from .convnext import ConvNeXtBlock
 
 
-class Weights(NamedTuple):
-    """Weights of a block or their gradients; ``scale`` is layer scale over the keep rate, None where that is 1."""
-
-    conv: Tensor  # (C, 1, 7, 7)
-    conv_bias: Tensor  # (C,)
-    norm: Tensor  # (C,)
-    norm_bias: Tensor  # (C,)
-    expand: Tensor  # (4C, C)
-    expand_bias: Tensor  # (4C,)
-    project: Tensor  # (C, 4C)
-    project_bias: Tensor  # (C,)
-    scale: Tensor | None  # (C,)
-    grn_gamma: Tensor | None  # (4C,)
-    grn_beta: Tensor | None  # (4C,)
-
-    @property
-    def grn(self) -> tuple[Tensor, Tensor] | None:
-        """Gamma and beta of GRN, which V1 lacks."""
-        return None if self.grn_gamma is None or self.grn_beta is None else (self.grn_gamma, self.grn_beta)
-
-    def cast(self, dtype: torch.dtype) -> list[Tensor]:
-        """What convolution and matrix products take, in a data type; none if it is that of the weights."""
-        weights = [getattr(self, name) for name in _CAST]
-        if self.expand.dtype == dtype:
-            return []
-        # In one buffer and one call: six would be six launches on a GPU.
-        buffer = self.expand.new_empty(sum(weight.numel() for weight in weights), dtype=dtype)
-        parts = buffer.split([weight.numel() for weight in weights])
-        views = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-        torch._foreach_copy_(views, weights)
-        return views
-
-    def replace(self, casts: Sequence[Tensor]) -> 'Weights':
-        """With what :meth:`cast` returned; LayerNorm is in fp32 at least, and others stay as they are."""
-        wide = torch.promote_types(self.norm.dtype, torch.float32)
-        return self._replace(
-            norm=self.norm.to(wide), norm_bias=self.norm_bias.to(wide), **dict(zip(_CAST, casts, strict=False))
-        )
-
-
-_CAST = ('conv', 'conv_bias', 'expand', 'expand_bias', 'project', 'project_bias')
+# torch 2.6 does not tell the two apart: there a compiled block runs layer by layer.
+is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
 
 
 def can_fuse(block: 'ConvNeXtBlock') -> bool:
-    """Whether the layers of a block are unchanged, unhooked and not traced or transformed."""
-    # Private: where torch lacks it, any call may be inside a transform of torch.func.
-    transformed = getattr(torch._C, '_are_functorch_transforms_active', None)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed is None or transformed():
-        return False
+    """Whether the layers of a block are unchanged, unhooked and not exported, traced or transformed."""
+    if torch.compiler.is_compiling():
+        if is_exporting():
+            return False
+    else:
+        # Private: where torch lacks it, any call may be inside a transform of torch.func.
+        transformed = getattr(torch._C, '_are_functorch_transforms_active', None)
+        if torch.jit.is_tracing() or transformed is None or transformed():
+            return False
     layers = {block.dwconv: nn.Conv2d, block.norm: nn.LayerNorm, block.pwconv1: nn.Linear, block.pwconv2: nn.Linear}
     if block.grn is not None:
         layers[block.grn] = GRN
@@ -83,18 +49,31 @@ def can_fuse(block: 'ConvNeXtBlock') -> bool:
 
 def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
     """Compute a block by :class:`FusedBlock`; maps (N, C, H, W) to (N, C, H, W)."""
-    kept = block.drop_path.draw(len(x))
-    scale: Tensor | None = block.gamma
-    if kept is not None:
-        scale = (torch.ones_like(block.pwconv2.bias) if scale is None else scale) / (1 - block.drop_path.rate)
-        kept = None if kept.all() else kept.nonzero().flatten().to(x.device, non_blocking=True)
-    layers = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
-    grn = (None, None) if block.grn is None else (block.grn.gamma, block.grn.beta)
-    weights = [*(w for layer in layers for w in (layer.weight, layer.bias)), scale, *grn]
+    kept, weights = block.drop_path.draw(len(x)), collect_weights(block)
     nhwc = x.permute(0, 2, 3, 1).contiguous()
     learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (nhwc, *weights))
     dtype = map_dtype(block.pwconv1.weight)
-    return FusedBlock.apply(nhwc, kept, dtype, block.norm.eps, learns, *weights).permute(0, 3, 1, 2)
+    indices = None if kept is None else find_kept(kept, x.device)
+    return FusedBlock.apply(nhwc, indices, dtype, block.norm.eps, learns, *weights).permute(0, 3, 1, 2)
+
+
+def find_kept(kept: Tensor, device: torch.device) -> Tensor | None:
+    """The indices of samples that are kept, of a mask on the host; None if all are."""
+    return None if kept.all() else kept.nonzero().flatten().to(device, non_blocking=True)
+
+
+class Saved(NamedTuple):
+    """What a forward pass keeps for the backward pass.
+
+    Attributes:
+        inputs: The input of the branch, (n, H, W, C), in the type of the maps.
+        mapped: The output of the depthwise convolution, the same.
+        casts: Of :meth:`Weights.cast`.
+    """
+
+    inputs: Tensor
+    mapped: Tensor
+    casts: list[Tensor]
 
 
 class FusedBlock(torch.autograd.Function):
@@ -110,37 +89,12 @@ class FusedBlock(torch.autograd.Function):
         learns: bool,
         *weights: Tensor | None,
     ) -> Tensor:
-        """Compute the block.
-
-        Args:
-            ctx: Autograd's context.
-            x: The map, (N, H, W, C), contiguous.
-            kept: Indices of the samples whose branch is computed; None for all.
-            dtype: Data type of the intermediate maps: that of autocast, or the weights'.
-            eps: Of the LayerNorm.
-            learns: Whether there may be a backward pass.
-            weights: The fields of :class:`Weights`.
-
-        Returns:
-            (N, H, W, C), in the wider data type of ``x`` and the weights.
-        """
-        w = Weights._make(weights)
-        out_dtype = torch.promote_types(x.dtype, w.project.dtype)
-        with without_autocast(x.device):
-            casts = w.cast(working_dtype(dtype, x.device))
-            w = w.replace(casts)
-            shortcut = x if kept is None else x[kept]
-            inputs = shortcut.to(dtype)
-            mapped = _depthwise(inputs, w).to(dtype)
-            if learns:
-                ctx.save_for_backward(inputs, mapped, kept, *weights, *casts)
-                ctx.eps = eps
-            del inputs
-            # With no backward pass a tile of the output may overwrite its input: one map less, and no new pages.
-            in_place = not learns and mapped.dtype == out_dtype
-            out = mapped if in_place else torch.empty_like(shortcut, dtype=out_dtype)
-            _tail(mapped, shortcut, w, eps, out)
-        return out if kept is None else x.to(out_dtype, copy=True).index_copy_(0, kept, out)
+        """Compute the block, as of :func:`forward_pass`; ``learns`` says whether there may be a backward pass."""
+        out, saved = forward_pass(x, kept, dtype, eps, not learns, Weights._make(weights))
+        if learns:
+            ctx.save_for_backward(kept, *weights, saved.inputs, saved.mapped, *saved.casts)
+            ctx.eps = eps
+        return out
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
@@ -151,22 +105,60 @@ class FusedBlock(torch.autograd.Function):
         """
         if torch.is_grad_enabled():  # torch's once_differentiable overlooks a constant dout
             raise RuntimeError('A fused block has no second derivative (create_graph=True): build it with fused=False.')
-        inputs, mapped, kept, *saved = ctx.saved_tensors
-        with without_autocast(dout.device):
-            number = len(Weights._fields)
-            original = Weights._make(saved[:number])
-            w = original.replace(saved[number:])
-            dout = dout.contiguous()
-            dbranch = dout if kept is None else dout[kept]
-            units = Units.of(dbranch, original.scale, mapped.dtype)
-            dmapped, sums = _tail_backward(mapped, dbranch, w, original, units, ctx.eps)
-            dmapped = dmapped.to(w.conv.dtype)
-            dinputs, dconv = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
-            sums.add('conv', dconv)
-            sums.add('conv_bias', sum_wide(dmapped, (0, 1, 2)))
-            d = sums.finish(original, units)
-            dx = units.add_branch(dout, dinputs, kept)
+        kept, *tensors = ctx.saved_tensors
+        number = len(Weights._fields)
+        inputs, mapped, *casts = tensors[number:]
+        saved = Saved(inputs, mapped, casts)
+        dx, d = backward_pass(dout, kept, ctx.eps, Weights._make(tensors[:number]), saved)
         return dx, None, None, None, None, *d
+
+
+def forward_pass(
+    x: Tensor, kept: Tensor | None, dtype: torch.dtype, eps: float, in_place: bool, weights: Weights
+) -> tuple[Tensor, Saved]:
+    """Compute a block.
+
+    Args:
+        x: The map, (N, H, W, C), contiguous.
+        kept: Indices of the n samples whose branch is computed; None for all.
+        dtype: Data type of the intermediate maps: that of autocast, or the weights'.
+        eps: Of the LayerNorm.
+        in_place: There is no backward pass: what it would need may be overwritten.
+        weights: Of the block.
+
+    Returns:
+        The output, (N, H, W, C), in the wider data type of ``x`` and the weights, and what the backward pass needs.
+    """
+    out_dtype = torch.promote_types(x.dtype, weights.project.dtype)
+    with without_autocast(x.device):
+        casts = weights.cast(working_dtype(dtype, x.device))
+        w = weights.replace(casts)
+        shortcut = x if kept is None else x[kept]
+        inputs = shortcut.to(dtype)
+        mapped = _depthwise(inputs, w).to(dtype)
+        # With no backward pass a tile of the output may overwrite its input: one map less, and no new pages.
+        out = mapped if in_place and mapped.dtype == out_dtype else torch.empty_like(shortcut, dtype=out_dtype)
+        _tail(mapped, shortcut, w, eps, out)
+    out = out if kept is None else x.to(out_dtype, copy=True).index_copy_(0, kept, out)
+    return out, Saved(inputs, mapped, casts)
+
+
+def backward_pass(
+    dout: Tensor, kept: Tensor | None, eps: float, weights: Weights, saved: Saved
+) -> tuple[Tensor, Weights]:
+    """Gradients of the map and the weights; arguments as of :func:`forward_pass`."""
+    inputs, mapped, casts = saved
+    with without_autocast(dout.device):
+        w = weights.replace(casts)
+        dout = dout.contiguous()
+        dbranch = dout if kept is None else dout[kept]
+        units = Units.of(dbranch, weights.scale, mapped.dtype)
+        dmapped, sums = _tail_backward(mapped, dbranch, w, weights, units, eps)
+        dmapped = dmapped.to(w.conv.dtype)
+        dinputs, dconv = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
+        sums.add('conv', dconv)
+        sums.add('conv_bias', sum_wide(dmapped, (0, 1, 2)))
+        return units.add_branch(dout, dinputs, kept), sums.finish(weights, units)
 
 
 def _depthwise(x: Tensor, w: Weights) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.ops import aten
 
 if TYPE_CHECKING:
-    from .fused_block import Weights
+    from .block_weights import Weights
 
 _LEAST = 1e-30  # of what is divided by: a gradient of zeros stays one
 _EXPONENT = 0x7F800000  # the bits of a number's exponent in fp32

@@ -62,11 +62,14 @@ class DropPath(nn.Module):
         mask = kept.to(x.device, x.dtype).view(-1, *[1] * (x.ndim - 1))
         return x * (mask / (1 - self.rate))
 
+    @property
+    def drops(self) -> bool:
+        """Whether samples may be dropped."""
+        return self.training and self.rate > 0
+
     def draw(self, samples: int) -> Tensor | None:
         """Draw which samples keep their branch, on the host to avoid a device synchronization; None if all do."""
-        if not self.training or self.rate == 0:
-            return None
-        return torch.rand(samples, device='cpu') >= self.rate
+        return torch.rand(samples, device='cpu') >= self.rate if self.drops else None
 
     def extra_repr(self) -> str:
         """The rate, for printing the module."""

@@ -103,7 +103,7 @@ def choose_contenders(peers: str | None, arch: str, compiled: bool) -> list[str]
             raise UserError(f'--peers names {name!r}, which is none of {", ".join(PEERS)}.')
         if name in PEERS and not has(name, arch):
             raise UserError(f'The peer {name} is not installed here or has no {arch}: leave it out of --peers.')
-    return [OURS, *names, *(name + COMPILED for name in names if compiled)]
+    return [OURS, *names, *(name + COMPILED for name in (OURS, *names) if compiled)]
 
 
 def build(contender: str, arch: str, drop_path: float, device: torch.device) -> nn.Module:

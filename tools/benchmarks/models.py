@@ -185,7 +185,7 @@ def draw_models(result: dict, path: Path) -> None:
 CONFIG: dict = dict(default='configs/cascade_convnext_t_coco.py')
 FLAGS: dict[str, dict] = {
     '--peers': dict(metavar='A,B', help='packages to compare with; default is all that are installed'),
-    '--compile': dict(action='store_true', help='the peers by torch.compile, too'),
+    '--compile': dict(action='store_true', help='all by torch.compile, too'),
     '--shapes': dict(nargs='+', default=['1x800x1216'], metavar='NxHxW'),
     '--dtype': dict(nargs='+', choices=DTYPES, default=['fp32'], help='by autocast'),
     '--out': dict(type=Path, metavar='FILE', help='draw the result as a picture'),
