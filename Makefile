@@ -11,7 +11,7 @@ PRETRAINING = configs/demo/pretrain_convnext_atto_shapes.py
 DETECTION = configs/demo/cascade_convnext_atto_shapes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all faults matrix lint clean
+.PHONY: help setup demo test test-all faults gpu matrix lint clean
 
 help:  ## print this list
 	@echo 'make TARGET [STACK=openmmlab|onedl] [TORCH=2.10.0] [PYTHON=python3] [VENV=folder]'
@@ -43,6 +43,12 @@ faults: setup  ## fault tolerance (docs/fault_tolerance.md): a hundred kills, 15
 	KILLS=100 $(BIN)/python -m pytest -q -s tests/engine/test_kills.py -k moments
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/config/test_fuzz.py tests/engine/test_places.py tests/engine/test_faults.py \
 	    tests/datasets/test_image_loading.py tests/weights/test_damage.py tests/engine/test_resume.py tests/engine/test_processes.py
+
+gpu: setup  ## ten minutes on a GPU: numbers, time, memory, and the settings that fit it (work_dirs/gpu/)
+	@mkdir -p work_dirs/gpu
+	$(BIN)/python tools/benchmark.py gpu --out work_dirs/gpu/gpu.png --json > work_dirs/gpu/gpu.json
+	@grep recommended work_dirs/gpu/gpu.json
+	$(BIN)/python -m pytest -m gpu
 
 matrix:  ## set up and test each supported version of torch and Python (docs/versions.md)
 	$(PYTHON) tools/test_matrix.py --out work_dirs/versions

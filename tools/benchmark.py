@@ -5,6 +5,7 @@ tools/benchmark.py backbone --shapes 1x800x1216         # compared with timm, to
 tools/benchmark.py detector --peers timm                # a training step of Cascade Mask R-CNN
 tools/benchmark.py operators                            # mmcv's, ours compared with compiled ones
 tools/benchmark.py compile                              # whole models by torch.compile, in inference
+tools/benchmark.py gpu                                  # what a GPU makes of it, and the settings that fit it
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py precision                            # errors of gradients in half precision, fused and plain
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalized
@@ -22,6 +23,7 @@ if __name__ == '__main__':  # before what takes seconds to import
 from benchmarks.annotations import ANNOTATIONS
 from benchmarks.compile import COMPILE
 from benchmarks.data import DATA
+from benchmarks.gpu import GPU
 from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
@@ -37,6 +39,7 @@ BENCHMARKS = dict(
     detector=DETECTOR,
     operators=OPERATORS,
     compile=COMPILE,
+    gpu=GPU,
     load=LOAD,
     precision=PRECISION,
     data=DATA,

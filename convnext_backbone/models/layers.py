@@ -59,7 +59,7 @@ class DropPath(nn.Module):
         kept = self.draw(len(x))
         if kept is None:
             return x
-        mask = kept.to(x.device, x.dtype).view(-1, *[1] * (x.ndim - 1))
+        mask = kept.to(x.device, x.dtype, non_blocking=True).view(-1, *[1] * (x.ndim - 1))
         return x * (mask / (1 - self.rate))
 
     @property

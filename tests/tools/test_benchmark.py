@@ -12,6 +12,7 @@ from convnext_backbone import ARCHS
 
 sys.path.insert(0, str(REPOSITORY / 'tools'))
 from benchmarks.contenders import CONTENDERS, LACKS, build, has
+from benchmarks.gpu import recommend
 
 
 def measure(what: str, *arguments: object, cwd, how=run_tool) -> dict:
@@ -58,7 +59,39 @@ def test_compiled_peers_are_measured_at_every_shape(tmp_path):
     report = measure('backbone', *arguments, cwd=tmp_path)
     assert [case['height'] for case in report['results']] == [64, 96]
     for case in report['results']:
-        assert [row['contender'] for row in case['rows']] == ['ours', 'timm', 'timm, compiled']
+        assert [row['contender'] for row in case['rows']] == ['ours', 'timm', 'ours, compiled', 'timm, compiled']
+
+
+def test_gradients_in_half_precision_are_compared(tmp_path, call_tool):
+    rows = measure('precision', cwd=tmp_path, how=call_tool)['rows']
+    assert {row['dtype'] for row in rows} == {'float16', 'bfloat16'} and len(rows) == 24
+    assert all(0 < row['fused']['error_percent'] < 8 for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu_one_sentence_says_so(tmp_path, call_tool):
+    assert 'There is no GPU that torch can use here' in refusal(call_tool('benchmark.py', 'gpu', cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'memory', 'expected'),
+    [
+        ((1.0, 1.5, 1.02, 1.4), (0.2, 1.0, 0.2, 0.9), 'the defaults'),
+        ((1.5, 1.5, 1.0, 1.4), (0.2, 1.0, 0.2, 0.9), 'compile=True in the config'),
+        ((1.2, 1.1, 1.1, 1.0), (0.2, 1.0, 0.2, 0.9), 'model.backbone.fused=False compile=True'),
+        ((1.02, 1.0, 1.1, 1.1), (0.2, 1.0, 0.2, 0.9), 'the defaults'),  # within 3 %, in a fifth of the memory
+        ((1.02, 1.0, 1.1, 1.1), (0.5, 1.0, 0.2, 0.9), 'model.backbone.fused=False'),
+    ],
+)
+def test_what_is_recommended_is_fast_and_small_where_that_costs_nothing(seconds, memory, expected):
+    names = ('ours', 'ours-plain', 'ours, compiled', 'ours-plain, compiled')
+    rows = [
+        dict(contender=name, seconds=time, peak_mib=100 * peak)
+        for name, time, peak in zip(names, seconds, memory, strict=True)
+    ]
+    rows.append(dict(contender='timm', seconds=0.5, peak_mib=1.0))  # which no setting makes of ours
+    cases = [dict(mode='train', rows=rows), dict(mode='infer', rows=[])]
+    assert recommend(cases).startswith(f'{expected}:')
 
 
 @pytest.mark.parametrize('contender', CONTENDERS)

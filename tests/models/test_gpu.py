@@ -1,0 +1,68 @@
+"""The fused block on a GPU: as exact as the plain block, eager and compiled, and no waits for the device."""
+
+import copy
+
+import pytest
+import torch
+
+from convnext_backbone import ConvNeXt, ConvNeXtBlock
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')]
+VERSIONS = pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
+SMALL = dict(depths=(1, 2, 1, 1), channels=(32, 64, 96, 128))
+
+
+def gradients(block: torch.nn.Module, x: torch.Tensor, dout: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Gradients of the input and all weights, in float64."""
+    x = x.clone().requires_grad_()
+    block.zero_grad()
+    torch.manual_seed(0)  # of stochastic depth
+    with torch.autocast('cuda', dtype=dtype, enabled=dtype.itemsize == 2):
+        out = block(x)
+    out.backward(dout.to(out.dtype))
+    return [one.grad.double() for one in (x, *block.parameters())]
+
+
+@VERSIONS
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize('gamma', [1e-6, 1.0])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_gradients_are_as_exact_as_those_of_the_plain_block(use_grn, rate, gamma, dtype):
+    errors = torch.zeros(2)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        block = ConvNeXtBlock(96, rate, gamma, use_grn).cuda().train()
+        plain, exact = copy.deepcopy(block), copy.deepcopy(block).double()
+        plain.fused = exact.fused = False
+        x = torch.randn(4, 96, 20, 24, device='cuda')
+        dout = 65.536 * torch.randn_like(x)
+        expected = gradients(exact, x.double(), dout.double(), torch.float64)
+        for i, one in enumerate((block, plain)):
+            found = gradients(one, x, dout, dtype)
+            errors[i] += sum(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+    assert errors[0] <= 1.2 * errors[1]
+
+
+@VERSIONS
+def test_compiled_results_are_near_those_of_eager_mode(use_grn):
+    torch.manual_seed(0)
+    model = ConvNeXt(SMALL, use_grn=use_grn).cuda().eval()
+    images = torch.randn(2, 3, 128, 128, device='cuda')
+    with torch.no_grad():
+        for one, other in zip(torch.compile(model, fullgraph=True)(images), model(images), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
+
+
+@VERSIONS
+def test_a_step_does_not_wait_for_the_device(use_grn):
+    torch.manual_seed(0)
+    model = ConvNeXt(SMALL, use_grn=use_grn, drop_path_rate=0.5).cuda().train()
+    images = torch.randn(4, 3, 128, 128, device='cuda')
+    for mode in ('default', 'error'):  # once without, for what is set up at first use
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            with torch.autocast('cuda', dtype=torch.float16):
+                maps = model(images)
+            torch.autograd.backward(maps, [one.detach() for one in maps])
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
