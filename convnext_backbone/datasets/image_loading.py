@@ -1,5 +1,6 @@
 """Image and annotation loading of mmdet and mmseg with the shared decoder; annotations of another size are refused."""
 
+import contextlib
 import functools
 import io
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from ..utils.errors import UserError, printable
 from ..utils.image_io import FORMATS, read_image
 from .mask_values import get_reader
 from .masks import to_labels
+
+_JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 
 if TYPE_CHECKING:
     from mmcv.transforms import LoadImageFromFile
@@ -86,17 +89,46 @@ def _replace_steps(steps: list) -> None:
 def _load_image(replaced: 'LoadImageFromFile', results: dict) -> dict | None:
     path = results['img_path']
     try:
-        image = read_image(path, replaced.backend_args)
+        image = read_bgr(path, replaced.backend_args)
     except UserError:
         if replaced.ignore_empty:
             return None
         raise
     if results.get('height') is not None and results.get('width') is not None:
         check_size(path, image.shape[:2], (results['height'], results['width']), 'in the annotation file')
-    image = np.ascontiguousarray(image[..., ::-1])  # mmcv's BGR
     results['img'] = image.astype(np.float32) if replaced.to_float32 else image
     results['img_shape'] = results['ori_shape'] = image.shape[:2]
     return results
+
+
+def read_bgr(path: str, backend_args: dict | None = None) -> np.ndarray:
+    """Read an image as :func:`.read_image` does, with its channels in OpenCV's order.
+
+    Most images are whole JPEGs without a rotation, whose pixels OpenCV and Pillow decode by the same library: OpenCV
+    takes half of the time.
+
+    Args:
+        path: Its file.
+        backend_args: Of ``mmengine.fileio``, for remote storage.
+
+    Returns:
+        (H, W, 3), BGR.
+
+    Raises:
+        UserError: It is missing or cannot be decoded.
+    """
+    import cv2
+    from PIL import ExifTags, Image
+
+    with contextlib.suppress(Exception):  # of any type: of what is wrong read_image tells
+        content = fileio.get(path, backend_args=backend_args)
+        if content.startswith(_JPEG_START) and content.endswith(_JPEG_END):  # OpenCV would fill up one that is cut off
+            with Image.open(io.BytesIO(content), formats=('JPEG',)) as header:
+                plain = header.mode in ('RGB', 'L') and header.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if plain else None
+            if image is not None:
+                return image
+    return cv2.cvtColor(read_image(path, backend_args), cv2.COLOR_RGB2BGR)
 
 
 def _load_proposals(load: Callable[[dict], dict], results: dict) -> dict:

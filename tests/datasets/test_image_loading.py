@@ -24,7 +24,8 @@ from PIL import Image
 
 from convnext_backbone import UserError, read_checkpoint
 from convnext_backbone.config.load import load_config
-from convnext_backbone.datasets.image_loading import guard_image_loading
+from convnext_backbone.datasets.image_loading import guard_image_loading, read_bgr
+from convnext_backbone.utils.image_io import read_image
 
 DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 CLASSIFIER = REPOSITORY / 'configs/demo/pretrain_convnext_atto_shapes.py'
@@ -457,3 +458,27 @@ def test_predict_names_a_truncated_image(task, untrained, tmp_path, call_tool):
     (tmp_path / 'cut.jpg').write_bytes(BROKEN['truncated jpeg'])
     sentence = refusal(call_tool('predict.py', TASKS[task], untrained(task), 'cut.jpg', cwd=tmp_path))
     assert 'cut.jpg cannot be decoded' in sentence and 'truncated' in sentence
+
+
+def test_images_of_any_kind_have_the_pixels_of_the_shared_decoder(real_data, tmp_path):
+    """OpenCV decodes whole JPEGs, faster; rotated, printed and grey ones, and those cut off, must be as before."""
+    photo = sorted((real_data / 'coco/train2017').iterdir())[0]
+    image = Image.open(photo).convert('RGB')
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    image.save(tmp_path / 'rotated.jpg', exif=rotated)
+    image.save(tmp_path / 'progressive.jpg', progressive=True, quality=70)
+    image.convert('CMYK').save(tmp_path / 'cmyk.jpg')
+    image.convert('L').save(tmp_path / 'grey.jpg')
+    image.convert('RGBA').save(tmp_path / 'transparent.png')
+    (tmp_path / 'padded.jpg').write_bytes(photo.read_bytes() + b'\0' * 64)
+    paths = [*sorted(tmp_path.iterdir()), *sorted((real_data / 'coco/val2017').iterdir())[:30]]
+    for path in paths:
+        found = read_bgr(str(path))
+        assert found.flags.c_contiguous and np.array_equal(found[..., ::-1], read_image(path)), path
+    assert read_bgr(str(tmp_path / 'rotated.jpg')).shape[:2] == image.size
+    (tmp_path / 'cut.jpg').write_bytes(photo.read_bytes()[:-2000])
+    with pytest.raises(UserError, match='cannot be decoded'):
+        read_bgr(str(tmp_path / 'cut.jpg'))
+    with pytest.raises(UserError, match='is missing'):
+        read_bgr(str(tmp_path / 'none.jpg'))
