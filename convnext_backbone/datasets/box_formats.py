@@ -52,15 +52,3 @@ def to_coco(annotated: Iterable[Annotated], classes: Sequence[str], root: Path) 
             annotations.append(dict(dict(iscrowd=0), **one, id=len(annotations) + 1, image_id=number))
     categories = [dict(id=label, name=name) for label, name in enumerate(classes)]
     return dict(images=images, annotations=annotations, categories=categories)
-
-
-def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        UserError: It cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding='utf-8-sig')
-    except (OSError, ValueError) as error:
-        raise UserError(f'{printable(str(path))} cannot be read as UTF-8 text ({error}): replace it.') from error

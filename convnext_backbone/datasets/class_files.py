@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..utils.errors import UserError, printable
+from .folders import read_text
 
 Color = tuple[int, int, int]  # of 0 to 255: red, green, blue
 
@@ -57,11 +58,9 @@ def read_class_file(path: Path) -> list[NamedClass]:
     Raises:
         UserError: It is no text, is empty, or a class, a colour or an id is there twice; the text names the line.
     """
-    try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f'The classes in {printable(path)} cannot be read ({error}): write a name a line.') from error
-    lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith('#')]
+    lines = [
+        line.strip() for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith('#')
+    ]
     try:
         classes = _parse_table(lines) or _parse_lines(lines)
     except ValueError as error:

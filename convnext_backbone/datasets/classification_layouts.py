@@ -77,14 +77,11 @@ def find_classification(
         write_atomically(''.join(f'{name}\n' for name in classes).encode(), out_dir / 'classes.txt')
     splits: dict[str, dict] = {}
     for split in [split for split in ('train', 'val', 'test') if split in sets]:
+        splits[split] = dict(data_root=f'{root}/', data_prefix='' if listed else prefixes[split])
         if listed:
-            write_list(sets[split].items(), out_dir / f'{split}.csv')
-            lists = {
-                key: str(out_dir / name) for key, name in dict(ann_file=f'{split}.csv', class_map='classes.txt').items()
-            }
-        splits[split] = dict(
-            data_root=f'{root}/', **(dict(data_prefix='', **lists) if listed else dict(data_prefix=prefixes[split]))
-        )
+            path = out_dir / f'{split}.csv'
+            write_list(sets[split].items(), path)
+            splits[split] |= dict(ann_file=str(path), class_map=str(out_dir / 'classes.txt'))
     return Layout(kind, tuple(classes), splits, {split: len(sets[split]) for split in splits}, notes)
 
 

@@ -120,17 +120,7 @@ def _find_given(name: str, root: Path, split: str) -> Path:
 def _choose_files(
     candidates: Mapping[str | None, Sequence[Path]], given: Mapping[str, Path], root: Path, drawn: bool
 ) -> dict[str, Path]:
-    """Choose the annotation file of each split.
-
-    Args:
-        candidates: By the split that their names speak of.
-        given: Those that flags name.
-        root: The folder of the data.
-        drawn: Whether a flag asks for a split, so that none to validate on is needed.
-
-    Raises:
-        UserError: There is no choice, or more than one.
-    """
+    """Choose the annotation file of each split; where one is drawn, none to validate on is needed."""
     chosen = dict(given)
     for split in ('train', 'val', 'test'):
         files = _prefer_instances(candidates.get(split, ()), chosen)

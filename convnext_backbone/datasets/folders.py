@@ -12,7 +12,6 @@ from .faults import Faults, name_image_fault
 
 IMAGE_FOLDERS = ('images', 'JPEGImages', 'imgs', 'img', 'image')
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for images on their side
-_PASSED_OVER = ('__MACOSX', 'work_dirs')
 _DEPTH = 4  # VOCdevkit/VOC2012/JPEGImages/<one more>
 _SPLITS = dict(
     train=('train', 'training', 'trainset', 'trainval'),
@@ -44,9 +43,9 @@ def list_folders(root: Path, out_dir: Path) -> dict[Path, list[str]]:
     found, written = {}, os.path.realpath(out_dir)
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         deep = len(Path(folder).relative_to(root).parts) >= _DEPTH
-        inner[:] = [] if deep else sorted(one for one in inner if one[0] != '.' and one not in _PASSED_OVER)
+        inner[:] = [] if deep else sorted(one for one in inner if not is_hidden(one) and one != 'work_dirs')
         inner[:] = [one for one in inner if os.path.realpath(os.path.join(folder, one)) != written]
-        found[Path(folder)] = sorted(one for one in files if one[0] != '.')
+        found[Path(folder)] = sorted(one for one in files if not is_hidden(one))
     return found
 
 
@@ -69,7 +68,12 @@ def name_split(path: PurePath) -> str | None:
 
 def find_images(files: Sequence[str]) -> list[str]:
     """Those of some file names that are images, and not hidden."""
-    return [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and name[0] != '.']
+    return [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_hidden(name)]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: hidden, or what macOS adds to archives."""
+    return name[0] == '.' or name == '__MACOSX'
 
 
 def pair_folders(
@@ -102,6 +106,18 @@ def swap_part(path: Path, old: Sequence[str], new: Sequence[str]) -> Iterator[Pa
         if parts[i] in old:
             yield from (Path(*parts[:i], name, *parts[i + 1 :]) for name in new)
             return
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        UserError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except (OSError, ValueError) as error:
+        raise UserError(f'{printable(str(path))} cannot be read as UTF-8 text ({error}): replace it.') from error
 
 
 def read_size(path: Path, split: str, faults: Faults) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS
 
 from ..utils.errors import UserError, printable, shorten
 from ..utils.image_io import IMAGE_SUFFIXES
+from .folders import find_images, is_hidden, read_text
 from .image_loading import guard_image_loading
 from .mask_values import MaskValues
 
@@ -36,11 +37,11 @@ def list_stems(folder: str, ending: str = '') -> dict[str, str]:
     found: dict[str, str] = {}
     folder = os.path.abspath(folder)
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         inner = '' if place == folder else f'{os.path.relpath(place, folder)}/'.replace(os.sep, '/')
-        for name in files:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in IMAGE_SUFFIXES or not stem.endswith(ending) or _is_hidden(name):
+        for name in find_images(files):
+            stem = os.path.splitext(name)[0]
+            if not stem.endswith(ending):
                 continue
             path = os.path.join(place, name)
             key = inner + stem[: len(stem) - len(ending)]
@@ -51,10 +52,6 @@ def list_stems(folder: str, ending: str = '') -> dict[str, str]:
                 )
             found[key] = path
     return dict(sorted(found.items(), key=lambda item: item[1]))  # as mmsegmentation does
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith('.') or name == '__MACOSX'
 
 
 def find_endings(images: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
@@ -144,12 +141,8 @@ def read_stems(ann_file: str, ending: str = '') -> list[str]:
     Raises:
         UserError: It is missing or no text.
     """
-    try:
-        lines = Path(ann_file).read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f'The list of images {printable(ann_file)} cannot be read ({error}): name another.') from error
     stems = []
-    for name in filter(None, map(str.strip, lines)):
+    for name in filter(None, map(str.strip, read_text(Path(ann_file)).splitlines())):
         stem, suffix = os.path.splitext(name)
         stem = stem if suffix.lower() in IMAGE_SUFFIXES else name
         stems.append(stem.removesuffix(ending))

@@ -16,16 +16,15 @@ class LabelStatistics(SplitStatistics):
     Args:
         split: ``'train'``, ``'val'`` or ``'test'``.
         dataset: Config of a :class:`.TimmDataset`.
-        classes: The names of its classes; by default those of the data set.
 
     Raises:
         UserError: The images are not found, or are no files.
     """
 
-    def __init__(self, split: str, dataset: Mapping, classes: Sequence[str] = ()) -> None:
+    def __init__(self, split: str, dataset: Mapping) -> None:
         self.split = split
         built: Any = DATASETS.build({'type': 'TimmDataset', **dataset})
-        self.classes: Sequence[str] = classes or built.metainfo['classes']
+        self.classes: Sequence[str] = built.metainfo['classes']
         files = getattr(getattr(built, 'reader', None), 'samples', None)
         if files is None or not all(isinstance(path, (str, bytes)) or hasattr(path, '__fspath__') for path, _ in files):
             raise UserError(

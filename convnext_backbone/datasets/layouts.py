@@ -1,7 +1,7 @@
 """The layout of a user's data: its splits as settings of data sets, and its classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..utils.errors import UserError, printable
 
@@ -31,7 +31,7 @@ class Layout:
     splits: Mapping[str, dict]
     numbers: Mapping[str, int]
     notes: Sequence[str] = ()
-    palette: Sequence[Sequence[int]] = field(default=())
+    palette: Sequence[Sequence[int]] = ()
     without_mask: float = 0
 
     def __str__(self) -> str:

@@ -122,15 +122,8 @@ class ObjectStatistics(SplitStatistics, CocoObserver):
         """Numbers for people and programs."""
         ratios = np.divide(*self._boxes.T) if len(self._boxes) else np.zeros(0)
         low, middle, high = np.percentile(ratios, (5, 50, 95)).tolist() if len(ratios) else (None,) * 3
-        edges = [-np.inf, *SIZES.values()]
-        by_size = np.stack(
-            [
-                np.bincount(
-                    self._label[(edges[i] < self._areas) & (self._areas <= edges[i + 1])], minlength=len(self._classes)
-                )
-                for i in range(len(SIZES))
-            ]
-        )
+        by_size = np.zeros((len(SIZES), len(self._classes)), int)
+        np.add.at(by_size, (np.searchsorted([*SIZES.values()], self._areas), self._label), 1)
         numbers = by_size.sum(0)
         return dict(
             objects=len(self._number),

@@ -114,13 +114,7 @@ def _locate(root: Path, name: str, split: str) -> str:
 
 
 def _find_parts(root: Path, folders: Mapping[str, Sequence[str]], named: Mapping[str, str]) -> dict[str, _Part]:
-    """Find the splits by the names of folders, or by lists of images; else everything is for training.
-
-    Args:
-        root: The folder of the data.
-        folders: File names by folder.
-        named: The folders of masks, or lists of images, that flags name for a split.
-    """
+    """Find the splits by what flags name (folders of masks, lists of images) and by names; else all is for training."""
     masks_of = {split: {path: None} for split, path in named.items() if (root / path).is_dir()}
     lists = {split: path for split, path in named.items() if split not in masks_of}
     places: defaultdict[tuple, dict[str, None]] = defaultdict(dict)
@@ -213,9 +207,9 @@ def _pair(
         try:
             ann_file = str(root / part.ann_file) if part.ann_file else ''
             pairs[split] = pair_files(images, masks, *endings, ann_file, lambda error, _: faults.put_off(error))
-            unused = len(list_stems(masks, endings[1])) - len(pairs[split])
-            if unused and not part.ann_file and part.masks != part.images:
-                notes.append(f'{unused} masks of {part.masks} have no image and are left out')
+            if not part.ann_file and part.masks != part.images:
+                unused = len(list_stems(masks, endings[1])) - len(pairs[split])
+                notes += [f'{unused} masks of {part.masks} have no image and are left out'] * bool(unused)
         except UserError:
             if split != 'test':
                 raise

@@ -7,9 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..utils.errors import UserError, printable
-from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
+from .box_formats import Annotated, Converted, Folders, make_object, to_coco
 from .faults import RAISED, Faults
-from .folders import find_images, name_split, pair_folders, read_size
+from .folders import find_images, name_split, pair_folders, read_size, read_text
 
 _XML_FOLDERS = ('Annotations', 'annotations', 'Annotation', 'annotation', 'annotations/xmls', 'xmls', 'labels')
 

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from ..utils.errors import UserError, printable, shorten
-from .box_formats import Annotated, Converted, Folders, make_object, read_text, to_coco
+from .box_formats import Annotated, Converted, Folders, make_object, to_coco
 from .coco_sets import split_name
 from .faults import RAISED, Faults
-from .folders import IMAGE_FOLDERS, find_images, name_split, pair_folders, read_size, swap_part
+from .folders import IMAGE_FOLDERS, find_images, name_split, pair_folders, read_size, read_text, swap_part
 
 _CLASS_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'labels.txt', 'names.txt')
 
