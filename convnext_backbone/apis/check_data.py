@@ -94,10 +94,11 @@ def inspect_folder(root: Path, out_dir: Path, annotations: Annotations, task: st
         faults.add('unusable data', '', str(error))
         return DataReport(str(root), problems=faults.list())
     report = DataReport(f'{root}: {layout}', task, layout.notes, layout.classes, layout.palette)
-    load = (
-        dict(pipeline=[dict(type='LoadAnnotations', with_mask=not layout.without_mask)]) if task == 'detection' else {}
-    )
-    return _inspect(report, {split: {**one, **load} for split, one in layout.splits.items()}, _SCOPES[task], faults)
+    settings = layout.splits
+    if task == 'detection':
+        load = [dict(type='LoadAnnotations', with_mask=not layout.without_mask)]
+        settings = {split: {**one, 'pipeline': load} for split, one in settings.items()}
+    return _inspect(report, settings, _SCOPES[task], faults)
 
 
 def inspect_config(cfg: Config) -> DataReport:

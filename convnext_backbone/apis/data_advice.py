@@ -71,11 +71,11 @@ def _scale_objects(train: Mapping[str, Any], data: ObjectStatistics) -> list[str
 
 
 def _repeat_classes(train: Mapping[str, Any]) -> list[str]:
-    rare = _find_rare({name: one['images'] for name, one in train['classes'].items()})
+    images = {name: one['images'] for name, one in train['classes'].items()}
+    rare = _find_rare(images)
     if not rare:
         return []
-    least = max(one['images'] for name, one in train['classes'].items() if name in rare)
-    part = float(f'{2 * least / train["images"]:.1g}')
+    part = float(f'{2 * images[rare[-1]] / train["images"]:.1g}')
     return [
         f'Rare classes, {shorten(rare)}, are in less than a tenth as many images as the median class: repeat their '
         f'images by type="ClassBalancedDataset", oversample_thr={part} around the training data, or collect more.'

@@ -58,9 +58,7 @@ def read_class_file(path: Path) -> list[NamedClass]:
     Raises:
         UserError: It is no text, is empty, or a class, a colour or an id is there twice; the text names the line.
     """
-    lines = [
-        line.strip() for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith('#')
-    ]
+    lines = [line for line in map(str.strip, read_text(path).splitlines()) if line and line[0] != '#']
     try:
         classes = _parse_table(lines) or _parse_lines(lines)
     except ValueError as error:

@@ -74,23 +74,21 @@ class ObjectStatistics(SplitStatistics, CocoObserver):
             values = (number, place, label, *annotation.bbox[2:], annotation.area)
             for column, value in zip(self._rows, values, strict=True):
                 column.append(value)
+            x, y, width, height = annotation.bbox
+            if image and (
+                min(x, y) < -_REACH or x + width > image.width + _REACH or y + height > image.height + _REACH
+            ):
+                text = (
+                    f'{self._file} has annotations[{number}] with bbox={[*annotation.bbox]} in an image of '
+                    f'{image.width} x {image.height} pixels: mmdet cuts it off there.'
+                )
+                self._add('boxes that reach beyond their image', text, image)
         elif why not in _EXPECTED:
             shown = printable(
                 f'image_id={annotation.image_id!r}, category_id={annotation.category_id!r}, bbox={[*annotation.bbox]}'
             )
             text = f'{self._file} has annotations[{number}] with {why} ({shown}): it is left out; correct it.'
             self._add(f'annotations with {why}', text, image)
-        x, y, width, height = annotation.bbox
-        if (
-            image
-            and not why
-            and (min(x, y) < -_REACH or x + width > image.width + _REACH or y + height > image.height + _REACH)
-        ):
-            text = (
-                f'{self._file} has annotations[{number}] with bbox={[*annotation.bbox]} in an image of {image.width} x '
-                f'{image.height} pixels: mmdet cuts it off there.'
-            )
-            self._add('boxes that reach beyond their image', text, image)
 
     def refuse(self, problem: CocoProblem) -> None:
         """Get a problem."""
