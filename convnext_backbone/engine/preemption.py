@@ -21,7 +21,7 @@ EXIT_CODE = 128 + signal.SIGTERM  # as of a process that SIGTERM kills, for shel
 
 
 class PreemptionHook(Hook):
-    """Ends a run after the iteration in which a process received SIGTERM, in all processes together.
+    """Ends a run after the iteration in which a process received SIGTERM, or with several processes after the next.
 
     The state is saved to ``stopped.pth``, from which ``--resume`` continues bit for bit. A run that accumulates
     gradients completes its optimizer step first, and one that validates runs up to its next training iteration.
@@ -33,6 +33,7 @@ class PreemptionHook(Hook):
         """Install the signal handler."""
         self._requested = 0  # the process that received SIGTERM: this one, or a worker of a pool in its copy
         self._group: Any = dist.new_group(backend='gloo') if is_distributed() else None
+        self._asked: Any = None  # the question of the last iteration, which is answered while the next one runs
         self._in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
         if self._in_main_thread:
             self._previous_handler = signal.signal(signal.SIGTERM, self._request)
@@ -55,14 +56,22 @@ class PreemptionHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Restore the previous signal handler."""
+        if self._asked is not None:
+            self._asked[1].wait()
         if self._in_main_thread:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
     def _any_requested(self) -> bool:
-        requested = torch.tensor(self._requested)  # on the CPU, so as not to wait for the GPU
-        if self._group is not None:
-            dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
-        return bool(requested)
+        if self._group is None:
+            return bool(self._requested)
+        # A step late, so that no process waits for the slowest; and on the CPU, so that none waits for its GPU.
+        asked, requested = self._asked, torch.tensor(self._requested)
+        self._asked = requested, dist.all_reduce(requested, dist.ReduceOp.MAX, self._group, async_op=True)
+        if asked is None:
+            return False
+        answer, work = asked
+        work.wait()
+        return bool(answer)
 
 
 @contextlib.contextmanager

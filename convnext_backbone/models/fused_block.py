@@ -136,6 +136,8 @@ def forward_pass(
         shortcut = x if kept is None else x[kept]
         inputs = shortcut.to(dtype)
         mapped = _depthwise(inputs, w).to(dtype)
+        if in_place:
+            inputs = mapped  # which frees them
         # With no backward pass a tile of the output may overwrite its input: one map less, and no new pages.
         out = mapped if in_place and mapped.dtype == out_dtype else torch.empty_like(shortcut, dtype=out_dtype)
         _tail(mapped, shortcut, w, eps, out)
