@@ -41,6 +41,13 @@ def managers(kind: type = ManagerMixin) -> Iterator[type]:
         yield from managers(derived)
 
 
+@pytest.fixture(autouse=True)
+def small_maps_are_fused(request, monkeypatch):
+    """Tests of the models have small maps, which would train layer by layer on a CPU."""
+    if request.path.parent.name == 'models' and 'small_maps' not in request.keywords:
+        monkeypatch.setattr('convnext_backbone.models.fused_block.SMALL', 0)
+
+
 @pytest.fixture
 def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """Runs a tool's `main` in this process, for what ends before much is done: a process takes seconds to start."""

@@ -15,7 +15,7 @@ from ..utils.validation import FLAG, NOT_NEGATIVE
 from .archs import ARCHS, parse_arch
 from .backbone import NORM_EPS, Backbone, drop_path_rates
 from .compiled_block import run_compiled
-from .fused_block import can_fuse, run_fused
+from .fused_block import can_fuse, run_fused, saves_enough
 from .grn import GRN
 from .layers import DropPath, LayerNorm2d, PatchConv2d
 
@@ -58,7 +58,10 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W)."""
         if self.fused and can_fuse(self):
-            return run_compiled(self, x) if torch.compiler.is_compiling() else run_fused(self, x)
+            if torch.compiler.is_compiling():
+                return run_compiled(self, x)
+            if saves_enough(self, x):
+                return run_fused(self, x)
         branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
         branch = F.gelu(self.pwconv1(self.norm(branch)))  # (N, H, W, 4C)
         if self.grn is not None:

@@ -326,3 +326,22 @@ def test_gradients_of_a_zero_channel_are_finite_in_grn():
     nn.init.zeros_(block.pwconv1.bias)
     assert all(gradient.isfinite().all() for gradient in results(block, torch.randn(2, 8, 4, 4)))
     assert not grn_(torch.zeros(1, 4, 8), torch.ones(8), torch.ones(8)).norms.any()
+
+
+@pytest.mark.small_maps
+@pytest.mark.parametrize(
+    ('shape', 'rate', 'trains', 'fused'),
+    [
+        ((1, 8, 20, 20), 0.0, True, False),  # it would save nothing
+        ((1, 8, 20, 20), 0.0, False, True),
+        ((1, 8, 20, 20), 0.5, True, True),  # half of it is not computed
+        ((1, 8, 160, 160), 0.0, True, True),
+    ],
+)
+def test_small_maps_train_layer_by_layer(shape, rate, trains, fused, monkeypatch):
+    calls = []
+    run = fused_block.FusedBlock.apply
+    monkeypatch.setattr(fused_block.FusedBlock, 'apply', lambda *arguments: calls.append(1) or run(*arguments))
+    with torch.set_grad_enabled(trains):
+        make_block(False, rate)(torch.randn(shape))
+    assert bool(calls) == fused
