@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ..utils.errors import UserError, printable
+from ..utils.errors import UserError, printable, shorten
 from .coco_sets import find_area
+from .faults import Faults
 
 Folders: TypeAlias = Mapping[Path, Sequence[str]]
 
@@ -31,6 +32,16 @@ class Annotated(NamedTuple):
     image: Path
     size: tuple[int, int]  # width, height
     objects: list[dict]
+
+
+def describe_unused(found: set[Path], used: set[Path], faults: Faults) -> list[str]:
+    """Say which annotation files have no image; none if all have one."""
+    unused = sorted(path.name for path in found - used)
+    if not unused:
+        return []
+    note = f'{len(unused)} of {len(found)} annotation files have no image and are left out: {shorten(unused)}'
+    remedy = 'put their images there, or remove these files'
+    return [faults.mention('annotation files without an image', '', note, remedy, len(found), len(unused))]
 
 
 def make_object(label: Any, left: float, top: float, right: float, bottom: float, outline: list) -> dict:

@@ -121,6 +121,11 @@ class Faults:
         problem.total = max(problem.total, total)
         problem.images.update(dict.fromkeys(images))
 
+    def mention(self, kind: str, split: str, note: str, remedy: str, total: int, number: int) -> str:
+        """Add what a run only says, such as files that it leaves out; returns the note."""
+        Faults.add(self, kind, split, f'{note}; {remedy}.', (), total, number)
+        return note
+
     def put_off(self, error: UserError) -> None:
         """Get an error that the look at each file will find again, by name and number."""
 

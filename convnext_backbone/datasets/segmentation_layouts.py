@@ -208,8 +208,11 @@ def _pair(
             ann_file = str(root / part.ann_file) if part.ann_file else ''
             pairs[split] = pair_files(images, masks, *endings, ann_file, lambda error, _: faults.put_off(error))
             if not part.ann_file and part.masks != part.images:
-                unused = len(list_stems(masks, endings[1])) - len(pairs[split])
-                notes += [f'{unused} masks of {part.masks} have no image and are left out'] * bool(unused)
+                total = len(list_stems(masks, endings[1]))
+                if unused := total - len(pairs[split]):
+                    note = f'{unused} masks of {part.masks} have no image and are left out'
+                    remedy = 'put their images there, or remove these masks'
+                    notes.append(faults.mention('masks without an image', split, note, remedy, total, unused))
         except UserError:
             if split != 'test':
                 raise

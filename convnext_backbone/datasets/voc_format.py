@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..utils.errors import UserError, printable
-from .box_formats import Annotated, Converted, Folders, make_object, to_coco
+from .box_formats import Annotated, Converted, Folders, describe_unused, make_object, to_coco
 from .faults import RAISED, Faults
 from .folders import find_images, name_split, pair_folders, read_size, read_text
 
@@ -32,15 +32,18 @@ def convert_voc(root: Path, folders: Folders, faults: Faults = RAISED) -> Conver
         UserError: A file is invalid; the text names it.
     """
     splits: dict[str | None, list[Annotated]] = defaultdict(list)
-    unlabelled = 0
+    unlabelled, found, used = 0, set(), set()
     for folder, other in pair_folders(folders, '.xml', _XML_FOLDERS):
         files, listed = {*folders[other]}, _read_lists(folder, folders)
+        found |= {other / name for name in files if name.endswith('.xml')}
         for name in find_images(folders[folder]):
             stem = os.path.splitext(name)[0]
             split = listed.get(stem, '') if listed else name_split(folder.relative_to(root))
             if f'{stem}.xml' not in files:
                 unlabelled += 1
-            elif split != '':  # a list names it
+                continue
+            used.add(other / f'{stem}.xml')
+            if split != '':  # a list names it
                 splits[split] += _read_voc(folder / name, other / f'{stem}.xml', split or '', faults)
     objects = [one for annotated in splits.values() for image in annotated for one in image.objects]
     if not objects:
@@ -52,7 +55,11 @@ def convert_voc(root: Path, folders: Folders, faults: Faults = RAISED) -> Conver
     classes = sorted({one['category_id'] for one in objects})
     for one in objects:
         one['category_id'] = classes.index(one['category_id'])
-    notes = [f'{unlabelled} images without an XML file are left out'] * bool(unlabelled)
+    notes = describe_unused(found, used, faults)
+    if unlabelled:
+        note, total = f'{unlabelled} images without an XML file are left out', unlabelled + len(used)
+        remedy = 'annotate them, or remove them'
+        notes.append(faults.mention('images without annotations', '', note, remedy, total, unlabelled))
     return Converted('Pascal VOC', {split: to_coco(one, classes, root) for split, one in splits.items()}, notes)
 
 

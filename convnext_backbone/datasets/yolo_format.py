@@ -3,14 +3,14 @@
 import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..utils.errors import UserError, printable, shorten
-from .box_formats import Annotated, Converted, Folders, make_object, to_coco
+from .box_formats import Annotated, Converted, Folders, describe_unused, make_object, to_coco
 from .coco_sets import split_name
 from .faults import RAISED, Faults
 from .folders import IMAGE_FOLDERS, find_images, name_split, pair_folders, read_size, read_text, swap_part
@@ -61,7 +61,16 @@ def convert_yolo(root: Path, folders: Folders, faults: Faults = RAISED) -> Conve
                 f'file of the same name in labels/, in the place of images/, or beside the image; the first image is '
                 f'{annotated[0].image}.'
             )
-    return Converted('YOLO', {split: to_coco(one, classes, root) for split, one in splits.items()}, [])
+    notes = describe_unused(*_list_labels(labels, folders), faults)
+    return Converted('YOLO', {split: to_coco(one, classes, root) for split, one in splits.items()}, notes)
+
+
+def _list_labels(labels: Mapping[str | None, Mapping[Path, Path | None]], folders: Folders) -> tuple[set, set]:
+    """All label files in folders of nothing else, and those that are of an image."""
+    used = {label for images in labels.values() for label in images.values() if label}
+    own = {label.parent for label in used} - {image.parent for images in labels.values() for image in images}
+    found = {folder / name for folder in own for name in folders.get(folder, ()) if name.endswith('.txt')}
+    return {path for path in found if path.name not in _CLASS_FILES} | used, used
 
 
 def _find_yaml(root: Path, folders: Folders) -> tuple[dict, Path | None]:

@@ -200,6 +200,7 @@ def test_a_mask_of_another_size_is_found(masks, tmp_path):
     ('fault', 'named'),
     [
         ('missing', 'images without a mask'),
+        ('no image', 'masks without an image'),
         ('value', 'values that no class has'),
         ('truncated', 'unusable masks'),
     ],
@@ -208,6 +209,8 @@ def test_masks_that_end_a_run_are_found_in_the_report(fault, named, masks, tmp_p
     path = first_mask(masks)
     if fault == 'missing':
         path.unlink()
+    elif fault == 'no image':
+        next((masks / 'images/train').glob(f'{path.stem}.*')).unlink()
     elif fault == 'truncated':
         path.write_bytes(path.read_bytes()[:200])
     else:
@@ -216,8 +219,8 @@ def test_masks_that_end_a_run_are_found_in_the_report(fault, named, masks, tmp_p
         Image.fromarray(ids).save(path)
     report = inspect(masks, tmp_path / 'out')
     assert kinds_but_empty_classes(report) == {('train', named)}
-    assert report.problems[0].number == 1 and len(report.problems[0].images) == 1 and report.problems[0].is_error
-    assert report.numbers['train']['images'] == 6 - (fault == 'missing')
+    assert report.problems[0].number == 1 and report.problems[0].is_error
+    assert report.numbers['train']['images'] == 6 - (fault in ('missing', 'no image'))
 
 
 # Text files of boxes
@@ -259,6 +262,23 @@ def test_one_fault_in_a_text_file_is_found_and_no_other(name, real_data, tmp_pat
     assert problems_of(report) == {('train', kind, 1, True)}
     assert Path(*report.problems[0].images).stem == path.stem and str(path) in report.problems[0].example
     assert report.numbers['val']['images'] == 4
+
+
+@pytest.mark.parametrize(('layout', 'suffix'), [('yolo', '.txt'), ('voc_beside', '.xml'), ('voc', '.xml')])
+def test_annotations_whose_image_is_lost_are_found(layout, suffix, real_data, tmp_path):
+    write_detection(layout, real_data, tmp_path / 'set')
+    photo = sorted((tmp_path / 'set').rglob('*.jpg'))[0]
+    total = len([path for path in (tmp_path / 'set').rglob(f'*{suffix}') if path.parent.name not in ('set', 'Main')])
+    photo.unlink()
+    report = inspect(tmp_path / 'set', tmp_path / 'out')
+    assert problems_of(report) == {('', 'annotation files without an image', 1, True)}
+    assert report.problems[0].total == total and f'{photo.stem}{suffix}' in report.problems[0].example
+
+
+def test_images_that_nobody_annotated_are_found(real_data, tmp_path):
+    write_detection('voc_beside', real_data, tmp_path / 'set')
+    sorted((tmp_path / 'set').rglob('*.xml'))[0].unlink()
+    assert problems_of(inspect(tmp_path / 'set', tmp_path / 'out')) == {('', 'images without annotations', 1, True)}
 
 
 # Labels
