@@ -9,6 +9,7 @@ tools/benchmark.py gpu                                  # what a GPU makes of it
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py precision                            # errors of gradients in half precision, fused and plain
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalized
+tools/benchmark.py images --data-root data/coco/val2017    # a detector's images a second, decoded and resized
 tools/benchmark.py annotations                          # the check of an annotation file of COCO's size
 tools/benchmark.py tiles CONFIG CHECKPOINT              # AP on large pictures, whole and in tiles
 """
@@ -24,6 +25,7 @@ from benchmarks.annotations import ANNOTATIONS
 from benchmarks.compile import COMPILE
 from benchmarks.data import DATA
 from benchmarks.gpu import GPU
+from benchmarks.images import IMAGES
 from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
@@ -43,6 +45,7 @@ BENCHMARKS = dict(
     load=LOAD,
     precision=PRECISION,
     data=DATA,
+    images=IMAGES,
     annotations=ANNOTATIONS,
     tiles=TILES,
 )

@@ -68,6 +68,20 @@ def test_gradients_in_half_precision_are_compared(tmp_path, call_tool):
     assert all(0 < row['fused']['error_percent'] < 8 for row in rows)
 
 
+def test_images_are_decoded_and_resized_by_both(tmp_path, call_tool):
+    for i in range(3):
+        Image.effect_noise((64, 48), 40).save(tmp_path / f'{i}.jpg')
+    report = measure('images', '--data-root', tmp_path, cwd=tmp_path, how=call_tool)
+    assert report['images'] == 3 and all(row['images_per_second'] > 0 for row in report['rows'])
+    assert [(row['what'], row['contender']) for row in report['rows']] == [
+        (what, contender) for what in ('decoded', 'pipeline') for contender in ('mmcv', 'ours')
+    ]
+    (tmp_path / 'empty').mkdir()
+    assert 'has no images' in refusal(
+        call_tool('benchmark.py', 'images', '--data-root', tmp_path / 'empty', cwd=tmp_path)
+    )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_one_sentence_says_so(tmp_path, call_tool):
     assert 'There is no GPU that torch can use here' in refusal(call_tool('benchmark.py', 'gpu', cwd=tmp_path))
