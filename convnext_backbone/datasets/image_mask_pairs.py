@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from mmengine.dataset import BaseDataset
@@ -26,7 +26,7 @@ def list_stems(folder: str, ending: str = '') -> dict[str, str]:
 
     Args:
         folder: With its subfolders; hidden files and folders are left out.
-        ending: Such as ``'_mask'``.
+        ending: Such as ``'_mask'``; or ``'mask_*'`` for what stands before the stem.
 
     Returns:
         Paths by stem: the path below the folder without ending and type, with ``/``, in the order of the paths.
@@ -36,15 +36,16 @@ def list_stems(folder: str, ending: str = '') -> dict[str, str]:
     """
     found: dict[str, str] = {}
     folder = os.path.abspath(folder)
+    before, after = _split(ending)
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not is_hidden(name)]
         inner = '' if place == folder else f'{os.path.relpath(place, folder)}/'.replace(os.sep, '/')
         for name in find_images(files):
             stem = os.path.splitext(name)[0]
-            if not stem.endswith(ending):
+            if not (stem.startswith(before) and stem.endswith(after)) or len(stem) < len(before) + len(after):
                 continue
             path = os.path.join(place, name)
-            key = inner + stem[: len(stem) - len(ending)]
+            key = inner + stem[len(before) : len(stem) - len(after)]
             if key in found:
                 raise UserError(
                     f'{printable(found[key])} and {printable(path)} have one name, by which images and masks are '
@@ -54,8 +55,16 @@ def list_stems(folder: str, ending: str = '') -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[1]))  # as mmsegmentation does
 
 
+def _split(ending: str) -> tuple[str, str]:
+    """What stands before and after the stem: ``'mask_*'`` is before it."""
+    before, _, after = ending.rpartition('*')
+    return before, after
+
+
 def find_endings(images: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
     """Find what follows the common stem in the names of images and of masks, such as ``('', '_mask')``.
+
+    If nothing does, what all names of each begin with is tried: ``('img_*', 'mask_*')``.
 
     Args:
         images: Paths without file types, those of masks left out or not.
@@ -77,7 +86,19 @@ def find_endings(images: Collection[str], masks: Collection[str]) -> tuple[str, 
         for other, number in numbers.items():
             rank = next(i for i, like in enumerate(_BEST_ENDINGS) if re.search(like, other, re.IGNORECASE))
             best = max(best, (number, -rank, -len(other), ending, other))
-    return best[3:] if best[0] else None
+    return best[3:] if best[0] else _find_beginnings(images, masks)
+
+
+def _find_beginnings(images: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
+    names = [[PurePosixPath(key).name for key in keys] for keys in (images, masks)]
+    before = [os.path.commonprefix(one).rstrip('0123456789') for one in names]
+    if images is masks or not any(before):
+        return None
+    stems = [
+        {key.removesuffix(name) + name[len(start) :] for key, name in zip(keys, one, strict=True)}
+        for keys, one, start in zip((images, masks), names, before, strict=True)
+    ]
+    return (f'{before[0]}*', f'{before[1]}*') if stems[0] & stems[1] else None
 
 
 def _raise(error: UserError, images: Sequence[str]) -> None:
@@ -122,7 +143,8 @@ def pair_files(
     if lost := [images[stem] for stem in images if stem not in masks]:
         error = UserError(
             f'{len(lost)} of {len(images)} images have no mask in {printable(mask_folder)}: {shorten(lost)}; the mask '
-            f'of x{ending}.jpg is x{mask_ending}.png, or of another type: put them there, or leave the images out.'
+            f'of {"x".join(_split(ending))}.jpg is {"x".join(_split(mask_ending))}.png, or of another type: put them '
+            f'there, or leave the images out.'
         )
         refuse(error, lost)
     return {stem: (path, masks[stem]) for stem, path in images.items() if stem in masks}
@@ -142,10 +164,12 @@ def read_stems(ann_file: str, ending: str = '') -> list[str]:
         UserError: It is missing or no text.
     """
     stems = []
+    before, after = _split(ending)
     for name in filter(None, map(str.strip, read_text(Path(ann_file)).splitlines())):
         stem, suffix = os.path.splitext(name)
         stem = stem if suffix.lower() in IMAGE_SUFFIXES else name
-        stems.append(stem.removesuffix(ending))
+        folder, name = os.path.split(stem)
+        stems.append(os.path.join(folder, name.removeprefix(before).removesuffix(after)))
     return [*dict.fromkeys(stems)]
 
 
@@ -156,8 +180,10 @@ class ImageMaskPairs(BaseDataset):
     A mask belongs to the image with the same path below its folder, but for endings and file types, which may be mixed.
 
     Args:
-        img_suffix: What follows the common stem in the names of images, without the file type.
-        seg_map_suffix: The same of masks, such as ``'_mask'``; images and masks may then lie in one folder.
+        img_suffix: What follows the common stem in the names of images, without the file type; or, with a ``*``, what
+            stands before it.
+        seg_map_suffix: The same of masks, such as ``'_mask'`` or ``'mask_*'``; after the first images and masks may lie
+            in one folder.
         values: The value that each class has in the masks, an id or a colour ``[R, G, B]``; by default its place.
         void: Values of pixels without a class; of ids 255 always is one, unless a class has it.
         reduce_zero_label: Whether 0 is void and 1 the first class, as in :class:`mmseg.datasets.BaseSegDataset`.

@@ -237,6 +237,20 @@ def test_values_of_masks_become_labels(kind, tmp_path, find):
     assert_same(found, dict.fromkeys(found, np.array(labels)[places]))
 
 
+@pytest.mark.parametrize(
+    ('image', 'mask'),
+    [('img_train_{}', 'mask_train_{}'), ('train_{}', 'masktrain_{}'), ('a-train_{}', 'a-train_{}_gt')],
+)
+def test_names_that_begin_with_other_words_are_paired(image, mask, tmp_path, find):
+    for i in (1, 2, 10, 11):
+        sets.save(np.full((4, 4, 3), i, np.uint8), tmp_path / f'data/images/{image.format(i)}.png')
+        sets.save(np.full((4, 4), i % 3, np.uint8), tmp_path / f'data/masks/{mask.format(i)}.png')
+    layout = find()
+    assert layout.numbers == dict(train=3, val=1)
+    masks = {**read_masks(layout, 'train'), **read_masks(layout, 'val')}
+    assert {name: found.max() for name, found in masks.items()} == {f'train_{i}': i % 3 for i in (1, 2, 10, 11)}
+
+
 def test_rare_objects_are_looked_for_in_all_masks(tmp_path, find):
     """Where a sample holds the background alone: 255 is then no void."""
     for i in range(100):
