@@ -65,7 +65,7 @@ def test_compiled_inference_is_that_of_eager_mode(use_grn):
             assert torch.equal(one, other)
 
 
-@VERSIONS
+@pytest.mark.parametrize('use_grn', [False, pytest.param(True, marks=pytest.mark.slow)], ids=['V1', 'V2'])
 def test_a_compiled_model_keeps_a_third_of_the_plain_one(use_grn):
     torch.manual_seed(0)
     deep = dict(depths=(3, 3, 9, 3), channels=(8, 16, 24, 32))  # as ConvNeXt-T

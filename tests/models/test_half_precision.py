@@ -47,9 +47,8 @@ def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> Tensor:
     return torch.stack([(found[name] - one).norm() for name, one in exact.items()])
 
 
-@pytest.mark.parametrize('size', [1e-5, 1e-3, 1e-1])
 @pytest.mark.parametrize('kind', BLOCKS)
-@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize(('rate', 'size'), [(0.0, 1e-5), (0.0, 1e-3), (0.0, 1e-1), (0.5, 1e-3)])
 @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'pure'])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['fp16', 'bf16'])
 def test_gradients_are_as_exact_as_those_of_the_plain_block(dtype, autocast, rate, kind, size):

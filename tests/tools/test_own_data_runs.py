@@ -42,9 +42,8 @@ def train_and_predict(task: str, photos: str, cwd: Path, *options: str) -> tuple
     return [*classes], json.loads((cwd / 'found/predictions/predictions.json').read_text()), said
 
 
-@pytest.mark.parametrize(
-    'layout', [name if name == 'roboflow' else pytest.param(name, marks=pytest.mark.slow) for name in DETECTION]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', DETECTION)
 def test_boxes_in_any_layout(layout, real_data, tmp_path):
     write_detection(layout, real_data, tmp_path / 'mine', train=4, val=3)
     photo = next(path for path in sorted((tmp_path / 'mine').rglob('*.jpg')))
@@ -65,8 +64,7 @@ def test_masks_in_any_layout(write, real_data, tmp_path):
     assert len(found) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('table', [False, True], ids=['folders', 'table'])
+@pytest.mark.parametrize('table', [pytest.param(False, marks=pytest.mark.slow), True], ids=['folders', 'table'])
 def test_labels_in_folders_or_in_a_table(table, real_data, tmp_path):
     rows = []
     for label, name in (('tench', 'n01440764'), ('dog', 'n02102040')):

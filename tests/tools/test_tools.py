@@ -221,7 +221,7 @@ def copy_with_defect(shapes: Path, copy: Path, what: str) -> Path:
         ('no annotations', ['annotations/instances_train2017.json', '--data-root']),
         ('not json', ['annotations/instances_train2017.json', 'not json', 'COCO']),
         ('not COCO', ['annotations/instances_train2017.json', 'images', 'categories']),
-        ('broken image', ['train2017/0000000000', '.jpg', 'decoded']),
+        pytest.param('broken image', ['train2017/0000000000', '.jpg', 'decoded'], marks=pytest.mark.slow),
         ('missing image', ['train2017/0000000000', '.jpg', 'missing']),
     ],
 )
