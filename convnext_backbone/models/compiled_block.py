@@ -35,7 +35,13 @@ def _unpack(weights: Sequence[Tensor]) -> Weights:
     return Weights._make([*plain, scale, *(rest or (None, None))])
 
 
-@torch.library.custom_op('convnext_backbone::fused_block', mutates_args=())
+# Schemas are written out, as torch 2.6 does not read all annotations.
+@torch.library.custom_op(
+    'convnext_backbone::fused_block',
+    mutates_args=(),
+    schema='(Tensor x, Tensor? kept, ScalarType dtype, float eps, bool learns, Tensor[] weights)'
+    ' -> (Tensor, Tensor, Tensor)',
+)
 def fused_block(
     x: Tensor,
     kept: Tensor | None,
@@ -84,7 +90,12 @@ def _(
     return out, mapped, inputs
 
 
-@torch.library.custom_op('convnext_backbone::fused_block_backward', mutates_args=())
+@torch.library.custom_op(
+    'convnext_backbone::fused_block_backward',
+    mutates_args=(),
+    schema='(Tensor dout, Tensor? kept, float eps, bool converted, Tensor inputs, Tensor mapped, Tensor[] weights)'
+    ' -> Tensor[]',
+)
 def fused_block_backward(
     dout: Tensor,
     kept: Tensor | None,
