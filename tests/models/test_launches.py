@@ -54,4 +54,6 @@ def test_a_block_launches_few_kernels(use_grn, dtype, most, monkeypatch):
     with Launches() as launches:
         out = block(x)
         torch.autograd.grad(out, [x, *block.parameters()], torch.empty_like(out))
+    # Before torch 2.8 there is no product of half precision in fp32, and three are converted.
+    most += 3 * (dtype.itemsize == 2 and not hasattr(torch.ops.aten.mm, 'dtype'))
     assert 20 < launches.counts.total() <= most, (launches.counts.total(), launches.counts)
