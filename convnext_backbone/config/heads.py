@@ -58,12 +58,13 @@ def _resize(weights: list[float], old: int, number: int, name: str) -> list[floa
     return [*weights[:1] * number, *weights[old:]]
 
 
-def drop_mask_head(cfg: Config, share: float) -> list[str]:
-    """Let a detector of boxes and masks learn boxes alone, in place.
+def leave_masks_out(cfg: Config, share: float, trains: bool) -> list[str]:
+    """Let a detector of boxes and masks learn, or be tested on, boxes alone, in place.
 
     Args:
         cfg: Of the detector.
         share: Of the objects without a mask.
+        trains: Whether it learns: then its mask head goes, which a checkpoint that is tested has.
 
     Returns:
         What a person should know.
@@ -75,22 +76,23 @@ def drop_mask_head(cfg: Config, share: float) -> list[str]:
     if not steps:
         return []
     head = cfg.model.get('roi_head') or {}
-    if head.get('type') not in _WITHOUT_MASKS:
+    if trains and head.get('type') not in _WITHOUT_MASKS:
         raise UserError(
             f'{cfg.filename} learns masks, but not all objects of the data have one: add them to the annotations, or '
             f'use a detector of boxes alone.'
         )
-    if share < _A_FEW and head.get('mask_head'):
+    if trains and share < _A_FEW and head.get('mask_head'):
         raise UserError(
             f'{100 * share:.2g} % of the objects have a box and no mask, which the mask head of {cfg.filename} cannot '
             f'learn from: add their masks, or learn boxes alone with --cfg-options model.roi_head.mask_head=None.'
         )
     for step in steps:
         step['with_mask'] = False
-    for key in ('mask_head', 'mask_roi_extractor'):
+    for key in ('mask_head', 'mask_roi_extractor') if trains else ():
         head.pop(key, None)
     for split in ('val', 'test'):
         for _, metric in walk(cfg.get(f'{split}_evaluator')):
             if isinstance(metric, dict) and isinstance(metric.get('metric'), (list, tuple)):
                 metric['metric'] = [name for name in metric['metric'] if name != 'segm']
-    return ['Not all objects have a mask: the mask head is left out, and boxes alone are learnt.']
+    what = 'the mask head is left out, and boxes alone are learnt' if trains else 'boxes alone are evaluated'
+    return [f'Not all objects have a mask: {what}.']

@@ -41,7 +41,12 @@ def load_config(
 
 
 def _load(
-    path: str | os.PathLike, work_dir: str | None, data_root: str | None, cfg_options: dict, annotations: Annotations
+    path: str | os.PathLike,
+    work_dir: str | None,
+    data_root: str | None,
+    cfg_options: dict,
+    annotations: Annotations,
+    trains: bool = True,
 ) -> tuple[Config, Layout | None]:
     """The config, and what ``data_root`` holds where that is other data than the config is for."""
     if not Path(path).is_file():
@@ -58,7 +63,7 @@ def _load(
     _check_parts(cfg, 'model')
     check_settings(cfg)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
-    layout = use_own_data(cfg, data_root, annotations) if data_root is not None else None
+    layout = use_own_data(cfg, data_root, annotations, trains) if data_root is not None else None
     if layout:
         _merge(cfg, cfg_options)  # again: they win
     # Everything that the package registers must be there, whatever the config imports.
@@ -118,7 +123,8 @@ def prepare_config(flags: argparse.Namespace) -> Config:
     """
     given = vars(flags)
     annotations = Annotations(*map(given.get, Annotations._fields))
-    cfg, layout = _load(flags.config, flags.work_dir, flags.data_root, flags.cfg_options or {}, annotations)
+    trains = 'checkpoint' not in given
+    cfg, layout = _load(flags.config, flags.work_dir, flags.data_root, flags.cfg_options or {}, annotations, trains)
     split = given.get('split', 'test' if 'checkpoint' in given else 'train')
     _check_parts(cfg, f'{split}_dataloader', *['optim_wrapper'] * bool(given.get('amp')))
     if 'launcher' in given:

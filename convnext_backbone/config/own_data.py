@@ -21,7 +21,7 @@ from ..utils.cli import tell
 from ..utils.errors import UserError, printable
 from .check import DATALOADERS, walk
 from .dataset_types import SPLITS, all_datasets, name_datasets, reads_coco
-from .heads import drop_mask_head, set_number_of_classes
+from .heads import leave_masks_out, set_number_of_classes
 from .known_data import is_data_of_config
 from .recipes import task_of
 
@@ -78,7 +78,7 @@ def replace_data_root(cfg: Config, data_root: str | os.PathLike) -> None:
             cfg[part] = moved(cfg[part])
 
 
-def use_own_data(cfg: Config, root: str, annotations: Annotations) -> Layout | None:
+def use_own_data(cfg: Config, root: str, annotations: Annotations, trains: bool = True) -> Layout | None:
     """Recognise the layout of a folder, and put its splits and classes into data sets, evaluators and heads.
 
     A folder with the files and the classes that the config is for, such as COCO's, is left to it: the config is not
@@ -88,6 +88,7 @@ def use_own_data(cfg: Config, root: str, annotations: Annotations) -> Layout | N
         cfg: With ``root`` as its data folder; changed in place.
         root: The folder. Nothing is written into it: the lists of a split and the like go to the config's work_dir.
         annotations: What the user chose.
+        trains: Whether the model learns from it; else it has a checkpoint.
 
     Returns:
         What the folder holds, if it was recognised.
@@ -101,19 +102,19 @@ def use_own_data(cfg: Config, root: str, annotations: Annotations) -> Layout | N
     chosen = zlib.crc32(repr((os.path.abspath(root), annotations)).encode(errors='replace'))
     out_dir = Path(cfg.work_dir, 'data', f'{Path(root).resolve().name}-{chosen:08x}')
     layout = FINDERS[task_of(cfg)](Path(root), out_dir, *annotations)
-    notes = [*layout.notes, *_apply(cfg, layout, root)]
+    notes = [*layout.notes, *_apply(cfg, layout, root, trains)]
     tell(f'{printable(root)}: {layout}', *notes)
     return layout
 
 
-def _apply(cfg: Config, layout: Layout, root: str) -> list[str]:
+def _apply(cfg: Config, layout: Layout, root: str, trains: bool) -> list[str]:
     """Put a layout into a config; returns what a person should know."""
     for split in SPLITS:
         settings = {'data_root': root, **(layout.splits.get(split) or layout.splits['val'])}
         _set_datasets(cfg, split, settings, layout)
         _set_evaluators(cfg, split, settings)
     set_number_of_classes(cfg, len(layout.classes))
-    return drop_mask_head(cfg, layout.without_mask) if layout.without_mask else []
+    return leave_masks_out(cfg, layout.without_mask, trains) if layout.without_mask else []
 
 
 def _set_datasets(cfg: Config, split: str, settings: dict, layout: Layout) -> None:

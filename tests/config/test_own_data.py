@@ -82,6 +82,16 @@ def test_a_set_of_boxes_leaves_the_mask_head_out(real_data, tmp_path, capsys):
     assert 'the mask head is left out' in capsys.readouterr().err
 
 
+def test_a_mask_head_that_is_tested_stays(real_data, tmp_path, capsys):
+    write_detection('yolo', real_data, tmp_path / 'mine')
+    cfg = Config.fromfile(CASCADE)
+    cfg.work_dir = str(tmp_path / 'work')
+    replace_data_root(cfg, str(tmp_path / 'mine'))
+    use_own_data(cfg, str(tmp_path / 'mine'), Annotations(), trains=False)
+    assert 'mask_head' in cfg.model.roi_head and cfg.test_evaluator.metric == ['bbox']
+    assert 'boxes alone are evaluated' in capsys.readouterr().err
+
+
 def test_a_few_forgotten_masks_do_not_cost_the_mask_head(real_data, tmp_path):
     write_detection('roboflow', real_data, tmp_path / 'mine')
     path = tmp_path / 'mine/train/_annotations.coco.json'
