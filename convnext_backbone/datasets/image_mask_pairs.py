@@ -19,6 +19,8 @@ from .mask_values import MaskValues
 Refuse: TypeAlias = Callable[[UserError, Sequence[str]], None]  # gets an error, and the images that have it
 
 _BEST_ENDINGS = (r'train_?ids?$', r'label_?ids?$', r'mask|label|seg|gt', '')  # Cityscapes has several masks an image
+_LAST_WORD = re.compile(r'[-_. ][^-_. /]+$')
+_MASK_NAME = re.compile(r'(?:^|/)(mask|label|seg|gt)[^/]*$|[-_. ](mask|label|seg|gt)[^-_. /]*$', re.IGNORECASE)
 
 
 def list_stems(folder: str, ending: str = '') -> dict[str, str]:
@@ -73,8 +75,10 @@ def find_endings(images: Collection[str], masks: Collection[str]) -> tuple[str, 
     Returns:
         The two endings; None where no image and mask share a stem.
     """
-    shared = {key.rpartition('_')[2] for key in images if '_' in key.rpartition('/')[2]}
-    candidates = [''] if len(shared) != 1 else ['', f'_{shared.pop()}']
+    if images is masks and set() < (named := {key for key in images if _MASK_NAME.search(key)}) < {*images}:
+        images, masks = {*images} - named, named  # of one folder
+    shared = {match[0] for match in map(_LAST_WORD.search, images) if match}
+    candidates = ['', *shared] if len(shared) == 1 else ['']
     best: tuple = (0,)
     for ending in candidates:
         stems = {key[: len(key) - len(ending)] for key in images if key.endswith(ending)}

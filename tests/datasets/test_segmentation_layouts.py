@@ -251,6 +251,20 @@ def test_names_that_begin_with_other_words_are_paired(image, mask, tmp_path, fin
     assert {name: found.max() for name, found in masks.items()} == {f'train_{i}': i % 3 for i in (1, 2, 10, 11)}
 
 
+@pytest.mark.parametrize(
+    ('image', 'mask'),
+    [('img_{}', 'mask_{}'), ('{}', 'mask{}'), ('{}_image', '{}_mask'), ('a-{}-sat', 'a-{}-mask'), ('{}.rgb', '{}.gt')],
+)
+def test_masks_in_the_folder_of_their_images_are_told_by_name(image, mask, tmp_path, find):
+    for i in (1, 2, 10, 11):
+        sets.save(np.full((4, 4, 3), i, np.uint8), tmp_path / f'data/{image.format(f"train_{i}")}.png')
+        sets.save(np.full((4, 4), i % 3, np.uint8), tmp_path / f'data/{mask.format(f"train_{i}")}.png')
+    layout = find()
+    assert layout.numbers == dict(train=3, val=1)
+    masks = {**read_masks(layout, 'train'), **read_masks(layout, 'val')}
+    assert {name: found.max() for name, found in masks.items()} == {f'train_{i}': i % 3 for i in (1, 2, 10, 11)}
+
+
 def test_rare_objects_are_looked_for_in_all_masks(tmp_path, find):
     """Where a sample holds the background alone: 255 is then no void."""
     for i in range(100):
