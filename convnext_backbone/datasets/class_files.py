@@ -59,6 +59,7 @@ def read_class_file(path: Path) -> list[NamedClass]:
         UserError: It is no text, is empty, or a class, a colour or an id is there twice; the text names the line.
     """
     lines = [line for line in map(str.strip, read_text(path).splitlines()) if line and line[0] != '#']
+    lines = lines[lines[:2] == ['__ignore__', '_background_'] :]  # labelme counts them from -1
     try:
         classes = _parse_table(lines) or _parse_lines(lines)
     except ValueError as error:

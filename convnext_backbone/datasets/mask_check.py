@@ -172,7 +172,7 @@ class _Sample:
     def _seems_shifted(self) -> bool:
         """Whether with ``reduce_zero_label`` all ids from 0 on occur, but not the last one."""
         last, dataset = len(self._classes), self._dataset
-        if not dataset.reduce_zero_label or dataset.label_map or not last:
+        if not dataset.reduce_zero_label or dataset.label_map or getattr(dataset, 'void', ()) or not last:
             return False
         return {*range(last)} <= self._first.keys() and last not in self._first
 

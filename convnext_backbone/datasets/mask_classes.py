@@ -103,7 +103,8 @@ def find_mask_classes(
     notes += _describe(classes, found, content)
     palette = _palette(classes, content)
     void = [entry.value for entry in entries if entry.is_void]
-    return MaskClasses(kind, tuple(entry.name for entry in classes), palette, _settings(classes, void), notes)
+    settings = _settings(classes, void, any(is_void(one.name) for one in named))
+    return MaskClasses(kind, tuple(entry.name for entry in classes), palette, settings, notes)
 
 
 def _hold_colors(content: MaskContent, named: Sequence[NamedClass]) -> bool:
@@ -227,12 +228,12 @@ def _like(found: Iterable[Value], value: Value) -> Value:
     return (value, value, value) if in_colors and isinstance(value, int) else value
 
 
-def _settings(classes: Sequence[_Entry], void: Sequence[Value]) -> dict:
+def _settings(classes: Sequence[_Entry], void: Sequence[Value], void_is_named: bool) -> dict:
     values, numbers = [entry.value for entry in classes], [*range(len(classes))]
     if {*void} <= {VOID} and values == numbers:
         return dict(reduce_zero_label=False)
     if {*void} <= {0, VOID} and 0 in void and values == [number + 1 for number in numbers]:
-        return dict(reduce_zero_label=True)
+        return dict(reduce_zero_label=True, **(dict(void=[0]) if void_is_named else {}))
     plain = [[[*value] if isinstance(value, tuple) else value for value in part] for part in (values, void)]
     return dict(reduce_zero_label=False, values=plain[0], void=plain[1])
 

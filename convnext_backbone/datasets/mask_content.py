@@ -43,14 +43,21 @@ def read_content(paths: Sequence[str], named: bool, faults: Faults) -> MaskConte
         paths: All masks.
         named: Whether a file names the classes: then a sample tells the kind, else all values matter.
         faults: Gets a mask that cannot be read, is a JPEG, or is no mask.
+
+    Raises:
+        UserError: None of them can be used.
     """
     number = min(len(paths), _SAMPLE if named else _MOST)
     content = MaskContent(len(paths), number)
+    refused = None
     for place in np.linspace(0, len(paths) - 1, number).round().astype(int):
         try:
             _add(content, paths[place])
         except UserError as error:
+            refused = refused or error
             faults.put_off(error)
+    if refused and not content.modes:
+        raise refused
     return content
 
 

@@ -189,7 +189,8 @@ def _find_endings(root: Path, part: _Part) -> tuple[str, str]:
     masks = images if part.masks == part.images else list_stems(str(root / part.masks))
     endings = find_endings(images, masks)
     if endings is None:
-        raise UserError(
+        kind = NoLayoutError if masks is images else UserError
+        raise kind(
             f'No mask in {printable(root / part.masks)} ({shorten([*masks])}) has the name of an image of '
             f'{printable(root / part.images)} ({shorten([*images])}): name masks after their images, as in x.jpg '
             f'and x.png or x_mask.png.'

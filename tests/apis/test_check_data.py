@@ -223,6 +223,21 @@ def test_masks_that_end_a_run_are_found_in_the_report(fault, named, masks, tmp_p
     assert report.numbers['train']['images'] == 6 - (fault in ('missing', 'no image'))
 
 
+def test_masks_that_are_all_jpegs_are_called_so(masks, tmp_path):
+    for path in masks.glob('masks/*/*'):
+        Image.open(path).convert('L').save(path, 'JPEG')
+    report = inspect(masks, tmp_path / 'out')
+    assert problems_of(report) == {('', 'unusable data', 1, True)}
+    assert 'is a JPEG, whose compression changes values' in report.problems[0].example
+
+
+def test_a_folder_that_is_of_no_task_is_told_what_each_looks_for(masks, tmp_path):
+    report = inspect(masks / 'images/train', tmp_path / 'out')
+    assert report.task is None and problems_of(report) == {('', 'unusable data', 1, True)}
+    for one in ('annotations', 'a folder of images for each class', 'name masks after their images'):
+        assert one in report.problems[0].example
+
+
 # Text files of boxes
 
 

@@ -209,6 +209,8 @@ PAIRS = {  # the values in masks: a file of names, the classes, the labels of th
     'ids from 0 for names from 1': ([0, 1, 2], 'road\ncar', ('background', 'road', 'car'), [0, 1, 2]),
     'void in the middle': ([0, 1, 2], 'road\nignore\ncar', ('road', 'car'), [0, 255, 1]),
     'void first': ([0, 1, 2], '__ignore__\nroad\ncar', ('road', 'car'), [255, 0, 1]),
+    'void first, the last unseen': ([0, 1, 2], 'void\nroad\ncar\nbus', ('road', 'car', 'bus'), [255, 0, 1]),
+    "labelme's": ([0, 1, 255], '__ignore__\n_background_\ncar', ('_background_', 'car'), [0, 1, 255]),
     'background as 255': ([0, 1, 255], '0 road\n1 car\n255 background', ('road', 'car'), [0, 1, 255]),
     'colours without names': ([(9, 9, 9), (0, 0, 0), (0, 5, 0)], None, ('class_0', 'class_1', 'class_2'), [2, 0, 1]),
     'grey colours of a file': ([0, 100, 200], 'void 0 0 0\na 200 200 200\nb 100 100 100', ('a', 'b'), [255, 1, 0]),
