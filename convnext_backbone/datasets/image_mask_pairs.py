@@ -189,8 +189,8 @@ class ImageMaskPairs(BaseDataset):
         seg_map_suffix: The same of masks, such as ``'_mask'`` or ``'mask_*'``; after the first images and masks may lie
             in one folder.
         values: The value that each class has in the masks, an id or a colour ``[R, G, B]``; by default its place.
-        void: Values of pixels without a class; of ids 255 always is one, unless a class has it. With ``[0]`` a file says
-            that 0 is void, and ``reduce_zero_label`` is no guess.
+        void: Values of pixels without a class; of ids 255 always is one, unless a class has it. ``[0]`` says that
+            ``reduce_zero_label`` is no guess.
         reduce_zero_label: Whether 0 is void and 1 the first class, as in :class:`mmseg.datasets.BaseSegDataset`.
         **settings: Of :class:`mmengine.dataset.BaseDataset`. ``data_prefix`` has ``img_path`` and ``seg_map_path``;
             ``ann_file`` is a text file with the stems of the images that belong to the set, by default all.
