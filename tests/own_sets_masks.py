@@ -4,7 +4,7 @@ Each function takes the folder of the source (``img_dir/{train,val}``, ``ann_dir
 fill, and how many images of each split to take. Masks of the source hold ids from 0, and 255 for void.
 """
 
-import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,13 +43,10 @@ def colored(
     return Image.fromarray(table[ids])
 
 
-def link(image: Path, place: Path) -> None:
-    """An image under another name."""
+def copy(image: Path, place: Path) -> None:
+    """An image under another name; a hard link would let what is saved over it change the source."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)
-    os.link(image, place) if image.stat().st_dev == place.parent.stat().st_dev else place.write_bytes(
-        image.read_bytes()
-    )
+    shutil.copyfile(image, place)
 
 
 def save(mask: Image.Image | np.ndarray, place: Path) -> None:
@@ -73,7 +70,7 @@ def write(
         stems[named] = []
         for image, ids in read(source, split, number):
             words = dict(split=named, stem=image.stem)
-            link(image, out / image_name.format(**words))
+            copy(image, out / image_name.format(**words))
             save(paint(ids), out / mask_name.format(**words))
             stems[named].append(image.stem)
     return stems

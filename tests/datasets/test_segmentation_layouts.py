@@ -161,6 +161,15 @@ def test_cityscapes_is_read_in_each_of_its_forms(kinds, source, tmp_path, find):
         assert_same(found, expected_masks(source, split))
 
 
+def test_sets_of_tests_do_not_change_their_source(tmp_path):
+    """Such as the photographs of ``CONVNEXT_REAL_DATA``."""
+    source = make_source(tmp_path / 'source')
+    before = {path: path.read_bytes() for path in source.rglob('*.*')}
+    for write in (sets.camvid_in_colors, sets.camvid_of_segnet, sets.cvat, sets.roboflow, sets.voc, sets.cityscapes):
+        write(source, tmp_path / write.__name__)
+    assert {path: path.read_bytes() for path in source.rglob('*.*')} == before
+
+
 def test_a_set_without_splits_is_divided_by_name(source, tmp_path, find):
     """The lists are written beside the run, the same each time; nothing is written to the data."""
     sets.cvat(source, tmp_path / 'data')
