@@ -196,6 +196,8 @@ def _scale_places(cfg: Config, factor: float, step_factor: float, steps: int | N
         by_epoch = schedule.get('by_epoch', True)
         spans = schedule.get('T_max') == schedule.get('end', 0) - schedule.get('begin', 0)
         _scale(schedule, _PLACES, factor if by_epoch else step_factor)
+        if schedule.get('begin') and schedule.get('end'):  # of one epoch, a warm-up and what follows share it
+            schedule['begin'] = min(schedule['begin'], schedule['end'] - 1)
         if steps and schedule['type'] == 'LinearLR' and not by_epoch:
             schedule['end'] = min(schedule['end'], schedule.get('begin', 0) + max(1, int(_LONGEST_WARM_UP * steps)))
         if spans:

@@ -1,7 +1,9 @@
 """Exact: what moves with the length, the batches and the learning rate of a run, and what stays."""
 
 import pytest
+import torch
 from conftest import REPOSITORY
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 
 from convnext_backbone.config.load import load_config
 from convnext_backbone.config.schedule import Schedule, set_schedule
@@ -150,3 +152,24 @@ def test_an_epoch_has_a_step(images, asked, batch, count, changed):
     """12 images: by default steps of 4, the least, and with a batch size as near to the recipe's 16 as an epoch has."""
     cfg, _ = changed(CASCADE, images=images, own_data=True, **asked)
     assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.accumulative_counts) == (batch, count)
+
+
+@pytest.mark.parametrize(
+    ('name', 'asked'),
+    [
+        (PRETRAIN, dict(epochs=1)),
+        ('demo/pretrain_convnext_atto_shapes', dict(epochs=1)),
+        ('demo/upernet_convnext_atto_camvid', dict(iters=1)),
+        (CASCADE, dict(epochs=1)),
+    ],
+)
+def test_the_shortest_run_has_room_for_each_schedule(name, asked, changed):
+    """A warm-up of one epoch, and what follows it, are the same epoch then."""
+    cfg, _ = changed(name, images=32, own_data=True, **asked)
+    last = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+    spans = [(one.get('begin', 0), one.end) for one in cfg.param_scheduler if one.get('by_epoch', True) or last == 1]
+    assert last == 1 and spans and all(begin < end for begin, end in spans)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        for one in cfg.param_scheduler:
+            PARAM_SCHEDULERS.build(dict(one), default_args=dict(optimizer=optimizer, epoch_length=4))
