@@ -92,6 +92,9 @@ def find_mask_classes(
     else:
         entries = _list_values(found, content, folder)
         notes = [f'no file names the classes: write them to {file}, a line for each in this order']
+    white = _like(found, VOID)
+    if in_colors and _grey_levels(found) and not known and not any(one.color for one in named):  # ids in three channels
+        entries += [_Entry('void', white, None, True)] * (white not in [entry.value for entry in entries])
     classes = [entry for entry in entries if not entry.is_void]
     if not 0 < len(classes) < _MOST_CLASSES or found.keys() <= {entry.value for entry in entries if entry.is_void}:
         some = next(iter(found.values()), folder.folder)
@@ -137,7 +140,8 @@ def _list_named(
     in_colors = any(isinstance(value, tuple) for value in found)
     zero: Value = (0, 0, 0) if in_colors else 0
     values: list[Value]
-    if in_colors and all(one.color for one in named):
+    by_color = in_colors and all(one.color for one in named)
+    if by_color:
         values = [one.color for one in named if one.color]
     else:
         values = [_like(found, value) for value in _number_classes(found, named, folder, file)]
@@ -146,7 +150,7 @@ def _list_named(
         for one, value in zip(named, values, strict=True)
     ]
     notes = [f'the classes are those of {file.name}']
-    left = {*found} - {*values} - ({VOID} if not in_colors else set())
+    left = {*found} - {*values} - (set() if by_color else {_like(found, VOID)})
     if strange := left - {zero}:
         value = min(strange, key=str)
         error = UserError(
@@ -171,7 +175,7 @@ def _number_classes(
     """The ids of classes of which a file tells the order: from 0, from 1, or levels of grey."""
     levels = _grey_levels(found)
     if levels is None:
-        value = max(found, key=str)
+        value = max(found, key=lambda one: (len({*one}), str(one)) if isinstance(one, tuple) else (0, str(one)))
         raise UserError(
             f'The mask {printable(found[value])} has the colour {value}, and {printable(file)} names no colours: '
             f'write lines such as "{printable(named[0].name)} 128 64 0" there.'

@@ -56,7 +56,7 @@ def read_content(paths: Sequence[str], named: bool, faults: Faults) -> MaskConte
         except UserError as error:
             refused = refused or error
             faults.put_off(error)
-    if refused and not content.modes:
+    if refused and not (content.ids or content.colors):
         raise refused
     return content
 

@@ -220,6 +220,8 @@ PAIRS = {  # the values in masks: a file of names, the classes, the labels of th
     'void first': ([0, 1, 2], '__ignore__\nroad\ncar', ('road', 'car'), [255, 0, 1]),
     'void first, the last unseen': ([0, 1, 2], 'void\nroad\ncar\nbus', ('road', 'car', 'bus'), [255, 0, 1]),
     "labelme's": ([0, 1, 255], '__ignore__\n_background_\ncar', ('_background_', 'car'), [0, 1, 255]),
+    'ids in three channels': ([(0,) * 3, (1,) * 3, (255,) * 3], 'road\ncar', ('road', 'car'), [0, 1, 255]),
+    'ids in three channels without names': ([(i,) * 3 for i in (0, 1, 2, 255)], None, UNNAMED[:3], [0, 1, 2, 255]),
     'background as 255': ([0, 1, 255], '0 road\n1 car\n255 background', ('road', 'car'), [0, 1, 255]),
     'colours without names': ([(9, 9, 9), (0, 0, 0), (0, 5, 0)], None, ('class_0', 'class_1', 'class_2'), [2, 0, 1]),
     'grey colours of a file': ([0, 100, 200], 'void 0 0 0\na 200 200 200\nb 100 100 100', ('a', 'b'), [255, 1, 0]),
@@ -378,11 +380,15 @@ REFUSED = {
         ),
         'train_0.png has more than 1000 colours: write masks as PNG, .*not smoothed',
     ),
+    'one mask in colours': (
+        lambda data: sets.save(sets.colored(np.eye(4, dtype=np.uint8)), data / 'masks/train_1.png'),
+        r'train_1.png has the colour \(128, \d+, \d+\), and .*classes.txt names no colours',
+    ),
     'colours without names': (
         lambda data: [
             sets.save(sets.colored(np.eye(4, dtype=np.uint8)), data / f'masks/train_{i}.png') for i in (0, 1)
         ],
-        r'has the colour \(128, 128, 128\), and .*classes.txt names no colours: write lines such as "road 128 64 0"',
+        r'has the colour \(128, 0, 0\), and .*classes.txt names no colours: write lines such as "road 128 64 0"',
     ),
 }
 
