@@ -1,13 +1,14 @@
 """Layouts of classification data: folders of classes, with or without splits, or tables of image names and labels."""
 
+import contextlib
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
-from .faults import OTHER_CLASSES, RAISED, Faults
+from .faults import NO_LABEL, OTHER_CLASSES, RAISED, UNLISTED, Faults
 from .folders import find_images, list_folders, name_split
 from .layouts import Layout, NoLayoutError
 from .listed_images import ImageNames, read_labels, sort_classes, write_list
@@ -50,10 +51,12 @@ def find_classification(
     kind, notes = 'folders of classes', []
     if prefixes:
         sets = {split: _read_folder(root, folder) for split, folder in prefixes.items()}
+        notes += _compare_tables(root, folders, sets)
     else:
         sets = _read_tables(root, folders, given, faults)
         kind = 'table of labels' if sets else kind
-        sets = sets or _read_one(folders)
+        notes += _tell_unlisted(folders, sets, faults)
+        sets = sets or _read_one(root, folders)
     if not sets.get('train'):
         raise NoLayoutError(
             f'{printable(root)} has no labelled images for training: looked for a folder of images for each '
@@ -107,10 +110,26 @@ def _read_folder(root: Path, prefix: str) -> Rows:
     """The images of a split as a run reads them."""
     data = TimmDataset(str(root), prefix)
     names = data.metainfo['classes']
-    return {os.path.relpath(path, root): names[label] for path, label in data.reader.samples}
+    rows = {os.path.relpath(path, root): names[label] for path, label in data.reader.samples}
+    _refuse_nesting(root, rows)
+    return rows
 
 
-def _read_one(folders: Folders) -> dict[str, Rows]:
+def _refuse_nesting(root: Path, images: Iterable[str]) -> None:
+    """Refuse folders within those of classes, unless all images lie below the outer one."""
+    folders = {os.path.dirname(image) for image in images}
+    common = os.path.commonpath(folders) if folders else ''
+    for folder in sorted(folders):
+        outer, *inner = Path(folder).relative_to(common).parts or ('',)
+        if inner:
+            raise UserError(
+                f'{printable(root / folder)} lies in the folder {printable(outer)}, and either may be the class: move '
+                f'images up or down, so that each class has one folder, or list images and labels in tables (.csv) '
+                f'for --train-ann and --val-ann.'
+            )
+
+
+def _read_one(root: Path, folders: Folders) -> dict[str, Rows]:
     """The images of folders of classes without splits."""
     rows = {
         (folder / name).as_posix(): folder.name
@@ -119,7 +138,20 @@ def _read_one(folders: Folders) -> dict[str, Rows]:
         if folder.parts
     }
     several = len({*rows.values()}) > 1 and not all(name_split(PurePath(name)) for name in rows.values())
+    if several:
+        _refuse_nesting(root, rows)
     return {'train': rows} if several else {}
+
+
+def _compare_tables(root: Path, folders: Folders, sets: Mapping[str, Rows]) -> list[str]:
+    """Notes on tables that give images of one folder several labels."""
+    with contextlib.suppress(UserError):  # of tables that nobody asked for
+        tables = _read_tables(root, folders, {}, Faults())
+        found = {**tables.get('train', {}), **tables.get('val', {})}
+        pairs = {(rows[image], found[image]) for rows in sets.values() for image in rows if image in found}
+        if len(pairs) > len({folder for folder, _ in pairs}):
+            return ['a table gives images of one folder several labels: to learn these, name it with --train-ann']
+    return []
 
 
 def _read_tables(root: Path, folders: Folders, given: Mapping[str, str], faults: Faults) -> dict[str, Rows]:
@@ -129,7 +161,7 @@ def _read_tables(root: Path, folders: Folders, given: Mapping[str, str], faults:
         folder / name: name_split(folder / name)
         for folder, files in folders.items()
         for name in files
-        if PurePath(name).suffix.lower() in ('.csv', '.tsv')
+        if PurePath(name).suffix.lower() in ('.csv', '.tsv') and 'submission' not in name.lower()  # Kaggle's samples
     }
     named: dict[Path, str | None] = {Path(name): split for split, name in given.items()}
     tables = named if 'train' in given else {**tables, **named}
@@ -156,6 +188,19 @@ def _read_tables(root: Path, folders: Folders, given: Mapping[str, str], faults:
             for image, label, own in rows if split else ():
                 sets.setdefault(own or split or 'train', {})[image] = label
     return sets
+
+
+def _tell_unlisted(folders: Folders, sets: Mapping[str, Rows], faults: Faults) -> list[str]:
+    """Notes on images that no table names, in the folders of those that one does."""
+    listed = {image for rows in sets.values() for image in rows}
+    places = {os.path.dirname(image) for image in listed}
+    images = [folder / name for folder, files in folders.items() for name in find_images(files)]
+    beside = [image.as_posix() for image in images if image.parent.as_posix() in places]
+    left = [image for image in beside if image not in listed]
+    if not left or any(faults.has(NO_LABEL, split) for split in ('', *sets)):
+        return []
+    note = f'{len(left)} images that no table lists are left out: {shorten(left)}'
+    return [faults.mention(UNLISTED, '', note, 'list them, or move them away', len(beside), len(left))]
 
 
 def _compare_classes(sets: dict[str, Rows], classes: Sequence[str], faults: Faults) -> list[str]:

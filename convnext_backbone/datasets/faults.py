@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..utils.errors import UserError
 
 OTHER_CLASSES = 'classes that are not those of training'
+NO_LABEL, UNLISTED = 'images without a label', 'images that no table lists'
 
 # From which share on a fault is an error: it ends a run, or spoils the result and nothing says so. Other faults of
 # annotations are such as mmdet leaves out, of which a few do no harm.
@@ -19,6 +20,8 @@ SERIOUS_FROM: Mapping[str, float] = {
     'unreadable images': 0,
     'images without a mask': 0,
     'images with two classes': 0,
+    NO_LABEL: 0,
+    UNLISTED: _NEVER,  # the test images of a contest
     'images of another size than their annotations': 0,
     'pictures that another split has, too': _A_FEW,
     'pictures that are there twice': _NEVER,

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ..utils.errors import UserError, printable, shorten
 from ..utils.files import write_atomically
-from .faults import Faults
+from .faults import NO_LABEL, Faults
 from .folders import name_split
 
 _LABELS = re.compile(r'label(s|_?name)?|class(es|_?name|_?id)?|categor(y|ies)|target|species|breed|y', re.IGNORECASE)
@@ -102,7 +102,7 @@ def read_labels(
         path: The table, with titles or without.
         images: Those that there are.
         split: Of the table.
-        faults: Gets images that are missing or have two classes.
+        faults: Gets images that are missing, or have no or two classes.
 
     Returns:
         Image, class, and split of each row, where the table has a column of splits; None if it is no such table.
@@ -129,10 +129,16 @@ def read_labels(
             f'beside it, or take them out of the list.'
         )
         faults.add('missing images', split or '', text, lost, len(rows), len(lost))
+    if empty := [row[column] for row, label in zip(rows, labels, strict=True) if not label]:
+        text = (
+            f'{len(empty)} of {len(rows)} images of {printable(path)} have no label: {shorten(empty)}; write it, or '
+            f'take them out of the list.'
+        )
+        faults.add(NO_LABEL, split or '', text, empty, len(rows), len(empty))
     classes: dict[str, str] = {}
     named: dict[str, str | None] = {}
     for image, label, row in zip(found, labels, rows, strict=True):
-        if image is None:
+        if image is None or not label:
             continue
         if classes.setdefault(image, label) != label:
             text = (
@@ -155,13 +161,18 @@ def _find_labels(path: Path, rows: Sequence[Sequence[str]], titles: Sequence[str
                 f'here learns one class an image.'
             )
         return [marks[0] for marks in marked]
-    chosen = named[:1] if named else columns if len(columns) == 1 else []
-    if not chosen:
+    chosen = named or columns
+    values = {i: [_as_number(row[i]) for row in rows] for i in chosen}
+    if len({*map(len, map(set, values.values())), len({*zip(*values.values(), strict=True)})}) > 1:  # they differ
+        chosen = [i for i in named if titles[i].strip().lower() == 'label'] or chosen
+    elif named:  # ids and names of the same classes
+        chosen = [min(named, key=lambda i: all(map(str.isdigit, values[i])))]
+    if len(chosen) != 1:
         raise UserError(
-            f'{printable(path)} has the columns {shorten([titles[i] or str(i + 1) for i in columns])}, any of '
+            f'{printable(path)} has the columns {shorten([titles[i] or str(i + 1) for i in chosen])}, any of '
             f'which may hold the classes: give one of them the title label.'
         )
-    return [_as_number(row[chosen[0]]) for row in rows]
+    return values[chosen[0]]
 
 
 def _as_number(text: str) -> str:

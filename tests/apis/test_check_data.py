@@ -223,12 +223,16 @@ def test_masks_that_end_a_run_are_found_in_the_report(fault, named, masks, tmp_p
     assert report.numbers['train']['images'] == 6 - (fault in ('missing', 'no image'))
 
 
-def test_masks_that_are_all_jpegs_are_called_so(masks, tmp_path):
+@pytest.mark.parametrize(
+    ('mode', 'kind', 'named'),
+    [('L', 'JPEG', 'is a JPEG, whose compression changes values'), ('LA', 'PNG', 'holds LA colours and not class ids')],
+)
+def test_masks_of_which_none_can_be_used_are_called_so(mode, kind, named, masks, tmp_path):
     for path in masks.glob('masks/*/*'):
-        Image.open(path).convert('L').save(path, 'JPEG')
+        Image.open(path).convert(mode).save(path, kind)
     report = inspect(masks, tmp_path / 'out')
     assert problems_of(report) == {('', 'unusable data', 1, True)}
-    assert 'is a JPEG, whose compression changes values' in report.problems[0].example
+    assert named in report.problems[0].example
 
 
 def test_a_folder_that_is_of_no_task_is_told_what_each_looks_for(masks, tmp_path):
@@ -340,6 +344,24 @@ def test_rows_of_a_table_that_fit_nothing_are_found(labels, tmp_path):
     report = inspect(labels, tmp_path / 'out')
     assert problems_of(report) == {('', 'missing images', 1, True), ('', 'images with two classes', 1, True)}
     assert sum(one['images'] for one in report.numbers.values()) == len(names)
+
+
+@pytest.mark.parametrize(
+    ('fault', 'found'),
+    [('unlisted', ('images that no table lists', 1, False)), ('empty', ('images without a label', 1, True))],
+)
+def test_images_that_a_table_says_nothing_of_are_found(fault, found, labels, tmp_path):
+    rows = [(path.name, path.parent.name) for path in sorted(labels.glob('*/*/*'))]
+    (labels / 'images').mkdir()
+    for path in sorted(labels.glob('*/*/*')):
+        path.rename(labels / 'images' / path.name)
+    for split in ('train', 'val'):
+        shutil.rmtree(labels / split)
+    name, label = rows.pop()
+    rows += [(name, '')] * (fault == 'empty')
+    (labels / 'labels.csv').write_text('\n'.join(map(','.join, [('image', 'label'), *rows])))
+    report = inspect(labels, tmp_path / 'out')
+    assert problems_of(report) == {('', *found)} and name in report.problems[0].example
 
 
 def test_the_page_has_untrusted_names_as_text(labels, tmp_path):

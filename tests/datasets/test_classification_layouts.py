@@ -134,6 +134,12 @@ TABLES = {  # rows of a table for an image of a name and a class; titles; delimi
         ['', 'image', 'width', 'Label', 'x'],
         ',',
     ),
+    'groups of classes': (lambda name, label: [f'{name}.png', label[0], label], ['image', 'category', 'label'], ','),
+    'ids and names of classes': (
+        lambda name, label: [f'{name}.png', CLASSES.index(label), label],
+        ['image', 'class_id', 'class'],
+        ',',
+    ),
     'a column for each class': (
         lambda name, label: [f'{name}.png', *[float(label == one) for one in CLASSES]],
         ['filename', *CLASSES],
@@ -213,6 +219,14 @@ REFUSED = {
         [['image', 'kind', 'colour'], ['0.png', 'a', 'red'], ['1.png', 'b', 'red']],
         r'labels.csv has the columns kind, colour, any of which may hold the classes: give one .* the title label',
     ),
+    'two columns with titles': (
+        [['image', 'category', 'class'], ['0.png', 'a', 'red'], ['1.png', 'b', 'red'], ['2.png', 'b', 'blue']],
+        r'labels.csv has the columns category, class, any of which may hold the classes: give one .* the title label',
+    ),
+    'no label': (
+        [['image', 'label'], ['0.png', 'a'], ['1.png', ''], ['2.png', 'b']],
+        r'1 of 3 images of .*labels.csv have no label: 1.png; write it, or take them out of the list',
+    ),
     'several classes an image': (
         [['image', 'a', 'b'], ['0.png', 1, 1], ['1.png', 0, 1]],
         r"labels.csv marks no or several classes in the row \['0.png', '1', '1'\]: a classifier here learns one class",
@@ -229,6 +243,42 @@ def test_a_table_that_says_too_little_is_refused_in_one_sentence(kind, data, fin
     with pytest.raises(UserError, match=sentence) as refused:
         find()
     assert '\n' not in str(refused.value)
+
+
+def test_samples_of_submissions_are_no_tables(data, find):
+    labels = make_images(data, 'train')
+    write_table(data / 'labels.csv', [['id', 'breed'], *labels.items()])
+    make_images(data, 'test')
+    write_table(data / 'sample_submission.csv', [['id', *CLASSES], *([name, *[0.25] * 4] for name in labels)])
+    assert find().numbers == {'train': 17, 'val': 4}
+
+
+@pytest.mark.parametrize('inner', ['{0}/{1}', 'train/{0}/{1}', 'train/{0}/inner', 'train/{0}/video_{1}_{0}'])
+def test_folders_within_folders_of_classes_are_refused(inner, data, find):
+    for name in ('cat', 'dog'):
+        for i in range(2):
+            draw(data / inner.format(name, i) / f'{i}.png')
+    with pytest.raises(UserError, match=r'cat/.* lies in the folder cat, and either may be the class: move images up'):
+        find()
+
+
+def test_a_folder_around_all_classes_is_no_class(data, find):
+    fill(data / 'train/images')
+    fill(data / 'val/images')
+    assert find().classes == CLASSES
+
+
+def test_a_table_that_contradicts_the_folders_is_told(data, find):
+    labels = make_images(data, 'train/place a') | make_images(data, 'train/place b')
+    fill(data / 'val', {'place a': 1, 'place b': 1})
+    write_table(
+        data / 'train.csv', [['image', 'label'], *([f'place a/{name}.png', one] for name, one in labels.items())]
+    )
+    layout = find()
+    assert layout.classes == ('place a', 'place b') and layout.notes == [
+        'a table gives images of one folder several labels: to learn these, name it with --train-ann'
+    ]
+    assert find(train_ann='train.csv').classes == CLASSES
 
 
 def test_a_split_is_drawn_only_where_there_is_none(data, find):
