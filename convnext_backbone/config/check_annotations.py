@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from ..datasets.coco_check import CocoContent, check_coco
 from ..datasets.coco_format import read_utf8
-from ..utils.cli import is_first_process
+from ..utils.cli import is_first_process, tell
 from ..utils.errors import UserError, printable
 from .check import walk
 from .dataset_types import find_classes, name_datasets, reads_coco
@@ -15,6 +15,8 @@ from .dataset_types import find_classes, name_datasets, reads_coco
 
 def check_annotations(cfg: Config, split: str) -> None:
     """Check the annotation files of a split in the first process; make pycocotools read UTF-8 in all.
+
+    What a data set leaves out of the images and objects to train on is said.
 
     Raises:
         UserError: A file is invalid, no image or no annotation of it is left, or others are evaluated.
@@ -33,8 +35,12 @@ def check_annotations(cfg: Config, split: str) -> None:
             raise UserError(f'{name} has no image left: {content.describe_loss()}; correct the file or filter_cfg.')
     if split != 'train':
         _check_evaluators(cfg, split, coco, contents)
-    elif len(coco) == len(datasets):
+        return
+    if len(coco) == len(datasets):
         _require_annotation(contents, 'to train on', 'name other classes')
+    lost = [one.describe_loss() for one in contents.values() if one.dropped or one.left_out]
+    if lost:
+        tell('Not trained on:', *lost)
 
 
 def _require_annotation(contents: dict[str, CocoContent], purpose: str, remedy: str) -> None:

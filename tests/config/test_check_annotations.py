@@ -216,3 +216,13 @@ def test_pickles_are_refused_by_name(cfg, tmp_path):
     cfg.train_dataloader.dataset.proposal_file = 'rpn.pkl'
     (tmp_path / 'rpn.pkl').write_bytes(pickle.dumps({}))
     assert refusal(cfg).startswith("train_dataloader.dataset.proposal_file='rpn.pkl' is a pickle, which could run code")
+
+
+def test_what_training_leaves_out_is_said(cfg, write, capsys):
+    check_data(cfg, ('train', 'val'))
+    assert 'Not trained on' not in capsys.readouterr().err
+    write('train.json', lambda content: content['annotations'][0].update(bbox=[200, 0, 9, 9]))
+    check_data(cfg, ('train', 'val'))
+    text = capsys.readouterr().err
+    assert text.startswith('Not trained on:\n  in ')
+    assert text.endswith('train.json 1 of 4 annotations have a bbox outside of the image\n')
