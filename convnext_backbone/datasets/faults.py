@@ -19,6 +19,7 @@ SERIOUS_FROM: Mapping[str, float] = {
     'missing images': 0,
     'unreadable images': 0,
     'images without a mask': 0,
+    'images in no list': _NEVER,
     'images with two classes': 0,
     NO_LABEL: 0,
     UNLISTED: _NEVER,  # the test images of a contest
@@ -41,6 +42,7 @@ SERIOUS_FROM: Mapping[str, float] = {
     'annotations with text as category_id, where the id of the category is a number': 0,
     'annotations with a number as category_id, where the id of the category is text': 0,
     'boxes that reach beyond their image': _NEVER,
+    'objects that are there twice': _NEVER,
     # Masks
     'unusable masks': 0,
     'masks of another size than their image': 0,

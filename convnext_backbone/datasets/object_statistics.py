@@ -41,14 +41,15 @@ class ObjectStatistics(SplitStatistics, CocoObserver):
         self._total = 0  # annotations
         self._images: list[Image] = []
         self._places: dict[float | str, int] = {}
-        # Of each object, or crowd: its place in the file, its image, class, width, height and area.
-        self._rows: tuple[Any, ...] = tuple(array(kind) for kind in 'iiifff')
+        # Of each object, or crowd: its place in the file, its image, class, area and box.
+        self._rows: tuple[Any, ...] = tuple(array(kind) for kind in 'iiifffff')
         self._crowds = 0
         # An evaluation refuses, and training leaves out: here both are counted.
         check_coco({**dataset, 'test_mode': False}, classes, self)
-        self._number, self._image, self._label, width, height, area = map(np.asarray, self._rows)
-        self._boxes, self._areas = np.stack([width, height], 1), area
+        self._number, self._image, self._label, self._areas, *box = map(np.asarray, self._rows)
+        self._boxes = np.stack(box[2:], 1)
         self._add_faults()
+        self._add_copies(self._image, self._label, *box)
         pairs = np.unique(np.stack([self._image, self._label], 1), axis=0)
         seen: list[list[int]] = [[] for _ in self._images]
         for image, label in pairs.tolist():
@@ -71,7 +72,7 @@ class ObjectStatistics(SplitStatistics, CocoObserver):
         self._crowds += why == _CROWD
         if why is None:
             place, label = self._places[annotation.image_id], self._labels[annotation.category_id]
-            values = (number, place, label, *annotation.bbox[2:], annotation.area)
+            values = (number, place, label, annotation.area, *annotation.bbox)
             for column, value in zip(self._rows, values, strict=True):
                 column.append(value)
             x, y, width, height = annotation.bbox
@@ -115,6 +116,18 @@ class ObjectStatistics(SplitStatistics, CocoObserver):
             self._faults.add('no annotations', self.split, f'{self._file} has no object that can be learnt or counted.')
         if self._faults.has('boxes that are not [x, y, width, height]', self.split):  # of which that is a consequence
             self._faults.drop('boxes that reach beyond their image', self.split)
+
+    def _add_copies(self, *columns: np.ndarray) -> None:
+        """Add objects of the same image, class and box."""
+        order = np.lexsort(columns)
+        same = order[1:][np.logical_and.reduce([one[order[1:]] == one[order[:-1]] for one in columns])]
+        for row in same.tolist():
+            image = self._images[self._image[row]]
+            text = (
+                f'{self._file} has annotations[{self._number[row]}] of {printable(image.file_name)} twice: it is '
+                f'learnt and counted twice; remove one.'
+            )
+            self._add('objects that are there twice', text, image)
 
     def summary(self) -> dict[str, Any]:
         """Numbers for people and programs."""
