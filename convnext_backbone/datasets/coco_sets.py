@@ -3,6 +3,7 @@
 import mmap
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,10 @@ class CocoSet(NamedTuple):
         """Names of the categories, in the order of the file."""
         return [category['name'] for category in self.categories]
 
+    def locate(self, image: Any) -> str:
+        """The path of the image with an id."""
+        return os.path.normpath(self.folder / shorten_name(self.images[image], self.dropped))
+
 
 def find_coco_files(folders: Mapping[Path, Sequence[str]]) -> list[Path]:
     """Find annotation files by their content: captions have no categories, files of other tools none of the keys."""
@@ -119,7 +124,14 @@ def open_set(path: Path, split: str, root: Path, folders: Collection[Path]) -> C
         masks += annotation.has_mask
         complete = complete and annotation.is_complete
     names = {image.id: image.file_name for image in images}
-    folder, dropped = _find_folder(path, split, [*names.values()], root, folders)
+    try:
+        folder, dropped = _find_folder(path, split, [*names.values()], root, folders)
+    except UserError:
+        spelled = _respell(names, folders)
+        if spelled == names:
+            raise
+        folder, dropped = _find_folder(path, split, [*spelled.values()], root, folders)
+        names, complete = spelled, False
     complete = complete and not any(shorten_name(name, dropped) != name for name in names.values())
     numbers: Counter = Counter()
     for (_, category), number in pairs.items():
@@ -176,6 +188,24 @@ def _find_folder(path: Path, split: str, names: list[str], root: Path, folders: 
     )
 
 
+def _respell(names: Mapping[Any, str], folders: Collection[Path]) -> dict[Any, str]:
+    """File names in the letters of the files: Windows takes a.JPG for a.jpg, and macOS writes umlauts as two."""
+
+    def fold(name: str) -> str:
+        return unicodedata.normalize('NFC', name).casefold()
+
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for name in os.listdir(folder):
+            found.setdefault(fold(name), set()).add(name)
+    spelled = {}
+    for key, name in names.items():
+        last = split_name(name)[-1]
+        files = found.get(fold(last), set())
+        spelled[key] = name.removesuffix(last) + min(files) if len(files) == 1 else name
+    return spelled
+
+
 def shorten_name(name: str, dropped: int) -> str:
     """A file name without its leading folders; as it is where none is dropped and it has no backslash."""
     return name if not dropped and '\\' not in name else '/'.join(split_name(name)[dropped:])
@@ -205,8 +235,12 @@ def write_set(
         images = [_complete_image(image, source, split, faults) for _, image in _decode(source.path, images, dict)]
         images = [image for image in images if image['width']]
         kept = {image['id'] for image in images}
+
+    def keeps(image: _Id) -> bool:  # those without an image are left to the check of the data
+        return image in kept or (split == 'train' and image not in source.images)
+
     annotations: list = [
-        raw for raw, one in _decode(source.path, source.coco.annotations, _Annotation) if one.image_id in kept
+        raw for raw, one in _decode(source.path, source.coco.annotations, _Annotation) if keeps(one.image_id)
     ]
     if not source.complete:
         annotations = _complete_annotations([one for _, one in _decode(source.path, annotations, dict)])
@@ -217,7 +251,7 @@ def write_set(
 
 
 def _complete_image(image: dict, source: CocoSet, split: str, faults: Faults) -> dict:
-    image['file_name'] = shorten_name(image['file_name'], source.dropped)
+    image['file_name'] = shorten_name(source.images[image['id']], source.dropped)
     if not (image.get('width') and image.get('height')):
         image['width'], image['height'] = read_size(source.folder / image['file_name'], split, faults)
     return image

@@ -74,6 +74,12 @@ def find_detection(
         sets['val'] = sets['train']
         notes.append(describe_draw(len(kept['val']), len(sets['train'].images), val_split, out_dir / 'val.json'))
     splits = [split for split in ('train', 'val', 'test') if split in sets]
+    paths = {split: {sets[split].locate(image) for image in kept[split]} for split in splits}
+    if shared := paths['train'] & paths.get('val', set()):
+        notes.append(
+            f'{len(shared)} of {len(paths["val"])} images to validate on are trained on, too: scores say nothing about '
+            f'others'
+        )
     return Layout(
         format=kind,
         classes=tuple(classes),
@@ -163,7 +169,8 @@ def _nothing_found(chosen: Mapping[str, Path], root: Path) -> UserError:
         return UserError(f'{root} has {path} for {split}, but no annotations to train on: name a file by --train-ann.')
     return NoLayoutError(
         f"{root} has no annotations of boxes: a json file in COCO's format, YOLO's text files in labels/ or beside "
-        f'the images, or XML files of Pascal VOC are looked for; point elsewhere with --data-root.'
+        f'the images, or XML files of Pascal VOC are looked for; export the data as one of these, or point elsewhere '
+        f'with --data-root.'
     )
 
 

@@ -10,7 +10,7 @@ from ..utils.errors import UserError, printable
 from ..utils.image_io import FORMATS, IMAGE_SUFFIXES
 from .faults import Faults, name_image_fault
 
-IMAGE_FOLDERS = ('images', 'JPEGImages', 'imgs', 'img', 'image')
+IMAGE_FOLDERS = ('images', 'jpegimages', 'imgs', 'img', 'image')  # in any case
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for images on their side
 _DEPTH = 4  # VOCdevkit/VOC2012/JPEGImages/<one more>
 _SPLITS = dict(
@@ -84,16 +84,18 @@ def pair_folders(
     Args:
         folders: File names by folder.
         suffix: Of the annotations, such as ``'.txt'``.
-        names: Of folders of annotations, which are in the place of one of :data:`IMAGE_FOLDERS` or beside one of any
-            name; else annotations are beside the images.
+        names: Of folders of annotations, in any case, which are in the place of one of :data:`IMAGE_FOLDERS` or
+            beside one of any name; else annotations are beside the images.
     """
     annotated = {
         folder: {stem for stem, end in map(os.path.splitext, files) if end == suffix}
         for folder, files in folders.items()
     }
+    spelled = {str(folder).lower(): folder for folder in folders}
     for folder, files in folders.items():
         images = {os.path.splitext(name)[0] for name in find_images(files)}
-        for other in [*swap_part(folder, IMAGE_FOLDERS, names), folder, *(folder.parent / name for name in names)]:
+        for wanted in [*swap_part(folder, IMAGE_FOLDERS, names), folder, *(folder.parent / name for name in names)]:
+            other = spelled.get(str(wanted).lower(), wanted)
             if images & annotated.get(other, set()):
                 yield folder, other
                 break
@@ -103,21 +105,30 @@ def swap_part(path: Path, old: Sequence[str], new: Sequence[str]) -> Iterator[Pa
     """Iterate over a path with the last folder of one of the old names under one of the new ones."""
     parts = path.parts
     for i in range(len(parts) - 1, -1, -1):
-        if parts[i] in old:
+        if parts[i].lower() in old:
             yield from (Path(*parts[:i], name, *parts[i + 1 :]) for name in new)
             return
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, declared: bool = False) -> str:
     """Read a text file.
 
+    Args:
+        path: The file.
+        declared: It is XML, which may declare another encoding than UTF-8.
+
     Raises:
-        UserError: It cannot be read, or is not UTF-8.
+        UserError: It cannot be read, or is in another encoding.
     """
+    encoding = 'utf-8-sig'
     try:
-        return path.read_text(encoding='utf-8-sig')
-    except (OSError, ValueError) as error:
-        raise UserError(f'{printable(str(path))} cannot be read as UTF-8 text ({error}): replace it.') from error
+        content = path.read_bytes()
+        if declared and (found := re.match(rb'<\?xml[^>]+encoding=["\']([\w-]+)', content)):
+            encoding = found[1].decode()
+        return '\n'.join(content.decode(encoding).splitlines())
+    except (OSError, ValueError, LookupError) as error:
+        shown = printable(encoding.removesuffix('-sig').upper())
+        raise UserError(f'{printable(str(path))} cannot be read as {shown} text ({error}): replace it.') from error
 
 
 def read_size(path: Path, split: str, faults: Faults) -> tuple[int, int]:

@@ -9,15 +9,16 @@ from xml.etree import ElementTree
 from ..utils.errors import UserError, printable
 from .box_formats import Annotated, Converted, Folders, describe_unused, make_object, to_coco
 from .faults import RAISED, Faults
-from .folders import find_images, name_split, pair_folders, read_size, read_text
+from .folders import find_images, pair_folders, read_size, read_text
+from .image_lists import find_splits
 
-_XML_FOLDERS = ('Annotations', 'annotations', 'Annotation', 'annotation', 'annotations/xmls', 'xmls', 'labels')
+_XML_FOLDERS = ('annotations', 'annotation', 'annotations/xmls', 'xmls', 'labels')
 
 
 def convert_voc(root: Path, folders: Folders, faults: Faults = RAISED) -> Converted | None:
     """Convert the boxes of Pascal VOC's XML files.
 
-    Splits are those of the lists in ``ImageSets/Main``, else of the folders. Objects that are marked difficult become
+    Splits are those of lists, as in ``ImageSets/Main``, else of the folders. Objects that are marked difficult become
     crowds, which are neither learnt nor counted. Pixels are counted from 1, as in VOC, unless a box begins at 0.
 
     Args:
@@ -31,20 +32,21 @@ def convert_voc(root: Path, folders: Folders, faults: Faults = RAISED) -> Conver
     Raises:
         UserError: A file is invalid; the text names it.
     """
-    splits: dict[str | None, list[Annotated]] = defaultdict(list)
-    unlabelled, found, used = 0, set(), set()
+    files: dict[Path, Path | None] = {}  # of images
+    found: set[Path] = set()
     for folder, other in pair_folders(folders, '.xml', _XML_FOLDERS):
-        files, listed = {*folders[other]}, _read_lists(folder, folders)
-        found |= {other / name for name in files if name.endswith('.xml')}
+        names = {*folders[other]}
+        found |= {other / name for name in names if name.endswith('.xml')}
         for name in find_images(folders[folder]):
-            stem = os.path.splitext(name)[0]
-            split = listed.get(stem, '') if listed else name_split(folder.relative_to(root))
-            if f'{stem}.xml' not in files:
-                unlabelled += 1
-                continue
-            used.add(other / f'{stem}.xml')
-            if split != '':  # a list names it
-                splits[split] += _read_voc(folder / name, other / f'{stem}.xml', split or '', faults)
+            xml = f'{os.path.splitext(name)[0]}.xml'
+            files[folder / name] = other / xml if xml in names else None
+    listed, notes = find_splits(files, found, root, folders, faults)
+    splits: dict[str | None, list[Annotated]] = defaultdict(list)
+    used = {path for path in files.values() if path}
+    unlabelled = len(files) - len(used)
+    for image, path in files.items():
+        for split in listed[image]:
+            splits[split] += _read_voc(image, path, split or '', faults) if path else []
     objects = [one for annotated in splits.values() for image in annotated for one in image.objects]
     if not objects:
         return None
@@ -55,24 +57,12 @@ def convert_voc(root: Path, folders: Folders, faults: Faults = RAISED) -> Conver
     classes = sorted({one['category_id'] for one in objects})
     for one in objects:
         one['category_id'] = classes.index(one['category_id'])
-    notes = describe_unused(found, used, faults)
+    notes += describe_unused(found, used, faults)
     if unlabelled:
         note, total = f'{unlabelled} images without an XML file are left out', unlabelled + len(used)
         remedy = 'annotate them, or remove them'
         notes.append(faults.mention('images without annotations', '', note, remedy, total, unlabelled))
     return Converted('Pascal VOC', {split: to_coco(one, classes, root) for split, one in splits.items()}, notes)
-
-
-def _read_lists(folder: Path, folders: Folders) -> dict[str, str]:
-    """The split of images by name, of the lists that lie beside a folder of images; none where there are no lists."""
-    lists = folder.parent / 'ImageSets' / 'Main'
-    names = {os.path.splitext(name)[0] for name in folders.get(lists, ())}
-    found = {}
-    for name in ('trainval' if 'train' not in names else 'train', 'val', 'test'):
-        if name in names:
-            lines = filter(str.strip, read_text(lists / f'{name}.txt').splitlines())
-            found.update({Path(line.split()[0]).stem: name_split(Path(name)) or name for line in lines})
-    return found
 
 
 def _read_voc(image: Path, path: Path, split: str, faults: Faults) -> list[Annotated]:
@@ -88,7 +78,7 @@ def _read_voc(image: Path, path: Path, split: str, faults: Faults) -> list[Annot
 
 def _parse(path: Path) -> tuple[tuple[int, int], list[dict]]:
     """The size of an image and its objects, of an XML file."""
-    text = read_text(path)
+    text = read_text(path, declared=True)
     if '<!DOCTYPE' in text or '<!ENTITY' in text:  # which may grow without end, or name files
         raise UserError(f'{path} has a document type, which no annotation needs: remove it.')
     try:

@@ -13,9 +13,11 @@ from ..utils.errors import UserError, printable, shorten
 from .box_formats import Annotated, Converted, Folders, describe_unused, make_object, to_coco
 from .coco_sets import split_name
 from .faults import RAISED, Faults
-from .folders import IMAGE_FOLDERS, find_images, name_split, pair_folders, read_size, read_text, swap_part
+from .folders import IMAGE_FOLDERS, find_images, pair_folders, read_size, read_text, swap_part
+from .image_lists import find_splits
 
 _CLASS_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'labels.txt', 'names.txt')
+_MANY = 0.1  # the part of all boxes that may reach beyond their image
 
 
 def convert_yolo(root: Path, folders: Folders, faults: Faults = RAISED) -> Converted | None:
@@ -37,15 +39,17 @@ def convert_yolo(root: Path, folders: Folders, faults: Faults = RAISED) -> Conve
     """
     settings, path = _find_yaml(root, folders)
     labels: dict[str | None, dict[Path, Path | None]] = defaultdict(dict)  # of images, by split
+    found: dict[Path, Path | None] = {}  # also of images in no list
+    notes: list[str] = []
     if path is not None:
         for split, images in _list_yaml_images(settings, path).items():
             labels[split] = {image: _find_labels(image) for image in images}
     else:
-        for folder, other in pair_folders(folders, '.txt', ('labels',)):
-            files = {*folders[other]}
-            for name in find_images(folders[folder]):
-                label = f'{os.path.splitext(name)[0]}.txt'
-                labels[name_split(folder.relative_to(root))][folder / name] = other / label if label in files else None
+        found, texts = _pair_labels(folders)
+        listed, notes = find_splits(found, texts, root, folders, faults)
+        for image, label in found.items():
+            for split in listed[image]:
+                labels[split][image] = label
     if not labels:
         return None
     classes = _list_names(settings.get('names'), path) if path is not None else _read_class_file(root, folders)
@@ -61,14 +65,44 @@ def convert_yolo(root: Path, folders: Folders, faults: Faults = RAISED) -> Conve
                 f'file of the same name in labels/, in the place of images/, or beside the image; the first image is '
                 f'{annotated[0].image}.'
             )
-    notes = describe_unused(*_list_labels(labels, folders), faults)
+    notes += _describe_beyond(
+        [one for annotated in splits.values() for image in annotated for one in image.objects], faults
+    )
+    notes += describe_unused(*_list_labels([*labels.values(), found], folders), faults)
     return Converted('YOLO', {split: to_coco(one, classes, root) for split, one in splits.items()}, notes)
 
 
-def _list_labels(labels: Mapping[str | None, Mapping[Path, Path | None]], folders: Folders) -> tuple[set, set]:
+def _pair_labels(folders: Folders) -> tuple[dict[Path, Path | None], list[Path]]:
+    """The label file of each image in a folder that has some, and all text files beside these."""
+    found: dict[Path, Path | None] = {}
+    texts: list[Path] = []
+    for folder, other in pair_folders(folders, '.txt', ('labels', 'label', 'annotations')):
+        files = {*folders[other]}
+        texts += [other / name for name in files if name.endswith('.txt')]
+        for name in find_images(folders[folder]):
+            label = f'{os.path.splitext(name)[0]}.txt'
+            found[folder / name] = other / label if label in files else None
+    return found, texts
+
+
+def _describe_beyond(objects: Sequence[dict], faults: Faults) -> list[str]:
+    """Say how many boxes reach beyond their image, where they are cut off; many are no boxes of YOLO."""
+    places = [one.pop('beyond') for one in objects if 'beyond' in one]
+    if not places:
+        return []
+    note = f'{len(places)} of {len(objects)} boxes reach beyond their image: {places[0]}'
+    remedy = 'write the class, the middle of the box, its width and its height, as parts of those of the image'
+    if len(places) > _MANY * len(objects):
+        kind = 'boxes that are not [x, y, width, height]'
+        faults.add(kind, '', f'{note}; {remedy}, not two corners.', (), len(objects), len(places))
+        return []
+    return [faults.mention('boxes that reach beyond their image', '', note, remedy, len(objects), len(places))]
+
+
+def _list_labels(labels: Sequence[Mapping[Path, Path | None]], folders: Folders) -> tuple[set, set]:
     """All label files in folders of nothing else, and those that are of an image."""
-    used = {label for images in labels.values() for label in images.values() if label}
-    own = {label.parent for label in used} - {image.parent for images in labels.values() for image in images}
+    used = {label for images in labels for label in images.values() if label}
+    own = {label.parent for label in used} - {image.parent for images in labels for image in images}
     found = {folder / name for folder in own for name in folders.get(folder, ()) if name.endswith('.txt')}
     return {path for path in found if path.name not in _CLASS_FILES} | used, used
 
@@ -100,11 +134,22 @@ def _list_names(names: Any, path: Path) -> list[str]:
 
 
 def _read_class_file(root: Path, folders: Folders) -> list[str]:
+    """The names of the classes; labelImg writes a file into each folder, with the classes that it has seen there."""
+    found: dict[str, tuple[Path, list[str]]] = {}
     for folder, files in folders.items():
         for name in (*_CLASS_FILES, *(name for name in files if name.endswith('.names'))):
             if name in files:
-                lines = read_text(folder / name).splitlines()
-                return [*filter(None, map(str.strip, lines))]
+                path = folder / name
+                lines = [*filter(None, map(str.strip, read_text(path).splitlines()))]
+                other, known = found.setdefault(name, (path, lines))
+                if any(map(str.__ne__, lines, known)):
+                    raise UserError(
+                        f'{other} and {path} have other classes, or another order of them, and labels are their places '
+                        f'there: write all labels for one list of classes, and remove the other file.'
+                    )
+                found[name] = max(found[name], (path, lines), key=lambda one: len(one[1]))
+    if found:
+        return next(iter(found.values()))[1]
     raise UserError(
         f'The labels in {root} are those of YOLO, but the names of their classes are missing: write them into '
         f'{root / "classes.txt"}, one a line, or into a data.yaml.'
@@ -128,7 +173,8 @@ def _list_yaml_images(settings: dict, path: Path) -> dict[str | None, list[Path]
         if not all(places):
             raise UserError(
                 f'{path} has {split}={printable(repr(values))}, which is not there: it is sought in '
-                f'{shorten([*map(str, bases)])}; correct it.'
+                f'{shorten([*map(str, bases)])}; correct it'
+                f'{", or remove the line to draw a fifth of the images" * (split == "val")}.'
             )
         found[split] = [image for place in places if place is not None for image in _list_images(place, bases)]
         named[split] = [[part for part in split_name(value) if part != '.'] for value in values]
@@ -185,10 +231,12 @@ def _read_image(
             xs, ys = [x - w / 2, x + w / 2], [y - h / 2, y + h / 2]
         else:
             xs, ys = values[::2], values[1::2]
+        is_beyond = not all(-0.01 <= value <= 1.01 for value in (*xs, *ys))
         xs = [round(min(max(x, 0), 1) * width, 3) for x in xs]
         ys = [round(min(max(y, 0), 1) * height, 3) for y in ys]
         outline = [] if len(values) == 4 else [[value for point in zip(xs, ys, strict=True) for value in point]]
-        objects.append(make_object(int(label), min(xs), min(ys), max(xs), max(ys), outline))
+        one = make_object(int(label), min(xs), min(ys), max(xs), max(ys), outline)
+        objects.append(dict(one, beyond=f'{path} has {printable(repr(line))} in line {number}') if is_beyond else one)
     return Annotated(image, (width, height), objects)
 
 
