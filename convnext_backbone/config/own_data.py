@@ -101,8 +101,9 @@ def use_own_data(cfg: Config, root: str, annotations: Annotations, trains: bool 
     # A folder for each choice: a run that is refused later must not overwrite the lists of an earlier one.
     chosen = zlib.crc32(repr((os.path.abspath(root), annotations)).encode(errors='replace'))
     out_dir = Path(cfg.work_dir, 'data', f'{Path(root).resolve().name}-{chosen:08x}')
-    layout = FINDERS[task_of(cfg)](Path(root), out_dir, *annotations)
-    notes = [*layout.notes, *_apply(cfg, layout, root, trains)]
+    whole = os.path.abspath(root)  # so that the config of the run serves from any folder
+    layout = FINDERS[task_of(cfg)](Path(whole), out_dir, *annotations)
+    notes = [*layout.notes, *_apply(cfg, layout, whole, trains)]
     tell(f'{printable(root)}: {layout}', *notes)
     return layout
 

@@ -1,4 +1,4 @@
-"""Start of a run from the weights of another: its heads begin anew where the classes are others."""
+"""Start of a run from the weights of another: its heads begin anew where the classes are others, or it had none."""
 
 import re
 from collections import Counter
@@ -14,6 +14,7 @@ from ..weights.dataset_meta import dataset_classes
 from ..weights.load_model import load_all_but, own_tensors
 
 _HEAD = re.compile(r'.*_head(?:\.\d+)?(?=\.)|[^.]+')
+_ADDED = re.compile(r'.*\b(?:mask|auxiliary)_head\.')  # to a model that predicts without it
 
 
 def start_from(
@@ -22,11 +23,12 @@ def start_from(
     """Fill a model with the weights of another, all but what predicts its classes if those of the data are others.
 
     Classes are others if their names or the order of these differ. Where the checkpoint names none they are
-    taken to be those of the data if their number is the same.
+    taken to be those of the data if their number is the same. A mask head or an auxiliary head starts anew, too, if the
+    checkpoint has none.
 
     Args:
         model: Detector or segmentor.
-        settings: Its config; None if it is not known, and then all tensors must fit.
+        settings: Its config; None if it is not known, and then what predicts classes must fit.
         checkpoint: What :func:`.read_state` returned.
         source: Path or address, for errors.
         dataset: Of the training, with ``metainfo``.
@@ -41,14 +43,17 @@ def start_from(
     theirs = [*(dataset_classes(checkpoint, source) or ())]
     ours = [printable(str(name)) for name in (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()]
     fresh: dict[str, Any] = {}
+    own, stored = own_tensors(model), checkpoint.get('state_dict', checkpoint)
+    there = {match[0] for name in stored if (match := _ADDED.match(name))}
+    added = {name for name in own if (match := _ADDED.match(name)) and not any(one.endswith(match[0]) for one in there)}
     if theirs != ours and settings is not None:
-        own, more = own_tensors(model), own_tensors(MODELS.build(ConfigDict(_with_another_class(settings))))
-        fresh = {name: tensor for name, tensor in own.items() if name in more and more[name].shape != tensor.shape}
-        stored = checkpoint.get('state_dict', checkpoint)
+        more = own_tensors(MODELS.build(ConfigDict(_with_another_class(settings))))
+        other = (name for name in own if name in more and more[name].shape != own[name].shape)
+        fresh = {name: own[name] for name in other if name not in added}
         if not (theirs and ours) and all(getattr(stored.get(name), 'shape', 0) == fresh[name].shape for name in fresh):
             fresh = {}
-    left = load_all_but(model, checkpoint, source, fresh, revise_keys)
-    told = []
+    left = load_all_but(model, checkpoint, source, {*fresh, *added}, revise_keys)
+    told = [f'The checkpoint has no weights for {_count(added)}: they start anew.'] if added else []
     if fresh:
         told.append(f'{_describe(theirs, ours)} What predicts them starts anew: {_count(fresh)}.')
     elif ours and not theirs:

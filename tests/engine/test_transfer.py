@@ -156,6 +156,25 @@ def test_parts_that_the_model_has_not_are_left_and_said(settings):
     ]
 
 
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('theirs', [SHAPES, OTHERS])
+def test_a_head_that_only_the_model_has_starts_anew(theirs, prefix, settings):
+    head = 'auxiliary_head.' if settings.type == 'EncoderDecoder' else 'roi_head.mask_head.'
+    source, model = randomized(build(settings, len(theirs))), build(settings)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def change(state):
+        return {prefix + name: value for name, value in state.items() if not name.startswith(head)}
+
+    first, *others = start(model, settings, source, theirs, SHAPES, change)
+    added = {name for name in before if name.startswith(head)}
+    left = added if theirs == SHAPES else added | predictors(settings)
+    theirs_too = {name for name, value in source.state_dict().items() if torch.equal(value, before[name])}
+    assert {*compare(model, source, before)} == left - theirs_too
+    assert first.startswith(f'The checkpoint has no weights for {len(added)} tensors ({head[:-1]}')
+    assert len(others) == (theirs != SHAPES) and all(head not in sentence for sentence in others)
+
+
 def test_the_one_channel_of_two_classes_is_a_number_of_classes(tmp_path):
     cfg = Config.fromfile(write_config('segmentor', tmp_path))
     init_default_scope('mmseg')

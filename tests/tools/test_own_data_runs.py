@@ -24,20 +24,21 @@ def run(tool: str, *arguments: object, cwd: Path) -> str:
     return result.stdout + result.stderr
 
 
-def train_and_predict(task: str, photos: str, cwd: Path, *options: str) -> tuple[list[str], object, str]:
-    """Train two iterations on ``mine``, then predict, test and browse by the config of the run without any flag.
+def train_and_predict(task: str, photos: str, cwd: Path, *flags: str) -> tuple[list[str], object, str]:
+    """Train two iterations on ``mine``; predict, test and browse by the config of the run, from another folder, too.
 
     Returns:
         The classes of the checkpoint, the predictions, and what the training said.
     """
     config = REPOSITORY / f'configs/demo/{CONFIGS[task]}.py'
-    said = run('train.py', config, '--data-root', 'mine', '--work-dir', 'out', *options, cwd=cwd)
+    said = run('train.py', config, '--data-root', 'mine', '--work-dir', 'out', *flags, cwd=cwd)
     ran, weights = f'out/{config.name}', Path(cwd, 'out/last_checkpoint').read_text()
     classes = read_checkpoint(weights)['meta']['dataset_meta']['classes']
     run('predict.py', ran, weights, photos, '--work-dir', 'found', cwd=cwd)
     assert (cwd / 'found/predictions/overview.png').stat().st_size > 10_000
-    run('test.py', ran, weights, cwd=cwd)
-    run('browse_data.py', ran, '--number', 2, cwd=cwd)
+    (elsewhere := cwd / 'elsewhere').mkdir()
+    for tool, *options in (('test.py', cwd / weights), ('browse_data.py', '--number', '2')):
+        run(tool, cwd / ran, *options, '--work-dir', '../out', cwd=elsewhere)
     assert (cwd / 'out/browse/overview.png').is_file() and (cwd / 'out/confusion.png').is_file()
     return [*classes], json.loads((cwd / 'found/predictions/predictions.json').read_text()), said
 
