@@ -43,9 +43,16 @@ _SENTENCES[rf"(?:failed to load image: |No such file or directory: ')([^'\n]+(?i
 @contextlib.contextmanager
 def explain_failures(cfg: Config) -> Iterator[None]:
     """Turn a failure that disk, data or config explain into a :class:`UserError`; others keep their traceback."""
-    try:
-        with explain_disk_errors(cfg.get('work_dir') or 'The work_dir'), _mark_failed_builds():
+    # Twice: torch's handler of SIGCHLD raises anywhere, also while the sentence on that worker is made.
+    with _explained(cfg), _explained(cfg), explain_disk_errors(cfg.get('work_dir') or 'The work_dir'):
+        with _mark_failed_builds():
             yield
+
+
+@contextlib.contextmanager
+def _explained(cfg: Config) -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
@@ -91,7 +98,8 @@ def _worker_problem(error: Exception, cfg: Config) -> str | None:
     """A worker was killed: torch says so, or what it was handing over by a socket (without a file name) is lost."""
     lost = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not getattr(error, 'filename', None)
     workers = any((cfg.get(loader) or {}).get('num_workers') for loader in DATALOADERS)
-    if not str(error).startswith('DataLoader worker (pid') and not (lost and workers):
+    killed = str(error).startswith('DataLoader worker (pid') and not isinstance(error.__context__, UserError)
+    if not killed and not (lost and workers):
         return None
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (

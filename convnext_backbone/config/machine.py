@@ -1,4 +1,4 @@
-"""Adaptation of a config to a machine without a GPU."""
+"""Adaptation of a config to a machine with or without a GPU."""
 
 import torch
 from mmengine.config import Config
@@ -9,10 +9,20 @@ from .check import DATALOADERS, walk
 
 
 def adapt_to_machine(cfg: Config) -> None:
-    """Without a GPU replace mixed precision by fp32 and SyncBN by BN, each with one warning, in place."""
-    if torch.cuda.is_available() or get_device() != 'cpu':
-        return
+    """Change a config in place.
+
+    With a GPU Adam and AdamW are fused where the config does not say how they are computed, so that the host need not
+    wait for :class:`.FiniteCheckHook`. Without one mixed precision is replaced by fp32 and SyncBN by BN, each with a
+    warning.
+    """
     wrapper = cfg.get('optim_wrapper') or {}
+    if torch.cuda.is_available():
+        optimizer = wrapper.get('optimizer') or {}
+        if optimizer.get('type') in ('Adam', 'AdamW') and not optimizer.keys() & {'foreach', 'capturable'}:
+            optimizer.setdefault('fused', True)
+        return
+    if get_device() != 'cpu':
+        return
     if str(wrapper.get('type')).endswith('AmpOptimWrapper'):  # which the engine has for GPUs alone
         precision = 'bf16' if wrapper.get('dtype') == 'bfloat16' else 'fp16'
         wrapper['type'] = 'OptimWrapper'

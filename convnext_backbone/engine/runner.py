@@ -52,7 +52,19 @@ class ResumableRunner(Runner):
     param_schedulers: Any
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Set up the environment, with gloo between processes that have no GPU, which mmengine does not support."""
+        """Set up the environment, with gloo between processes that have no GPU, which mmengine does not support.
+
+        ``env_cfg.float32_matmul_precision`` is that of torch: ``'high'`` computes products of fp32 in TF32 on a GPU.
+
+        Raises:
+            ArgumentError: It is none of torch's.
+        """
+        precision = env_cfg.get('float32_matmul_precision', torch.get_float32_matmul_precision())
+        if precision not in ('highest', 'high', 'medium'):
+            raise ArgumentError(
+                f"env_cfg.float32_matmul_precision={precision!r} is not known: choose 'highest', 'high' or 'medium'."
+            )
+        torch.set_float32_matmul_precision(precision)
         if self._launcher == 'pytorch' and get_device() == 'cpu' and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)

@@ -18,7 +18,7 @@ from .depthwise_grad import depthwise_backward
 from .gradient_sums import Sums, Units, multiply_wide, sum_wide
 from .grn import GRN, grn_, grn_backward_
 from .onednn_linear import linear
-from .precision import map_dtype, without_autocast, working_dtype
+from .precision import map_dtype, without_autocast, without_tuning, working_dtype
 
 if TYPE_CHECKING:
     from .convnext import ConvNeXtBlock
@@ -142,7 +142,7 @@ def forward_pass(
         The output, (N, H, W, C), in the wider data type of ``x`` and the weights, and what the backward pass needs.
     """
     out_dtype = torch.promote_types(x.dtype, weights.project.dtype)
-    with without_autocast(x.device):
+    with without_autocast(x.device), without_tuning(kept):
         casts = weights.cast(working_dtype(dtype, x.device))
         w = weights.replace(casts)
         shortcut = x if kept is None else x[kept]
@@ -162,7 +162,7 @@ def backward_pass(
 ) -> tuple[Tensor, Weights]:
     """Gradients of the map and the weights; arguments as of :func:`forward_pass`."""
     inputs, mapped, casts = saved
-    with without_autocast(dout.device):
+    with without_autocast(dout.device), without_tuning(kept):
         w = weights.replace(casts)
         dout = dout.contiguous()
         dbranch = dout if kept is None else dout[kept]

@@ -1,4 +1,4 @@
-"""Data types of computation: autocast's, and those that a CPU has instructions for."""
+"""Settings of torch for a computation: data types, autocast, the choice of cuDNN's algorithms."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -22,6 +22,16 @@ def map_dtype(weight: Tensor) -> torch.dtype:
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Context without autocast."""
     return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else nullcontext()
+
+
+def without_tuning(kept: Tensor | None) -> AbstractContextManager:
+    """Context without ``cudnn_benchmark`` where stochastic depth drops samples: it would tune for each number."""
+    cudnn = torch.backends.cudnn
+    if kept is None or not cudnn.benchmark or torch.compiler.is_compiling():
+        return nullcontext()
+    return cudnn.flags(
+        enabled=cudnn.enabled, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=cudnn.allow_tf32
+    )
 
 
 def working_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

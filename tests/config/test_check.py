@@ -297,6 +297,21 @@ def test_other_failures_pass_unchanged():
     assert Registry.build is build
 
 
+def test_a_worker_that_is_lost_while_its_sentence_is_made_is_named(monkeypatch):
+    """As torch's handler of SIGCHLD does: it raises wherever the process is."""
+    made = UserError.__init__
+
+    def strike(self, *arguments):
+        monkeypatch.undo()
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+
+    monkeypatch.setattr(UserError, '__init__', strike)
+    with pytest.raises(UserError, match='^A process that loads data was killed'):
+        with explain_failures(make_config(train_dataloader__num_workers=2)):
+            raise ConnectionResetError(104, 'Connection reset by peer')
+    assert UserError.__init__ is made
+
+
 LOST = [ConnectionResetError(104, 'Connection reset by peer'), FileNotFoundError(2, 'No such file'), EOFError()]
 
 

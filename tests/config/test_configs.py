@@ -93,6 +93,24 @@ def test_without_a_gpu_mixed_precision_and_syncbn_fall_back_with_one_warning_eac
     assert {head.norm_cfg.type for head in cfg.model.roi_head.bbox_head} == {'BN'}
 
 
+@pytest.mark.parametrize(
+    ('given', 'fused'),
+    [
+        (dict(type='AdamW'), True),
+        (dict(type='Adam'), True),
+        (dict(type='AdamW', fused=False), False),
+        (dict(type='AdamW', foreach=False), None),
+        (dict(type='SGD'), None),
+    ],
+    ids=str,
+)
+def test_with_a_gpu_adam_is_fused_unless_the_config_says_how(given, fused, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    cfg = Config(dict(model={}, optim_wrapper=dict(type='AmpOptimWrapper', optimizer=dict(lr=1, **given))))
+    adapt_to_machine(cfg)
+    assert cfg.optim_wrapper.optimizer.get('fused') is fused and cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
 @pytest.mark.parametrize('config', CONFIGS, ids=str)
 def test_every_config_builds_its_model(config):
     cfg = Config.fromfile(REPOSITORY / config)

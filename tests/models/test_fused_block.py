@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbone import ConvNeXt, ConvNeXtBlock, ConvNeXtIsotropic
@@ -141,6 +142,28 @@ def test_dropped_samples_are_not_computed(monkeypatch):
         out = block(x)
         assert seen.pop() == kept.sum()
         assert torch.equal((out == x).all(dim=(1, 2, 3)), ~kept)
+
+
+class Tunes(TorchDispatchMode):
+    """Whether cuDNN may tune for the sizes of each convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if 'convolution' in str(function):
+            self.seen.append(torch.backends.cudnn.benchmark)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(('rate', 'tunes'), [(0.0, True), (0.5, False)])
+def test_cudnn_tunes_for_no_number_of_kept_samples(rate, tunes, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+    torch.manual_seed(0)
+    with Tunes() as mode:
+        results(make_block(False, rate=rate), torch.randn(6, 8, 4, 4))
+    assert len(mode.seen) > 2 and set(mode.seen) == {tunes} and torch.backends.cudnn.benchmark
 
 
 @VERSIONS
