@@ -17,7 +17,7 @@ from .backbone import NORM_EPS, Backbone, drop_path_rates
 from .compiled_block import run_compiled
 from .fused_block import can_fuse, run_fused, saves_enough
 from .grn import GRN
-from .layers import DropPath, LayerNorm2d, PatchConv2d
+from .layers import Downsampling, DropPath, LayerNorm2d, PatchConv2d
 
 
 class ConvNeXtBlock(nn.Module):
@@ -82,14 +82,14 @@ def make_blocks(
     )
 
 
-def make_stem(in_channels: int, channels: int) -> nn.Sequential:
+def make_stem(in_channels: int, channels: int) -> Downsampling:
     """The patchify stem: 4x4 convolution of stride 4 (paper, section 2.2) and LayerNorm."""
-    return nn.Sequential(PatchConv2d(in_channels, channels, 4), LayerNorm2d(channels, eps=NORM_EPS))
+    return Downsampling(PatchConv2d(in_channels, channels, 4), LayerNorm2d(channels, eps=NORM_EPS))
 
 
-def make_downsampling(in_channels: int, channels: int) -> nn.Sequential:
+def make_downsampling(in_channels: int, channels: int) -> Downsampling:
     """The separate downsampling layer between two stages (paper, section 2.6)."""
-    return nn.Sequential(LayerNorm2d(in_channels, eps=NORM_EPS), PatchConv2d(in_channels, channels, 2))
+    return Downsampling(LayerNorm2d(in_channels, eps=NORM_EPS), PatchConv2d(in_channels, channels, 2))
 
 
 @MODELS.register_module()

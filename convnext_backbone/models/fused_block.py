@@ -17,7 +17,7 @@ from .block_weights import Weights, collect_weights
 from .depthwise_grad import depthwise_backward
 from .gradient_sums import Sums, Units, multiply_wide, sum_wide
 from .grn import GRN, grn_, grn_backward_
-from .onednn_linear import linear
+from .onednn_linear import linear, pack
 from .precision import map_dtype, without_autocast, without_tuning, working_dtype
 
 if TYPE_CHECKING:
@@ -184,12 +184,13 @@ def _depthwise(x: Tensor, w: Weights) -> Tensor:
 
 def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor) -> None:
     """Compute what follows the depthwise convolution, from LayerNorm to the sum."""
+    expand, project = _pack(mapped, w.expand, w.project)
     for tile, hidden in _tiles(mapped, w, buffers=1):
         normed, *_ = _layer_norm(_rows(mapped, tile).to(w.expand.dtype), w, eps)
-        hidden = linear(normed.to(w.expand.dtype), w.expand, w.expand_bias, hidden, gelu=True)
+        hidden = linear(normed.to(w.expand.dtype), expand, w.expand_bias, hidden, gelu=True)
         if w.grn is not None:
             grn_(_by_sample(hidden, mapped), *w.grn)
-        branch = linear(hidden, w.project, w.project_bias)
+        branch = linear(hidden, project, w.project_bias)
         if w.scale is None:
             torch.add(_rows(shortcut, tile), branch, out=_rows(out, tile))
         else:
@@ -214,27 +215,26 @@ def _tail_backward(
     if units.scale is not None:
         # Layer scale as rows of the projection: applying it to the gradient costs no pass over the map.
         scaled = torch.mul(units.scale[:, None], original.project, out=torch.empty_like(w.project))
+    expand, to_hidden, to_normed = _pack(mapped, w.expand, scaled.mT, w.expand.mT)
     for tile, hidden, activated, dhidden in _tiles(mapped, w, buffers=3):
         drows = units.shrink(_rows(dout, tile), w.expand.dtype)
         normed, statistics, rows = _layer_norm(_rows(mapped, tile).to(w.expand.dtype), w, eps)
         normed = normed.to(w.expand.dtype)
-        hidden = linear(normed, w.expand, w.expand_bias, hidden)
+        hidden = linear(normed, expand, w.expand_bias, hidden)
         aten.gelu.out(hidden, out=activated)
         if w.grn is None:
             sums.add_product('project', drows.mT, activated)
-            dhidden = linear(drows, scaled.mT, None, dhidden)
+            dhidden = linear(drows, to_hidden, None, dhidden)
         else:
             gain = grn_(_by_sample(dhidden.copy_(activated), mapped), *w.grn)
             sums.add_product('project', drows.mT, dhidden)
-            dhidden = linear(drows, scaled.mT, None, dhidden)
+            dhidden = linear(drows, to_hidden, None, dhidden)
             dgrn = grn_backward_(_by_sample(dhidden, mapped), _by_sample(activated, mapped), gain, w.grn[0])
             for name, part in zip(('grn_gamma', 'grn_beta'), dgrn, strict=True):
                 sums.add(name, part)
         aten.gelu_backward.grad_input(dhidden, hidden, grad_input=dhidden)
         sums.add_product('expand', dhidden.mT, normed)
-        dnormed = (
-            linear(dhidden, w.expand.mT, None) if dhidden.device.type == 'cpu' else multiply_wide(dhidden, w.expand)
-        )
+        dnormed = linear(dhidden, to_normed, None) if dhidden.device.type == 'cpu' else multiply_wide(dhidden, w.expand)
         drows_in, dnorm, dnorm_bias = aten.native_layer_norm_backward(
             dnormed.to(rows.dtype), rows, w.norm.shape, *statistics, w.norm, w.norm_bias, [True, True, True]
         )
@@ -263,6 +263,12 @@ def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:
     for first in range(0, count * unit, size):
         rows = min(size, count * unit - first)
         yield slice(first, first + rows), *memory[:, :rows]
+
+
+def _pack(mapped: Tensor, *weights: Tensor) -> list[Tensor]:
+    """Pack weights for the tiles of a map, if there are several."""
+    most = tile_rows(mapped.device)
+    return [pack(weight, most) for weight in weights] if mapped[..., 0].numel() > most else [*weights]
 
 
 def tile_rows(device: torch.device) -> int:

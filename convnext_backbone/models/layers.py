@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from .precision import map_dtype, without_autocast, working_dtype
 
+VALUES = 1_000_000  # of a map, downsampled at once: 4 MB, which stay in the cache of a CPU
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of an (N, C, H, W) map; the output is channels-last.
@@ -42,6 +44,25 @@ class PatchConv2d(nn.Conv2d):
             return F.linear(patches, weight, self.bias).permute(0, 3, 1, 2)
         with without_autocast(x.device):
             return F.linear(patches.to(work), weight.to(work), self.bias.to(work)).to(dtype).permute(0, 3, 1, 2)
+
+
+class Downsampling(nn.Sequential):
+    """A patch convolution, and the LayerNorm before or behind it.
+
+    Where there is no backward pass rows of patches go through both one after the other: of what lies between there is
+    then never a whole map.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, out_channels, H // patch_size, W // patch_size), channels-last."""
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in self)
+        if hooked or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return super().forward(x)
+        side = next(layer.kernel_size[0] for layer in self if isinstance(layer, PatchConv2d))
+        rows = x.shape[2] // side
+        step = max(1, int(rows * VALUES / x.numel())) * side if x.device.type == 'cpu' else x.shape[2]
+        parts = [super(Downsampling, self).forward(x[:, :, i : i + step]) for i in range(0, rows * side, step)]
+        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
 class DropPath(nn.Module):

@@ -12,14 +12,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
     """``x @ weight.mT + bias``, then GELU if asked for, written to ``out`` where possible.
 
     With AVX-512 oneDNN's product is up to a fifth faster than MKL's on AMD's CPUs and fuses GELU, but takes no ``out``;
-    without AVX-512 it is slower.
+    without AVX-512 it is slower. The weight may be one of :func:`pack`.
     """
-    if x.device.type == 'cpu' and x.dtype in ONEDNN_DTYPES and torch.backends.cpu.get_cpu_capability() == 'AVX512':
-        pointwise = getattr(torch.ops.mkldnn, '_linear_pointwise', None)  # private: may be gone in another torch
-        if pointwise is not None:
-            return pointwise(x, weight.contiguous(), bias, 'gelu' if gelu else 'none', [], 'none')
+    if weight.is_mkldnn or _is_faster(x):
+        weight = weight if weight.is_mkldnn else weight.contiguous()
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'gelu' if gelu else 'none', [], 'none')
     out = torch.mm(x, weight.mT, out=out) if bias is None else torch.addmm(bias, x, weight.mT, out=out)
     return aten.gelu_(out) if gelu else out
+
+
+def pack(weight: Tensor, rows: int) -> Tensor:
+    """A weight in oneDNN's layout for products with so many rows, where it is the faster one; else as it is.
+
+    Worth it from two products on: each would do it by itself.
+    """
+    # Private, as the product: both may be gone in another torch.
+    reorder = getattr(torch.ops.mkldnn, '_reorder_linear_weight', None)
+    return weight if reorder is None or not _is_faster(weight) else reorder(weight.contiguous(), rows)
+
+
+def _is_faster(x: Tensor) -> bool:
+    fits = x.device.type == 'cpu' and x.dtype in ONEDNN_DTYPES and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+    return fits and torch.backends.cpu.get_cpu_capability() == 'AVX512'
 
 
 if hasattr(torch.ops.mkldnn, '_linear_pointwise'):

@@ -6,12 +6,13 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbone import ConvNeXt, ConvNeXtBlock, ConvNeXtIsotropic
-from convnext_backbone.models import fused_block
+from convnext_backbone.models import fused_block, layers
 from convnext_backbone.models.depthwise_grad import depthwise_weight_grad
 from convnext_backbone.models.grn import grn_
 from convnext_backbone.models.layers import PatchConv2d
@@ -368,3 +369,25 @@ def test_small_maps_train_layer_by_layer(shape, rate, trains, fused, monkeypatch
     with torch.set_grad_enabled(trains):
         make_block(False, rate)(torch.randn(shape))
     assert bool(calls) == fused
+
+
+@pytest.mark.parametrize(('number', 'shape'), [(0, (2, 3, 37, 50)), (1, (2, 8, 37, 26)), (2, (1, 16, 6, 9))])
+@pytest.mark.parametrize('values', [1, 500, 10**9])
+def test_downsampling_in_parts_equals_that_at_once(number, shape, values, monkeypatch):
+    """The stem and two others, of sizes that the stride does not divide."""
+    torch.manual_seed(0)
+    layer = ConvNeXt(dict(depths=(1, 1, 1, 1), channels=(8, 16, 24, 32))).eval().downsample_layers[number]
+    x = torch.randn(shape[0], layer[0 if number == 0 else 1].in_channels, *shape[2:])
+    x = x.contiguous(memory_format=torch.channels_last)
+    expected = nn.Sequential(*layer)(x)
+    monkeypatch.setattr(layers, 'VALUES', values)
+    calls = []
+    with torch.no_grad():
+        monkeypatch.setattr(F, 'linear', lambda *a, run=F.linear: calls.append(1) or run(*a))
+        out = layer(x)
+        assert_near([out], [expected], 1e-5)
+    assert (len(calls) > 1) == (values < 10**9) and out.is_contiguous(memory_format=torch.channels_last)
+    layer[0].register_forward_hook(lambda *arguments: calls.clear())
+    with torch.no_grad():
+        layer(x)
+    assert len(calls) <= 1  # hooks see a whole map
