@@ -34,6 +34,7 @@ def test_a_backbone_is_compared_with_its_peers(tmp_path, call_tool):
         # Of one round, so the ratios are those of the figures in the same row.
         assert row['speedup'] == pytest.approx(row['seconds'] / ours['seconds'])
         assert row['memory'] == pytest.approx(ours['peak_mib'] / row['peak_mib'])
+        assert row['of_process'] == pytest.approx(ours['process_mib'] / row['process_mib']) and row['process_mib'] > 0
     assert Image.open(tmp_path / 'picture.png').size[0] > 500
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import multiprocessing
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,8 +35,15 @@ def device() -> torch.device:
 
 def conditions(repeat: int) -> dict[str, Any]:
     """What the figures depend on."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    return dict(device=name, torch=torch.__version__, repeat=repeat)
+    return dict(device=_name_device(), torch=torch.__version__, repeat=repeat)
+
+
+def _name_device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = re.findall(r'^model name\s*: (.+)', Path('/proc/cpuinfo').read_text(), re.MULTILINE)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f'{names[0] if names else "CPU"} ({capability}), {torch.get_num_threads()} threads'
 
 
 def in_own_process(function: Callable, *arguments: object) -> Any:
@@ -91,3 +99,9 @@ def peak_of(run: Callable[[], object]) -> float:
     libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # by default it grows, and large blocks that are freed stay with the process
     libc.malloc_trim(0)  # or memory that was freed is used again and not counted
     return time_and_peak(run, memory_mib('VmRSS'))['peak_mib']
+
+
+def process_peak_of(run: Callable[[], object], steps: int = 3) -> float:
+    """What a user's process takes on the CPU for some steps, with malloc as it is, in MiB."""
+    before = memory_mib('VmRSS')
+    return time_and_peak(lambda: [run() for _ in range(steps)], before)['peak_mib']

@@ -22,7 +22,7 @@ from convnext_backbone.models.precision import working_dtype
 from convnext_backbone.utils.errors import UserError
 
 from .contenders import OURS, build, choose_contenders
-from .measuring import Shape, conditions, device, in_own_process, parse_shape, peak_of, time_in_turns
+from .measuring import Shape, conditions, device, in_own_process, parse_shape, peak_of, process_peak_of, time_in_turns
 from .report import Bars, Benchmark, draw_bars
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
@@ -106,13 +106,17 @@ def time_models(
 
 
 def measure_peak(
-    make: Callable[[], nn.Module], make_input: Callable[[Shape], Any], run: Callable, shape: Shape
+    make: Callable[[], nn.Module],
+    make_input: Callable[[Shape], Any],
+    run: Callable,
+    shape: Shape,
+    peak: Callable[[Callable], float] = peak_of,
 ) -> float:
     """The peak of one step in MiB, on top of weights, gradients, inputs and libraries."""
     model, inputs = make(), make_input(shape)
     # First whatever is imported or built at first use; torch.compile builds again for each shape.
     run(model, inputs if isinstance(model, torch._dynamo.OptimizedModule) else make_input((1, 64, 64)))
-    return peak_of(partial(run, model, inputs))
+    return peak(partial(run, model, inputs))
 
 
 def measure_peaks(makers: Makers, *arguments: Any) -> dict[str, float]:
@@ -127,12 +131,17 @@ def _multiply_adds(arch: str, shape: Shape, mode: str) -> int:
     return shape[0] * image * (3 if mode == 'train' else 1)
 
 
-def _row(contender: str, times: dict[str, list[float]], peaks: dict[str, float]) -> dict:
-    """Median time, how many times faster ours is, peak memory, and how much of it ours takes."""
+def _row(
+    contender: str, times: dict[str, list[float]], peaks: dict[str, float], processes: dict[str, float] | None
+) -> dict:
+    """Median time, how many times faster ours is, peak memory, and how much of it ours takes; so for processes."""
     # Ratios within a round: what else the machine does slows both.
     speedup = statistics.median(other / own for other, own in zip(times[contender], times[OURS], strict=True))
     row = dict(contender=contender, seconds=statistics.median(times[contender]), fastest=min(times[contender]))
-    return row | dict(speedup=speedup, peak_mib=peaks[contender], memory=peaks[OURS] / peaks[contender])
+    row |= dict(speedup=speedup, peak_mib=peaks[contender], memory=peaks[OURS] / peaks[contender])
+    if processes:
+        row |= dict(process_mib=processes[contender], of_process=processes[OURS] / processes[contender])
+    return row
 
 
 def _compare(
@@ -146,7 +155,9 @@ def _compare(
         settings = makers, partial(make_input, shape), step, args.repeat, dtype if arch else None
         times = in_own_process(time_models, title, *settings)
         matrix, peaks = times.pop('matrix', None), measure_peaks(makers, make_input, step, shape)
-        rows = [_row(contender, times, peaks) for contender in makers]
+        as_it_is = device().type == 'cpu'
+        processes = measure_peaks(makers, make_input, step, shape, process_peak_of) if as_it_is else None
+        rows = [_row(contender, times, peaks, processes) for contender in makers]
         if matrix:
             bound = _multiply_adds(arch, shape, mode) / MATRIX_SIZE**3 * statistics.median(matrix)
             rows = [row | dict(share_of_matrix_rate=bound / row['seconds']) for row in rows]
