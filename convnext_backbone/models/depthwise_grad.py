@@ -11,18 +11,26 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.ops import aten
 
+from .gpu_kernels import by_triton
+from .gradient_sums import sum_wide
+
 BAND = 800_000  # elements of a band of the map: it is read once for each shift, so it should stay in the cache
 
 
-def depthwise_backward(x: Tensor, dy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the input and the weight of a depthwise convolution that keeps the size of the map.
+def depthwise_backward(x: Tensor, dy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the input, the weight and the bias of a depthwise convolution that keeps the size of the map.
 
     The input ``x`` and the gradient of the output ``dy`` are (N, H, W, C), the weight is (C, 1, k, k) with k odd.
     """
+    if by_triton(x):
+        from .triton_depthwise import depthwise_gradients
+
+        return depthwise_gradients(x, dy, weight)
     fast, kernel_size = x.device.type == 'cpu', weight.shape[-1]
     halo = kernel_size // 2
     dx, dweight = _convolution_backward(x, dy, weight, [halo, halo], [True, not fast])
-    return dx.permute(0, 2, 3, 1), depthwise_weight_grad(x, dy, kernel_size) if fast else dweight
+    dweight = depthwise_weight_grad(x, dy, kernel_size) if fast else dweight
+    return dx.permute(0, 2, 3, 1), dweight, sum_wide(dy, (0, 1, 2))
 
 
 def depthwise_weight_grad(x: Tensor, dy: Tensor, kernel_size: int) -> Tensor:

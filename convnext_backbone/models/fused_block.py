@@ -15,6 +15,7 @@ from torch.ops import aten
 
 from .block_weights import Weights, collect_weights
 from .depthwise_grad import depthwise_backward
+from .gpu_kernels import by_triton, tail_by_triton
 from .gradient_sums import Sums, Units, multiply_wide, sum_wide
 from .grn import GRN, grn_, grn_backward_
 from .onednn_linear import linear, pack
@@ -169,21 +170,31 @@ def backward_pass(
         units = Units.of(dbranch, weights.scale, mapped.dtype)
         dmapped, sums = _tail_backward(mapped, dbranch, w, weights, units, eps)
         dmapped = dmapped.to(w.conv.dtype)
-        dinputs, dconv = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
+        dinputs, dconv, dconv_bias = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
         sums.add('conv', dconv)
-        sums.add('conv_bias', sum_wide(dmapped, (0, 1, 2)))
+        sums.add('conv_bias', dconv_bias)
         return units.add_branch(dout, dinputs, kept), sums.finish(weights, units)
 
 
 def _depthwise(x: Tensor, w: Weights) -> Tensor:
     """Depthwise convolution of (N, H, W, C), computed in the data type of the weights."""
-    x = x.to(w.conv.dtype).permute(0, 3, 1, 2)
+    x = x.to(w.conv.dtype)
+    if by_triton(x):
+        from .triton_depthwise import depthwise
+
+        return depthwise(x, w.conv, w.conv_bias)
+    x = x.permute(0, 3, 1, 2)
     out = F.conv2d(x, w.conv, w.conv_bias, padding=w.conv.shape[-1] // 2, groups=x.shape[1])
     return out.permute(0, 2, 3, 1).contiguous()  # a copy only on some devices
 
 
 def _tail(mapped: Tensor, shortcut: Tensor, w: Weights, eps: float, out: Tensor) -> None:
     """Compute what follows the depthwise convolution, from LayerNorm to the sum."""
+    if tail_by_triton(mapped, w):
+        from .triton_tail import tail
+
+        tail(mapped, shortcut, w, eps, out).run()
+        return
     expand, project = _pack(mapped, w.expand, w.project)
     for tile, hidden in _tiles(mapped, w, buffers=1):
         normed, *_ = _layer_norm(_rows(mapped, tile).to(w.expand.dtype), w, eps)

@@ -4,12 +4,19 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from convnext_backbone import ConvNeXt, ConvNeXtBlock
+from convnext_backbone.models import gpu_kernels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')]
 VERSIONS = pytest.mark.parametrize('use_grn', [False, True], ids=['V1', 'V2'])
 SMALL = dict(depths=(1, 2, 1, 1), channels=(32, 64, 96, 128))
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=['torch', 'triton'])
+def by_triton(request, monkeypatch):
+    monkeypatch.setattr(gpu_kernels, 'ENABLED', request.param)
 
 
 def gradients(block: torch.nn.Module, x: torch.Tensor, dout: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -41,6 +48,25 @@ def test_gradients_are_as_exact_as_those_of_the_plain_block(use_grn, rate, gamma
             found = gradients(one, x, dout, dtype)
             errors[i] += sum(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
     assert errors[0] <= 1.2 * errors[1]
+
+
+@pytest.mark.parametrize('shape', [(3, 13, 7, 33), (1, 1, 1, 8), (2, 56, 57, 200), (0, 4, 4, 96)])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 2e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
+def test_depthwise_kernels_match_float64_and_repeat_themselves(shape, dtype, tolerance):
+    triton_depthwise = pytest.importorskip('convnext_backbone.models.triton_depthwise', exc_type=ImportError)
+    torch.manual_seed(0)
+    x, dy = torch.randn(2, *shape, device='cuda').to(dtype)
+    weight, bias = torch.randn(shape[-1], 1, 7, 7).to('cuda', dtype), torch.randn(shape[-1]).to('cuda', dtype)
+    exact = [one.double().requires_grad_() for one in (x, weight, bias)]
+    out = F.conv2d(exact[0].permute(0, 3, 1, 2), *exact[1:], padding=3, groups=shape[-1]).permute(0, 2, 3, 1)
+    expected = [out, *torch.autograd.grad(out, exact, dy.double())]
+    found, again = (
+        [triton_depthwise.depthwise(x, weight, bias), *triton_depthwise.depthwise_gradients(x, dy, weight)]
+        for _ in range(2)
+    )
+    for one, other, number in zip(found, again, expected, strict=True):
+        assert torch.equal(one, other)
+        assert (one.double() - number).norm() <= tolerance * number.norm()
 
 
 @VERSIONS
