@@ -6,6 +6,7 @@ tools/benchmark.py detector --peers timm                # a training step of Cas
 tools/benchmark.py operators                            # mmcv's, ours compared with compiled ones
 tools/benchmark.py compile                              # whole models by torch.compile, in inference
 tools/benchmark.py gpu                                  # what a GPU makes of it, and the settings that fit it
+tools/benchmark.py kernels                              # registers and spills of our GPU kernels; needs no GPU
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
 tools/benchmark.py precision                            # errors of gradients in half precision, fused and plain
 tools/benchmark.py data --data-root data/imagenet       # images a second, augmented and normalized
@@ -26,6 +27,7 @@ from benchmarks.compile import COMPILE
 from benchmarks.data import DATA
 from benchmarks.gpu import GPU
 from benchmarks.images import IMAGES
+from benchmarks.kernels import KERNELS
 from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
@@ -42,6 +44,7 @@ BENCHMARKS = dict(
     operators=OPERATORS,
     compile=COMPILE,
     gpu=GPU,
+    kernels=KERNELS,
     load=LOAD,
     precision=PRECISION,
     data=DATA,

@@ -16,7 +16,7 @@ from convnext_backbone.models.block_weights import collect_weights
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # of a result, by norms
 DTYPES = pytest.mark.parametrize('dtype', TOLERANCES)
 # Samples, height, width and channels: no multiples of the blocks, less than a filter, several tiles, no sample.
-SHAPES = [(2, 9, 11, 8), (1, 1, 1, 3), (2, 3, 2, 40), (0, 4, 4, 8)]
+SHAPES = [(2, 9, 3, 8), (1, 1, 1, 3), (2, 3, 2, 40), (0, 4, 4, 8)]
 
 
 @triton.jit
@@ -78,8 +78,7 @@ def test_depthwise_convolution_and_its_gradients_match_float64(shape, size, dtyp
 
 
 @DTYPES
-@pytest.mark.parametrize(('rows', 'channels'), [(70, 8), (64, 20), (3, 40)])
-@pytest.mark.parametrize('scaled', [True, False])
+@pytest.mark.parametrize(('rows', 'channels', 'scaled'), [(70, 8, True), (64, 20, False), (3, 40, True)])
 def test_the_tail_matches_float64(rows, channels, scaled, dtype):
     block = ConvNeXtBlock(channels, layer_scale_init_value=float(scaled))
     for parameter in block.parameters():

@@ -1,5 +1,6 @@
 """tools/benchmark.py, run as a user runs it: that it measures, not what."""
 
+import importlib.util
 import json
 import sys
 
@@ -81,6 +82,18 @@ def test_images_are_decoded_and_resized_by_both(tmp_path, call_tool):
     assert 'has no images' in refusal(
         call_tool('benchmark.py', 'images', '--data-root', tmp_path / 'empty', cwd=tmp_path)
     )
+
+
+@pytest.mark.skipif(not importlib.util.find_spec('triton'), reason='triton is not installed')
+def test_kernels_fit_gpus_that_are_not_here(tmp_path, call_tool, monkeypatch):
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    rows = measure('kernels', '--arch', 75, 86, '--dtype', 'bf16', cwd=tmp_path, how=call_tool)['rows']
+    assert [row['kernel'].split(',')[0] for row in rows] == 2 * (3 * ['depthwise'] + 2 * ['tail'])
+    for row in rows:
+        if row['kernel'] == 'tail' and row['gpu'] == 'sm_75':
+            assert 'no product in bf16' in row['note'] and 'registers' not in row
+        else:
+            assert 30 < row['registers'] <= 255 and row['spilled_bytes'] <= 16 and 'note' not in row, row
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -2,15 +2,19 @@
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from convnext_backbone import ARCHS, ConvNeXt
+from convnext_backbone.models import gpu_kernels
 from convnext_backbone.utils.errors import UserError
 
 OURS = 'ours'
+BY_TRITON = f'{OURS}-triton'
 
 
 class _Stages(nn.Module):
@@ -29,6 +33,18 @@ class _Stages(nn.Module):
 
 def _ours(arch: str, drop_path: float, **arguments: bool) -> nn.Module:
     return ConvNeXt(arch, drop_path_rate=drop_path, out_norm=False, **arguments)  # not all others have these norms
+
+
+def _ours_by_triton(arch: str, drop_path: float) -> nn.Module:
+    model = _ours(arch, drop_path)
+    model.by_triton = True  # as switch_kernels reads it
+    return model
+
+
+def switch_kernels(model: nn.Module) -> AbstractContextManager:
+    """Context of a step of a contender, or of a detector with its backbone: with Triton's kernels if it is for them."""
+    wanted = getattr(getattr(model, 'backbone', model), 'by_triton', gpu_kernels.ENABLED)
+    return patch.object(gpu_kernels, 'ENABLED', wanted)
 
 
 def _timm(arch: str, drop_path: float) -> nn.Module:
@@ -73,6 +89,7 @@ def _official(arch: str, drop_path: float) -> nn.Module:
 CONTENDERS: dict[str, Callable[[str, float], nn.Module]] = {
     OURS: _ours,
     'ours-plain': partial(_ours, fused=False),  # layer by layer
+    BY_TRITON: _ours_by_triton,  # on a GPU
     'timm': _timm,
     'torchvision': _torchvision,
     'transformers': _transformers,

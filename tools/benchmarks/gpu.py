@@ -9,7 +9,7 @@ import torch
 
 from convnext_backbone.utils.errors import UserError
 
-from .contenders import COMPILED, OURS, has
+from .contenders import BY_TRITON, COMPILED, OURS, has
 from .models import BACKBONE
 from .precision import PRECISION
 from .report import Benchmark
@@ -19,6 +19,8 @@ _SLACK, _MEMORY = 1.03, 0.4  # the fastest of those within 3 % whose peak is bel
 _SETTINGS = {
     OURS: 'the defaults',
     OURS + COMPILED: 'compile=True in the config',
+    BY_TRITON: 'CONVNEXT_TRITON=1 in the environment',
+    BY_TRITON + COMPILED: 'CONVNEXT_TRITON=1 in the environment, compile=True in the config',
     _PLAIN: 'model.backbone.fused=False',
     _PLAIN + COMPILED: 'model.backbone.fused=False compile=True',
 }
@@ -73,7 +75,7 @@ def _measure(args: argparse.Namespace) -> dict:
             'There is no GPU that torch can use here: run this where there is one; tools/check_env.py tells of drivers.'
         )
     args.arch, args.drop_path, args.mode = 'tiny', 0.0, ['train', 'infer']
-    args.compile, args.peers = True, ','.join([_PLAIN, *(['timm'] if has('timm', 'tiny') else [])])
+    args.compile, args.peers = True, ','.join([_PLAIN, BY_TRITON, *(['timm'] if has('timm', 'tiny') else [])])
     precision = PRECISION.measure(args)['rows']
     try:
         result = BACKBONE.measure(args)

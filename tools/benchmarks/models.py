@@ -21,7 +21,7 @@ from convnext_backbone.config.recipes import task_of
 from convnext_backbone.models.precision import working_dtype
 from convnext_backbone.utils.errors import UserError
 
-from .contenders import OURS, build, choose_contenders
+from .contenders import OURS, build, choose_contenders, switch_kernels
 from .measuring import Shape, conditions, device, in_own_process, parse_shape, peak_of, process_peak_of, time_in_turns
 from .report import Bars, Benchmark, draw_bars
 
@@ -45,10 +45,11 @@ def make_images(shape: Shape) -> Tensor:
 def run_backbone(model: nn.Module, images: Tensor, mode: str, dtype: str) -> None:
     """A forward pass, and in training a backward pass from gradients as dense as those of a neck."""
     model.train(mode == 'train')  # which returns nothing in mmpretrain
-    with _autocast(dtype), torch.set_grad_enabled(mode == 'train'):
-        maps = list(model(images))
-    if mode == 'train':
-        torch.autograd.backward(maps, [one.detach() for one in maps])
+    with switch_kernels(model):
+        with _autocast(dtype), torch.set_grad_enabled(mode == 'train'):
+            maps = list(model(images))
+        if mode == 'train':
+            torch.autograd.backward(maps, [one.detach() for one in maps])
 
 
 def make_batch(shape: Shape) -> dict:
@@ -61,10 +62,11 @@ def make_batch(shape: Shape) -> dict:
 
 def run_detector(model: nn.Module, batch: dict, mode: str = 'train', dtype: str = 'fp32') -> None:
     """A training step without that of the optimizer."""
-    with _autocast(dtype):
-        data = model.data_preprocessor(copy.deepcopy(batch), mode == 'train')
-        loss, _ = model.parse_losses(model(**data, mode='loss'))
-    loss.backward()
+    with switch_kernels(model):
+        with _autocast(dtype):
+            data = model.data_preprocessor(copy.deepcopy(batch), mode == 'train')
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss.backward()
 
 
 def _backbone_of(path: str) -> tuple[str, float]:
