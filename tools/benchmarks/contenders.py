@@ -1,9 +1,11 @@
 """ConvNeXt by several packages, each as a model from images to the feature maps of its four stages."""
 
 import importlib.util
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -78,6 +80,58 @@ def _mmpretrain(arch: str, drop_path: float) -> nn.Module:
     return Theirs(arch, drop_path_rate=drop_path, out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
 
 
+class Exported(nn.Module):
+    """Our model in another runtime, for inference on a CPU; exported for each size of images.
+
+    Args:
+        model: To export.
+        start: Of a file and a number of threads the function that runs it, on an array.
+        halves: Whether the runtime computes in bf16 where autocast asks for it.
+    """
+
+    def __init__(self, model: nn.Module, start: Callable[[Path, int, bool], Callable], halves: bool) -> None:
+        super().__init__()
+        self.model, self._start, self._halves = model.eval(), start, halves
+        self._running: tuple[torch.Size, Callable] | None = None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of images."""
+        half = torch.is_autocast_enabled('cpu')
+        if self.training or (half and not self._halves):
+            raise UserError('onnxruntime and openvino are compared in --mode infer; onnxruntime in --dtype fp32.')
+        if self._running is None or self._running[0] != images.shape:
+            with tempfile.TemporaryDirectory() as folder, torch.autocast('cpu', enabled=False):
+                path = Path(folder, 'model.onnx')
+                torch.onnx.export(self.model, (images.contiguous(),), path, dynamo=True, verbose=False)
+                self._running = images.shape, self._start(path, torch.get_num_threads(), half)
+        return [torch.from_numpy(one) for one in self._running[1](images.contiguous().numpy())]
+
+
+def _start_onnxruntime(path: Path, threads: int, half: bool) -> Callable:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    return lambda images: session.run(None, {session.get_inputs()[0].name: images})
+
+
+def _start_openvino(path: Path, threads: int, half: bool) -> Callable:
+    import openvino
+
+    settings = dict(INFERENCE_NUM_THREADS=threads, INFERENCE_PRECISION_HINT='bf16' if half else 'f32')
+    request = openvino.Core().compile_model(path, 'CPU', settings).create_infer_request()
+    return lambda images: [*request.infer([images]).values()]
+
+
+def _onnxruntime(arch: str, drop_path: float) -> nn.Module:
+    return Exported(_ours(arch, drop_path), _start_onnxruntime, halves=False)
+
+
+def _openvino(arch: str, drop_path: float) -> nn.Module:
+    return Exported(_ours(arch, drop_path), _start_openvino, halves=True)
+
+
 def _official(arch: str, drop_path: float) -> nn.Module:
     from models.convnext import ConvNeXt as Theirs  # the official repository, whose folder PYTHONPATH names
 
@@ -95,7 +149,10 @@ CONTENDERS: dict[str, Callable[[str, float], nn.Module]] = {
     'transformers': _transformers,
     'mmpretrain': _mmpretrain,
     'official': _official,
+    'onnxruntime': _onnxruntime,
+    'openvino': _openvino,
 }
+RUNTIMES = 'onnxruntime', 'openvino'  # for inference alone: only where they are named
 PEERS = tuple(name for name in CONTENDERS if not name.startswith(OURS))
 MODULES = {'official': 'models.convnext'}  # what is imported, where it is not the name
 LACKS = {'timm': ('huge',), 'torchvision': ('atto', 'femto', 'pico', 'nano', 'xlarge', 'huge')}
@@ -114,7 +171,7 @@ def has(peer: str, arch: str) -> bool:
 
 def choose_contenders(peers: str | None, arch: str, compiled: bool) -> list[str]:
     """Names of contenders: ours, and the given peers (comma-separated) or all that are installed."""
-    names = peers.split(',') if peers else [peer for peer in PEERS if has(peer, arch)]
+    names = peers.split(',') if peers else [peer for peer in PEERS if peer not in RUNTIMES and has(peer, arch)]
     for name in names:
         if name not in CONTENDERS:
             raise UserError(f'--peers names {name!r}, which is none of {", ".join(PEERS)}.')

@@ -21,7 +21,7 @@ from convnext_backbone.config.recipes import task_of
 from convnext_backbone.models.precision import working_dtype
 from convnext_backbone.utils.errors import UserError
 
-from .contenders import OURS, build, choose_contenders, switch_kernels
+from .contenders import OURS, Exported, build, choose_contenders, switch_kernels
 from .measuring import Shape, conditions, device, in_own_process, parse_shape, peak_of, process_peak_of, time_in_turns
 from .report import Bars, Benchmark, draw_bars
 
@@ -116,8 +116,8 @@ def measure_peak(
 ) -> float:
     """The peak of one step in MiB, on top of weights, gradients, inputs and libraries."""
     model, inputs = make(), make_input(shape)
-    # First whatever is imported or built at first use; torch.compile builds again for each shape.
-    run(model, inputs if isinstance(model, torch._dynamo.OptimizedModule) else make_input((1, 64, 64)))
+    # First whatever is imported or built at first use; torch.compile and other runtimes build again for each shape.
+    run(model, inputs if isinstance(model, (torch._dynamo.OptimizedModule, Exported)) else make_input((1, 64, 64)))
     return peak(partial(run, model, inputs))
 
 
