@@ -29,7 +29,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     # torchvision keeps the first of equal scores. mmcv takes them as torch's sort leaves them, which is another order.
     order = scores.sort(0, descending=True)[1]
-    ranks = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)
+    ranks = torch.arange(order.shape[0], 0, -1, dtype=boxes.dtype, device=boxes.device)
     return order[torch.ops.torchvision.nms(boxes[order], ranks, _as_float32(iou_threshold))]
 
 
