@@ -13,47 +13,52 @@ Importing this package registers everything in it in mmengine's root registries,
 - mmcv finds its operators, where none are compiled (:mod:`.ops`).
 """
 
+import sys
+
 __version__ = '0.1.0'
 
-try:
-    import mmengine as _mmengine  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != 'mmengine':
-        raise
-    raise ImportError(
-        'convnext_backbone needs mmengine, which is not installed: run '
-        "`pip install 'convnext-backbone[openmmlab]'` for the OpenMMLab packages, or "
-        "`pip install 'convnext-backbone[onedl]'` for their maintained fork; never both."
-    ) from None
+# The runner of exported models needs nothing of this package: while Python looks for it, the package stays empty, and
+# starts where neither torch nor mmengine is installed.
+if not (sys.argv[:1] == ['-m'] and f'{__name__}.deploy' in sys.orig_argv):
+    try:
+        import mmengine as _mmengine  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != 'mmengine':
+            raise
+        raise ImportError(
+            'convnext_backbone needs mmengine, which is not installed: run '
+            "`pip install 'convnext-backbone[openmmlab]'` for the OpenMMLab packages, or "
+            "`pip install 'convnext-backbone[onedl]'` for their maintained fork; never both."
+        ) from None
 
-from . import ops as _ops
-from .datasets import image_mask_pairs as _image_mask_pairs  # noqa: F401  # registers
-from .datasets import plain_files as _plain_files  # noqa: F401  # registers
-from .datasets.preprocessor import ImagePreprocessor
-from .datasets.timm_dataset import TimmDataset, TimmShards
-from .engine.accumulation import StepSchedulerHook
-from .engine.checkpoint import AtomicCheckpointHook, AtomicLocalBackend
-from .engine.classification import LabelledImagesHook
-from .engine.curves import CurvesHook
-from .engine.ema import AveragedWeightsHook
-from .engine.finite_check import FiniteCheckHook
-from .engine.heartbeat import HeartbeatHook
-from .engine.layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
-from .engine.runner import ResumableRunner
-from .evaluation.accuracy import AccuracyMetric
-from .models.archs import ARCHS
-from .models.classifier import ImageClassifier
-from .models.convnext import ConvNeXt, ConvNeXtBlock
-from .models.detection_tta import InstanceTTAModel as _InstanceTTAModel  # noqa: F401  # registers
-from .models.isotropic import ConvNeXtIsotropic
-from .models.modernized_resnet import ModernizedResNet
-from .utils.errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
-from .weights.load import load_backbone
-from .weights.pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
-from .weights.report import LoadReport
-from .weights.safe_load import read_checkpoint
+    from . import ops as _ops
+    from .datasets import image_mask_pairs as _image_mask_pairs  # noqa: F401  # registers
+    from .datasets import plain_files as _plain_files  # noqa: F401  # registers
+    from .datasets.preprocessor import ImagePreprocessor
+    from .datasets.timm_dataset import TimmDataset, TimmShards
+    from .engine.accumulation import StepSchedulerHook
+    from .engine.checkpoint import AtomicCheckpointHook, AtomicLocalBackend
+    from .engine.classification import LabelledImagesHook
+    from .engine.curves import CurvesHook
+    from .engine.ema import AveragedWeightsHook
+    from .engine.finite_check import FiniteCheckHook
+    from .engine.heartbeat import HeartbeatHook
+    from .engine.layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
+    from .engine.runner import ResumableRunner
+    from .evaluation.accuracy import AccuracyMetric
+    from .models.archs import ARCHS
+    from .models.classifier import ImageClassifier
+    from .models.convnext import ConvNeXt, ConvNeXtBlock
+    from .models.detection_tta import InstanceTTAModel as _InstanceTTAModel  # noqa: F401  # registers
+    from .models.isotropic import ConvNeXtIsotropic
+    from .models.modernized_resnet import ModernizedResNet
+    from .utils.errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
+    from .weights.load import load_backbone
+    from .weights.pretrained_init import StrictPretrainedInit as _StrictPretrainedInit  # noqa: F401  # registers
+    from .weights.report import LoadReport
+    from .weights.safe_load import read_checkpoint
 
-_ops.provide()
+    _ops.provide()
 
 __all__ = [
     'ARCHS',

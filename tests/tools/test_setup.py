@@ -391,13 +391,16 @@ class TestVersions:
         return extras
 
     def test_extras_are_the_constraints(self, required):
-        assert set(required) == {'', 'openmmlab', 'onedl', 'imagenet', 'dev'}
+        assert set(required) == {'', 'openmmlab', 'onedl', 'imagenet', 'export', 'dev'}
         for stack, packages in requirements.STACKS.items():
             tested = requirements.read_constraints(stack)
             assert '\ntorch===' in (REPOSITORY / f'constraints/{stack}.txt').read_text()  # not a CPU-only build
             assert {f'{name}=={tested[name]}' for name in packages.values()} <= required[stack]
             for requirement in (
-                required[stack] | required['imagenet'] | required['dev'] - {'convnext-backbone[imagenet]'}
+                required[stack]
+                | required['imagenet']
+                | required['export']
+                | required['dev'] - {'convnext-backbone[export,imagenet]', 'convnext-backbone[imagenet,export]'}
             ):
                 name, version = re.match(r'([\w-]+)(?:==(.+)|<81)?$', requirement).groups()
                 assert tested[name] == (version or tested[name])
