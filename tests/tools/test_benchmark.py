@@ -23,6 +23,7 @@ def measure(what: str, *arguments: object, cwd, how=run_tool) -> dict:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_backbone_is_compared_with_its_peers(tmp_path, call_tool):
     arguments = ['--arch', 'atto', '--shapes', '2x64x96', '--peers', 'ours-plain', '--mode', 'train']
     report = measure('backbone', *arguments, '--out', 'picture.png', cwd=tmp_path, how=call_tool)
@@ -39,6 +40,7 @@ def test_a_backbone_is_compared_with_its_peers(tmp_path, call_tool):
     assert Image.open(tmp_path / 'picture.png').size[0] > 500
 
 
+@pytest.mark.slow
 def test_the_check_of_annotations_takes_little_beside_the_file(tmp_path):
     report = measure('annotations', '--images', 300, '--annotations', 20_000, cwd=tmp_path)
     assert [row['contender'] for row in report['rows']] == ['before a run', 'check_data.py, without images']

@@ -102,6 +102,7 @@ def test_damaged_checkpoints_are_passed_over(run, shapes, tmp_path, call_tool):
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_batch_size_continues_at_the_same_image_or_is_refused(run, shapes, tmp_path, call_tool):
     """After two batches of two images, of six in an epoch."""
 
@@ -180,6 +181,7 @@ def test_predict_writes_pictures_and_coco_json(run, shapes, tmp_path):
         assert 0 <= annotation['score'] <= 1 and len(annotation['bbox']) == 4
 
 
+@pytest.mark.slow
 def test_nan_loss_stops_after_saving_the_last_good_state(shapes, tmp_path):
     """The learning rate makes the weights infinite at the first iteration; the saved checkpoint is finite."""
     result = train(shapes, 'out', options=['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None'], cwd=tmp_path)
@@ -326,6 +328,7 @@ def test_a_run_starts_from_the_weights_of_another_with_other_heads(run, shapes, 
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_detector_of_the_wrong_size_never_starts_to_train(shapes, tmp_path, call_tool):
     from convnext_backbone import ConvNeXt
 
