@@ -57,7 +57,8 @@ class FiniteCheckHook(Hook):
     def _check_step(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
         parameters = (p for group in optimizer.param_groups for p in group['params'])
         gradients = [to_local(p.grad) for p in parameters if p.grad is not None]
-        is_scaled = hasattr(self._runner.optim_wrapper, 'loss_scaler')  # which has looked at them
+        scaler = getattr(self._runner.optim_wrapper, 'loss_scaler', None)
+        is_scaled = scaler is not None and scaler.is_enabled()  # and has looked at them
         self._finite = self._all_finite([] if is_scaled else gradients)
         # The protocol of torch's loss scaler; not in a first step, where SGD leaves its momentum uninitialized.
         if getattr(optimizer, '_step_supports_amp_scaling', False) and optimizer.state:

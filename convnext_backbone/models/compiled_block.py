@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from .block_weights import Weights, collect_weights
 from .fused_block import Saved, backward_pass, find_kept, forward_pass
@@ -36,7 +36,7 @@ def _unpack(weights: Sequence[Tensor]) -> Weights:
 
 
 # Schemas are written out, as torch 2.6 does not read all annotations.
-@torch.library.custom_op(
+@library.custom_op(
     'convnext_backbone::fused_block',
     mutates_args=(),
     schema='(Tensor x, Tensor? kept, ScalarType dtype, float eps, bool learns, Tensor[] weights)'
@@ -90,7 +90,7 @@ def _(
     return out, mapped, inputs
 
 
-@torch.library.custom_op(
+@library.custom_op(
     'convnext_backbone::fused_block_backward',
     mutates_args=(),
     schema='(Tensor dout, Tensor? kept, float eps, bool converted, Tensor inputs, Tensor mapped, Tensor[] weights)'

@@ -40,9 +40,9 @@ class Broken(Toy):
 class ScaledOnCPU(AmpOptimWrapper):
     """mmengine's wrapper with torch's loss scaler, without its check for a GPU and without autocast."""
 
-    def __init__(self, loss_scale, **settings):
+    def __init__(self, loss_scale=1.0, enabled=True, **settings):
         OptimWrapper.__init__(self, **settings)
-        self.loss_scaler, self._scale_update_param = torch.amp.GradScaler('cpu', init_scale=loss_scale), None
+        self.loss_scaler, self._scale_update_param = torch.amp.GradScaler('cpu', loss_scale, enabled=enabled), None
 
     optim_context = OptimWrapper.optim_context
 
@@ -75,6 +75,16 @@ def test_the_state_before_the_iteration_is_saved(optimizer, what, step, at, tmp_
         )
         assert all(torch.equal(one[name], other[name]) for name in one if 'layers.2.' not in name)  # the batch norm
     assert not [*Path(tmp_path / 'broken').glob(f'*iter_{at}.pth')]
+
+
+@pytest.mark.parametrize('what', ['loss', 'gradient'])
+@pytest.mark.parametrize('optimizer', ['adamw', 'fused adamw'])
+def test_a_loss_scaler_that_is_switched_off_looks_at_nothing(optimizer, what, tmp_path):
+    """As for bf16."""
+    with pytest.raises(NonFiniteError, match=f'^(The|A) {what} is not finite at iteration 8( |:)'):
+        run(tmp_path / 'broken', optimizer, Broken(what, 8), type='ScaledOnCPU', enabled=False)
+    run(tmp_path / 'whole', optimizer, Toy(), type='ScaledOnCPU', enabled=False)
+    check_same(tmp_path / 'broken/last_good_iter_7.pth', tmp_path / 'whole/iter_7.pth')
 
 
 class Reads(TorchDispatchMode):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from convnext_backbone import ConvNeXt, ConvNeXtBlock
 from convnext_backbone.models.compiled_block import fused_block
@@ -98,7 +98,7 @@ def test_the_operator_keeps_what_torch_expects_of_one(use_grn, kept, dtype):
     mask = None if kept is None else torch.tensor(kept)
     with torch.no_grad():
         weights = [one.detach().requires_grad_() for one in weights]
-    torch.library.opcheck(fused_block, (x, mask, dtype, 1e-6, True, weights))
+    library.opcheck(fused_block, (x, mask, dtype, 1e-6, True, weights))
 
 
 def test_a_model_of_changing_sizes_is_compiled_once_more_only():
