@@ -43,9 +43,10 @@ def managers(kind: type = ManagerMixin) -> Iterator[type]:
 
 @pytest.fixture(autouse=True)
 def small_maps_are_fused(request, monkeypatch):
-    """Tests of the fused block have small maps, which would train layer by layer on a CPU."""
+    """Tests of the fused block have small maps, which would be computed layer by layer on a CPU."""
     if request.path.parent.name in ('analysis', 'models') and 'small_maps' not in request.keywords:
-        monkeypatch.setattr('convnext_backbone.models.fused_block.SMALL', 0)
+        for name in ('SMALL', 'LIGHT'):
+            monkeypatch.setattr(f'convnext_backbone.models.block_choice.{name}', 0)
 
 
 @pytest.fixture

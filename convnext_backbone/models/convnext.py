@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..utils.validation import FLAG, NOT_NEGATIVE
 from .archs import ARCHS, parse_arch
 from .backbone import NORM_EPS, Backbone, drop_path_rates
+from .block_choice import can_fuse, is_worth_it
 from .compiled_block import run_compiled
-from .fused_block import can_fuse, run_fused, saves_enough
+from .fused_block import run_fused
 from .grn import GRN
 from .layers import Downsampling, DropPath, LayerNorm2d, PatchConv2d
 
@@ -60,7 +61,7 @@ class ConvNeXtBlock(nn.Module):
         if self.fused and can_fuse(self):
             if torch.compiler.is_compiling():
                 return run_compiled(self, x)
-            if saves_enough(self, x):
+            if is_worth_it(self, x):
                 return run_fused(self, x)
         branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
         branch = F.gelu(self.pwconv1(self.norm(branch)))  # (N, H, W, 4C)

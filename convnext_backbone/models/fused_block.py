@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.ops import aten
 
 from .block_weights import Weights, collect_weights
 from .depthwise_grad import depthwise_backward
 from .gpu_kernels import by_triton, tail_by_triton
 from .gradient_sums import Sums, Units, multiply_wide, sum_wide
-from .grn import GRN, grn_, grn_backward_
+from .grn import grn_, grn_backward_
 from .onednn_linear import linear, pack
 from .precision import map_dtype, without_autocast, without_tuning, working_dtype
 
@@ -25,39 +25,7 @@ if TYPE_CHECKING:
     from .convnext import ConvNeXtBlock
 
 
-# Values of a map from which on training is faster, or saves 10 MB: what a plain block keeps of smaller ones stays in
-# the cache of a CPU (measured on two cores of an Intel Xeon with AVX-512, 96 to 768 channels, fp32 and bf16).
-SMALL = 200_000
-OFTEN = 0.25  # rate of stochastic depth from which on it is faster not to compute what is dropped
-
-# torch 2.6 does not tell the two apart: there a compiled block runs layer by layer.
-is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
-
-
-def can_fuse(block: 'ConvNeXtBlock') -> bool:
-    """Whether the layers of a block are unchanged, unhooked and not exported, traced or transformed."""
-    if torch.compiler.is_compiling():
-        if is_exporting():
-            return False
-    else:
-        # Private: where torch lacks it, any call may be inside a transform of torch.func.
-        transformed = getattr(torch._C, '_are_functorch_transforms_active', None)
-        if torch.jit.is_tracing() or transformed is None or transformed():
-            return False
-    layers = {block.dwconv: nn.Conv2d, block.norm: nn.LayerNorm, block.pwconv1: nn.Linear, block.pwconv2: nn.Linear}
-    if block.grn is not None:
-        layers[block.grn] = GRN
-    hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
-    return all(
-        type(layer) is kind and not any(getattr(layer, name) for name in hooks) for layer, kind in layers.items()
-    )
-
-
-def saves_enough(block: 'ConvNeXtBlock', x: Tensor) -> bool:
-    """Whether a fused block, which computes a product more to train in less memory, is worth it for a map."""
-    trains = torch.is_grad_enabled()
-    drops = block.drop_path.drops and block.drop_path.rate >= OFTEN
-    return not trains or drops or x.device.type != 'cpu' or x.numel() >= SMALL
+TILE_VALUES = 1_250_000  # of a hidden map on a CPU: 5 MB, which stay in its cache
 
 
 def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
@@ -67,7 +35,11 @@ def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
     learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (nhwc, *weights))
     dtype = map_dtype(block.pwconv1.weight)
     indices = None if kept is None else find_kept(kept, x.device)
-    return FusedBlock.apply(nhwc, indices, dtype, block.norm.eps, learns, *weights).permute(0, 3, 1, 2)
+    if learns:
+        out = FusedBlock.apply(nhwc, indices, dtype, block.norm.eps, *weights)
+    else:
+        out, _ = forward_pass(nhwc, indices, dtype, block.norm.eps, True, weights)
+    return out.permute(0, 3, 1, 2)
 
 
 def find_kept(kept: Tensor, device: torch.device) -> Tensor | None:
@@ -99,14 +71,12 @@ class FusedBlock(torch.autograd.Function):
         kept: Tensor | None,
         dtype: torch.dtype,
         eps: float,
-        learns: bool,
         *weights: Tensor | None,
     ) -> Tensor:
-        """Compute the block, as of :func:`forward_pass`; ``learns`` says whether there may be a backward pass."""
-        out, saved = forward_pass(x, kept, dtype, eps, not learns, Weights._make(weights))
-        if learns:
-            ctx.save_for_backward(kept, *weights, saved.inputs, saved.mapped, *saved.casts)
-            ctx.eps = eps
+        """Compute the block, as of :func:`forward_pass`."""
+        out, saved = forward_pass(x, kept, dtype, eps, False, Weights._make(weights))
+        ctx.save_for_backward(kept, *weights, saved.inputs, saved.mapped, *saved.casts)
+        ctx.eps = eps
         return out
 
     @staticmethod
@@ -123,7 +93,7 @@ class FusedBlock(torch.autograd.Function):
         inputs, mapped, *casts = tensors[number:]
         saved = Saved(inputs, mapped, casts)
         dx, d = backward_pass(dout, kept, ctx.eps, Weights._make(tensors[:number]), saved)
-        return dx, None, None, None, None, *d
+        return dx, None, None, None, *d
 
 
 def forward_pass(
@@ -267,7 +237,7 @@ def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:
     """
     samples, height, width, _ = mapped.shape
     unit, count = (1, samples * height * width) if w.grn is None else (height * width, samples)
-    most = max(1, tile_rows(mapped.device) // unit)
+    most = max(1, tile_rows(w.expand) // unit)
     tiles = max(1, -(-count // most))
     size = max(1, -(-count // tiles)) * unit
     memory = w.expand.new_empty(buffers, size, len(w.expand))
@@ -278,15 +248,16 @@ def _tiles(mapped: Tensor, w: Weights, buffers: int) -> Iterator[tuple]:
 
 def _pack(mapped: Tensor, *weights: Tensor) -> list[Tensor]:
     """Pack weights for the tiles of a map, if there are several."""
-    most = tile_rows(mapped.device)
-    return [pack(weight, most) for weight in weights] if mapped[..., 0].numel() > most else [*weights]
+    most = tile_rows(weights[0])
+    rows = mapped[..., 0].numel()
+    return [pack(weight, most) for weight in weights] if rows > 2 * most else [*weights]
 
 
-def tile_rows(device: torch.device) -> int:
-    """Maximum number of rows of a tile."""
+def tile_rows(expand: Tensor) -> int:
+    """Maximum number of rows of a tile; ``expand`` is the weight of the first linear layer, (4C, C)."""
     # With fewer, the weights are read too often; with more, the hidden maps leave the cache (measured on 2 CPU cores,
     # 96 to 768 channels). Fewer do not fill a GPU.
-    return 2048 if device.type == 'cpu' else 65536
+    return max(2048, TILE_VALUES // len(expand)) if expand.device.type == 'cpu' else 65536
 
 
 def _rows(x: Tensor, tile: slice) -> Tensor:

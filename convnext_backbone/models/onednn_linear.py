@@ -24,11 +24,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
 def pack(weight: Tensor, rows: int) -> Tensor:
     """A weight in oneDNN's layout for products with so many rows, where it is the faster one; else as it is.
 
-    Worth it from two products on: each would do it by itself.
+    Worth it from three products on: each would do it by itself. In bf16 it gains nothing.
     """
     # Private, as the product: both may be gone in another torch.
     reorder = getattr(torch.ops.mkldnn, '_reorder_linear_weight', None)
-    return weight if reorder is None or not _is_faster(weight) else reorder(weight.contiguous(), rows)
+    if reorder is None or weight.dtype != torch.float32 or not _is_faster(weight):
+        return weight
+    return reorder(weight.contiguous(), rows)
 
 
 def _is_faster(x: Tensor) -> bool:

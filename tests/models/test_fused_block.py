@@ -62,7 +62,7 @@ def assert_near(found: list[torch.Tensor], expected: list[torch.Tensor], toleran
 @pytest.mark.parametrize('shape', [(3, 8, 5, 6), (1, 8, 1, 1), (4, 8, 9, 3), (2, 8, 40, 3)])
 def test_output_and_gradients_match_the_plain_block_in_float64(use_grn, capability, rate, rows, shape, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
-    monkeypatch.setattr(fused_block, 'tile_rows', lambda device: rows)
+    monkeypatch.setattr(fused_block, 'tile_rows', lambda expand: rows)
     block = make_block(use_grn, rate)
     plain = make_block(use_grn, rate, fused=False).double()
     x = torch.randn(shape)
@@ -354,20 +354,31 @@ def test_gradients_of_a_zero_channel_are_finite_in_grn():
 
 @pytest.mark.small_maps
 @pytest.mark.parametrize(
-    ('shape', 'rate', 'trains', 'fused'),
+    ('shape', 'rate', 'trains', 'kind', 'natively', 'fused'),
     [
-        ((1, 8, 20, 20), 0.0, True, False),  # it would save nothing
-        ((1, 8, 20, 20), 0.0, False, True),
-        ((1, 8, 20, 20), 0.5, True, True),  # half of it is not computed
-        ((1, 8, 160, 160), 0.0, True, True),
+        ((1, 8, 20, 20), 0.0, True, 'fp32', True, False),  # it would save nothing
+        ((1, 8, 20, 20), 0.5, True, 'fp32', True, True),  # half of it is not computed
+        ((1, 8, 160, 160), 0.0, True, 'fp32', True, True),
+        ((1, 8, 20, 20), 0.0, True, 'autocast', True, False),
+        ((1, 8, 20, 20), 0.0, True, 'autocast', False, True),  # in fp32, which is ten times as fast
+        ((1, 8, 20, 20), 0.0, True, 'bf16', False, True),
+        ((1, 8, 20, 20), 0.0, False, 'fp32', True, False),
+        ((1, 8, 500, 500), 0.0, False, 'fp32', True, True),
+        ((1, 8, 20, 20), 0.0, False, 'autocast', True, True),  # which frees the converted weights block by block
+        ((1, 8, 20, 20), 0.0, False, 'bf16', True, False),
+        ((1, 8, 20, 20), 0.0, False, 'bf16', False, True),
     ],
 )
-def test_small_maps_train_layer_by_layer(shape, rate, trains, fused, monkeypatch):
+def test_small_maps_are_computed_layer_by_layer(shape, rate, trains, kind, natively, fused, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: natively)
     calls = []
-    run = fused_block.FusedBlock.apply
-    monkeypatch.setattr(fused_block.FusedBlock, 'apply', lambda *arguments: calls.append(1) or run(*arguments))
-    with torch.set_grad_enabled(trains):
-        make_block(False, rate)(torch.randn(shape))
+    run = fused_block.forward_pass
+    monkeypatch.setattr(fused_block, 'forward_pass', lambda *arguments: calls.append(1) or run(*arguments))
+    block, x = make_block(False, rate), torch.randn(shape)
+    if kind == 'bf16':
+        block, x = block.bfloat16(), x.bfloat16()
+    with torch.set_grad_enabled(trains), torch.autocast('cpu', torch.bfloat16, enabled=kind == 'autocast'):
+        block(x)
     assert bool(calls) == fused
 
 

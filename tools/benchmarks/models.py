@@ -26,13 +26,14 @@ from .measuring import Shape, conditions, device, in_own_process, parse_shape, p
 from .report import Bars, Benchmark, draw_bars
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
+PURE = {f'pure-{name}': DTYPES[name] for name in ('bf16', 'fp16')}  # the model's weights and the images, too
 MODES = ('train', 'infer')
 MATRIX_SIZE = 2048
 Makers = dict[str, Callable[[], nn.Module]]
 
 
 def _autocast(dtype: str) -> torch.autocast:
-    return torch.autocast(device().type, DTYPES[dtype], enabled=dtype != 'fp32')
+    return torch.autocast(device().type, DTYPES.get(dtype), enabled=dtype in DTYPES and dtype != 'fp32')
 
 
 def make_images(shape: Shape) -> Tensor:
@@ -45,6 +46,8 @@ def make_images(shape: Shape) -> Tensor:
 def run_backbone(model: nn.Module, images: Tensor, mode: str, dtype: str) -> None:
     """A forward pass, and in training a backward pass from gradients as dense as those of a neck."""
     model.train(mode == 'train')  # which returns nothing in mmpretrain
+    if dtype in PURE:
+        model, images = model.to(PURE[dtype]), images.to(PURE[dtype])
     with switch_kernels(model):
         with _autocast(dtype), torch.set_grad_enabled(mode == 'train'):
             maps = list(model(images))
@@ -102,7 +105,8 @@ def time_models(
     models, inputs = {name: make() for name, make in makers.items()}, make_input()
     runs = {name: partial(run, model, inputs) for name, model in models.items()}
     if matrix:
-        dtype = working_dtype(DTYPES[matrix], device())  # fp32 where a CPU has no instructions for half precision
+        # fp32 where a CPU has no instructions for half precision
+        dtype = working_dtype((DTYPES | PURE)[matrix], device())
         runs['matrix'] = partial(torch.mm, *torch.randn(2, MATRIX_SIZE, MATRIX_SIZE, device=device(), dtype=dtype))
     return time_in_turns(title, runs, repeat, after=lambda: [model.zero_grad() for model in models.values()])
 
@@ -210,6 +214,7 @@ BACKBONE = Benchmark(
         '--drop-path': dict(type=float, default=0.0, help='stochastic depth'),
         '--mode': dict(nargs='+', choices=MODES, default=MODES),
         **FLAGS,
+        '--dtype': FLAGS['--dtype'] | dict(choices=DTYPES | PURE, help='by autocast, or of weights and images (pure)'),
     },
     _measure_backbones,
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convnext_backbone import ConvNeXtBlock
-from convnext_backbone.models import fused_block
+from convnext_backbone.models import block_choice, fused_block
 
 from .measuring import conditions, device
 from .report import Benchmark
@@ -53,7 +53,7 @@ def _errors(use_grn: bool, gamma: float, size: float, dtype: torch.dtype) -> dic
 
 # The same 16 bits on a CPU that has no instructions for them, where a run computes in fp32.
 @patch.object(fused_block, 'working_dtype', lambda dtype, device: dtype)
-@patch.object(fused_block, 'SMALL', 0)
+@patch.object(block_choice, 'SMALL', 0)
 def _measure(args: argparse.Namespace) -> dict:
     cases = [
         (version, gamma, size, dtype)
