@@ -51,6 +51,7 @@ if not (sys.argv[:1] == ['-m'] and f'{__name__}.deploy' in sys.orig_argv):
     from .models.convnext import ConvNeXt, ConvNeXtBlock
     from .models.detection_tta import InstanceTTAModel as _InstanceTTAModel  # noqa: F401  # registers
     from .models.isotropic import ConvNeXtIsotropic
+    from .models.masked_autoencoder import MaskedAutoencoder
     from .models.modernized_resnet import ModernizedResNet
     from .utils.errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError, UserError
     from .weights.load import load_backbone
@@ -80,6 +81,7 @@ __all__ = [
     'LabelledImagesHook',
     'LayerDecayOptimWrapperConstructor',
     'LoadReport',
+    'MaskedAutoencoder',
     'ModernizedResNet',
     'NonFiniteError',
     'ResumableRunner',

@@ -26,7 +26,7 @@ class PlainBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The feature maps of the chosen stages, (N, C_i, H // stride_i, W // stride_i)."""
         backbone, maps = self.trained, {}
-        for i, (downsample, blocks) in enumerate(backbone._stage_modules()):
+        for i, (downsample, blocks) in enumerate(backbone.stage_modules()):
             x = _run_downsampling(downsample, x)
             for block in blocks:
                 x = _run_block(block, x)

@@ -55,13 +55,13 @@ class Backbone(BaseModule):
         self.apply(init_truncated_normal)
         self._freeze()
 
-    def _stage_modules(self) -> list[tuple[nn.Module, nn.Sequential]]:
+    def stage_modules(self) -> list[tuple[nn.Module, nn.Sequential]]:
         """For each stage that is built: the stem or downsampling layer before it, and its blocks."""
         return list(zip(self.downsample_layers, self.stages, strict=True))
 
     def iter_blocks(self) -> Iterator[nn.Module]:
         """Iterate over the residual blocks, the units that FSDP shards."""
-        for _, blocks in self._stage_modules():
+        for _, blocks in self.stage_modules():
             yield from blocks
 
     def init_weights(self) -> None:
@@ -85,18 +85,15 @@ class Backbone(BaseModule):
         Raises:
             ArgumentError: The number of channels is wrong, or the images are too small.
         """
-        self._check_input(x)
+        self.check_input(x)
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         # Linear layers and LayerNorm work on NHWC: in this format nothing is permuted on the way.
         x = x.contiguous(memory_format=torch.channels_last)
         maps = {}
-        for i, (downsample, blocks) in enumerate(self._stage_modules()):
+        for i, (downsample, blocks) in enumerate(self.stage_modules()):
             x = downsample(x)
             for block in blocks:
-                if self.with_cp and x.requires_grad:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+                x = self.run_block(block, x)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x) if self.out_norm else x
                 # The output keeps the input's memory format: custom detection ops (mmcv's RoIAlign) read any memory as
@@ -104,7 +101,14 @@ class Backbone(BaseModule):
                 maps[i] = out if channels_last else out.contiguous()
         return tuple(maps[i] for i in self.out_indices)
 
-    def _check_input(self, x: Tensor) -> None:
+    def run_block(self, block: nn.Module, x: Tensor, *arguments: object) -> Tensor:
+        """Run a block; with ``with_cp`` its activations are recomputed in the backward pass."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(block, x, *arguments, use_reentrant=False)
+        return block(x, *arguments)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ArgumentError unless the backbone takes this input."""
         if not isinstance(x, Tensor):
             raise ArgumentError(
                 f'The input is a {type(x).__name__}, but this backbone takes images as one tensor: name a '
@@ -129,7 +133,7 @@ class Backbone(BaseModule):
         return self
 
     def _freeze(self) -> None:
-        for downsample, blocks in self._stage_modules()[: self.frozen_stages]:
+        for downsample, blocks in self.stage_modules()[: self.frozen_stages]:
             downsample.eval().requires_grad_(False)
             blocks.eval().requires_grad_(False)
 

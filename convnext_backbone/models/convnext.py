@@ -19,6 +19,7 @@ from .compiled_block import run_compiled
 from .fused_block import run_fused
 from .grn import GRN
 from .layers import Downsampling, DropPath, LayerNorm2d, PatchConv2d
+from .visible_patches import VisiblePatches
 
 
 class ConvNeXtBlock(nn.Module):
@@ -56,14 +57,16 @@ class ConvNeXtBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.fused = fused
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C, H, W)."""
+    def forward(self, x: Tensor, patches: VisiblePatches | None = None) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W), or of masked images the positions of their visible ``patches`` alone."""
         if self.fused and can_fuse(self):
             if torch.compiler.is_compiling():
-                return run_compiled(self, x)
-            if is_worth_it(self, x):
-                return run_fused(self, x)
-        branch = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C)
+                if patches is None:
+                    return run_compiled(self, x)
+            elif is_worth_it(self, x):
+                return run_fused(self, x, patches)
+        branch = self.dwconv(x) if patches is None else patches.apply(self.dwconv, x)
+        branch = branch.permute(0, 2, 3, 1)  # (N, H, W, C)
         branch = F.gelu(self.pwconv1(self.norm(branch)))  # (N, H, W, 4C)
         if self.grn is not None:
             branch = self.grn(branch)

@@ -14,6 +14,7 @@ from torch.ops import aten
 from .gpu_kernels import by_triton
 from .gradient_sums import sum_wide
 
+COLUMNS = 3  # of a weight whose gradient oneDNN computes at once
 BAND = 800_000  # elements of a band of the map: it is read once for each shift, so it should stay in the cache
 
 
@@ -28,7 +29,7 @@ def depthwise_backward(x: Tensor, dy: Tensor, weight: Tensor) -> tuple[Tensor, T
         return depthwise_gradients(x, dy, weight)
     fast, kernel_size = x.device.type == 'cpu', weight.shape[-1]
     halo = kernel_size // 2
-    dx, dweight = _convolution_backward(x, dy, weight, [halo, halo], [True, not fast])
+    dx, dweight = convolution_backward(x, dy, weight, [halo, halo], [True, not fast])
     dweight = depthwise_weight_grad(x, dy, kernel_size) if fast else dweight
     return dx.permute(0, 2, 3, 1), dweight, sum_wide(dy, (0, 1, 2))
 
@@ -43,11 +44,11 @@ def depthwise_weight_grad(x: Tensor, dy: Tensor, kernel_size: int) -> Tensor:
         for first, columns in groups:
             narrow = total[..., first : first + columns]
             shifted = _shift(band, first + columns // 2 - halo)
-            narrow += _convolution_backward(shifted, dband, narrow.contiguous(), [0, columns // 2], [False, True])[1]
+            narrow += convolution_backward(shifted, dband, narrow.contiguous(), [0, columns // 2], [False, True])[1]
     return total
 
 
-def _convolution_backward(
+def convolution_backward(
     x: Tensor, dy: Tensor, weight: Tensor, padding: list[int], mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of input and weight by torch's kernel, those that ``mask`` asks for."""

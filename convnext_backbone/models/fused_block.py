@@ -20,6 +20,7 @@ from .gradient_sums import Sums, Units, multiply_wide, sum_wide
 from .grn import grn_, grn_backward_
 from .onednn_linear import linear, pack
 from .precision import map_dtype, without_autocast, without_tuning, working_dtype
+from .visible_patches import VisiblePatches
 
 if TYPE_CHECKING:
     from .convnext import ConvNeXtBlock
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 TILE_VALUES = 1_250_000  # of a hidden map on a CPU: 5 MB, which stay in its cache
 
 
-def run_fused(block: 'ConvNeXtBlock', x: Tensor) -> Tensor:
-    """Compute a block by :class:`FusedBlock`; maps (N, C, H, W) to (N, C, H, W)."""
+def run_fused(block: 'ConvNeXtBlock', x: Tensor, patches: VisiblePatches | None = None) -> Tensor:
+    """Compute a block by :class:`FusedBlock`; arguments as of the block."""
     kept, weights = block.drop_path.draw(len(x)), collect_weights(block)
     nhwc = x.permute(0, 2, 3, 1).contiguous()
     learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (nhwc, *weights))
     dtype = map_dtype(block.pwconv1.weight)
     indices = None if kept is None else find_kept(kept, x.device)
     if learns:
-        out = FusedBlock.apply(nhwc, indices, dtype, block.norm.eps, *weights)
+        out = FusedBlock.apply(nhwc, indices, dtype, block.norm.eps, patches, *weights)
     else:
-        out, _ = forward_pass(nhwc, indices, dtype, block.norm.eps, True, weights)
+        out, _ = forward_pass(nhwc, indices, dtype, block.norm.eps, True, weights, patches)
     return out.permute(0, 3, 1, 2)
 
 
@@ -71,12 +72,13 @@ class FusedBlock(torch.autograd.Function):
         kept: Tensor | None,
         dtype: torch.dtype,
         eps: float,
+        patches: VisiblePatches | None,
         *weights: Tensor | None,
     ) -> Tensor:
         """Compute the block, as of :func:`forward_pass`."""
-        out, saved = forward_pass(x, kept, dtype, eps, False, Weights._make(weights))
+        out, saved = forward_pass(x, kept, dtype, eps, False, Weights._make(weights), patches)
         ctx.save_for_backward(kept, *weights, saved.inputs, saved.mapped, *saved.casts)
-        ctx.eps = eps
+        ctx.eps, ctx.patches = eps, patches
         return out
 
     @staticmethod
@@ -92,12 +94,18 @@ class FusedBlock(torch.autograd.Function):
         number = len(Weights._fields)
         inputs, mapped, *casts = tensors[number:]
         saved = Saved(inputs, mapped, casts)
-        dx, d = backward_pass(dout, kept, ctx.eps, Weights._make(tensors[:number]), saved)
-        return dx, None, None, None, *d
+        dx, d = backward_pass(dout, kept, ctx.eps, Weights._make(tensors[:number]), saved, ctx.patches)
+        return dx, None, None, None, None, *d
 
 
 def forward_pass(
-    x: Tensor, kept: Tensor | None, dtype: torch.dtype, eps: float, in_place: bool, weights: Weights
+    x: Tensor,
+    kept: Tensor | None,
+    dtype: torch.dtype,
+    eps: float,
+    in_place: bool,
+    weights: Weights,
+    patches: VisiblePatches | None = None,
 ) -> tuple[Tensor, Saved]:
     """Compute a block.
 
@@ -108,6 +116,7 @@ def forward_pass(
         eps: Of the LayerNorm.
         in_place: There is no backward pass: what it would need may be overwritten.
         weights: Of the block.
+        patches: Where the map is in masked images, if it has their visible positions alone.
 
     Returns:
         The output, (N, H, W, C), in the wider data type of ``x`` and the weights, and what the backward pass needs.
@@ -118,7 +127,8 @@ def forward_pass(
         w = weights.replace(casts)
         shortcut = x if kept is None else x[kept]
         inputs = shortcut.to(dtype)
-        mapped = _depthwise(inputs, w).to(dtype)
+        patches = patches and patches.take(kept)
+        mapped = (patches.depthwise(inputs, w, _depthwise) if patches else _depthwise(inputs, w)).to(dtype)
         if in_place:
             inputs = mapped  # which frees them
         # With no backward pass a tile of the output may overwrite its input: one map less, and no new pages.
@@ -129,7 +139,12 @@ def forward_pass(
 
 
 def backward_pass(
-    dout: Tensor, kept: Tensor | None, eps: float, weights: Weights, saved: Saved
+    dout: Tensor,
+    kept: Tensor | None,
+    eps: float,
+    weights: Weights,
+    saved: Saved,
+    patches: VisiblePatches | None = None,
 ) -> tuple[Tensor, Weights]:
     """Gradients of the map and the weights; arguments as of :func:`forward_pass`."""
     inputs, mapped, casts = saved
@@ -140,7 +155,8 @@ def backward_pass(
         units = Units.of(dbranch, weights.scale, mapped.dtype)
         dmapped, sums = _tail_backward(mapped, dbranch, w, weights, units, eps)
         dmapped = dmapped.to(w.conv.dtype)
-        dinputs, dconv, dconv_bias = depthwise_backward(inputs.to(w.conv.dtype), dmapped, w.conv)
+        backward = patches.take(kept).depthwise_backward if patches else depthwise_backward
+        dinputs, dconv, dconv_bias = backward(inputs.to(w.conv.dtype), dmapped, w.conv)
         sums.add('conv', dconv)
         sums.add('conv_bias', dconv_bias)
         return units.add_branch(dout, dinputs, kept), sums.finish(weights, units)

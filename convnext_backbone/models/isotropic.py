@@ -53,5 +53,6 @@ class ConvNeXtIsotropic(Backbone):
         self.blocks = make_blocks(self.channels[0], rates[0], layer_scale_init_value, use_grn, fused)
         self._finish_init()
 
-    def _stage_modules(self) -> list[tuple[nn.Module, nn.Sequential]]:
+    def stage_modules(self) -> list[tuple[nn.Module, nn.Sequential]]:
+        """The stem and the blocks."""
         return [(self.stem, self.blocks)]
