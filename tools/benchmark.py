@@ -3,6 +3,7 @@
 
 tools/benchmark.py backbone --shapes 1x800x1216         # compared with timm, torchvision and others that are installed
 tools/benchmark.py detector --peers timm                # a training step of Cascade Mask R-CNN
+tools/benchmark.py pretraining                          # a masked step, compared with dense and with supervised ones
 tools/benchmark.py operators                            # mmcv's, ours compared with compiled ones
 tools/benchmark.py compile                              # whole models by torch.compile, in inference
 tools/benchmark.py gpu                                  # what a GPU makes of it, and the settings that fit it
@@ -32,6 +33,7 @@ from benchmarks.load import LOAD
 from benchmarks.models import BACKBONE, DETECTOR, draw_models
 from benchmarks.operators import OPERATORS
 from benchmarks.precision import PRECISION
+from benchmarks.pretraining import PRETRAINING
 from benchmarks.report import check_picture, print_result
 from benchmarks.tiles import TILES
 
@@ -41,6 +43,7 @@ from convnext_backbone.utils.validation import COUNT
 BENCHMARKS = dict(
     backbone=BACKBONE,
     detector=DETECTOR,
+    pretraining=PRETRAINING,
     operators=OPERATORS,
     compile=COMPILE,
     gpu=GPU,
