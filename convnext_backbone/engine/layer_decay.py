@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay for ConvNeXt (paper, tables 6 and 12), numbered as in the official code.
+"""Layer-wise learning-rate decay for ConvNeXt (papers' fine-tuning), numbered as in the official code of V1 and V2.
 
 Layer ids come from the backbone found inside the model, wherever it is and however deep, not from the config.
 """
@@ -18,34 +18,43 @@ from ..models.backbone import Backbone
 from ..utils.errors import ArgumentError
 from ..utils.validation import NOT_NEGATIVE, numbers
 
-DECAY_TYPES = ('layer_wise', 'stage_wise')
+DECAY_TYPES = ('layer_wise', 'stage_wise', 'single', 'group')
 
 
 def layer_id(name: str | None, depths: Sequence[int], decay_type: str = 'layer_wise') -> int:
-    """The layer of a parameter, from 0 for the stem to ``num_layers(depths) + 1`` for heads and output norms.
+    """The layer of a parameter, from the stem's to ``num_layers(depths, decay_type) + 1`` for heads and output norms.
 
     Args:
         name: The parameter's name within the backbone; None for one outside of it.
         depths: Blocks of each stage.
-        decay_type: ``'layer_wise'``: groups of three blocks in the third stage. ``'stage_wise'``: one id for each
-            stage, and 0 for every downsampling layer, even the last (as in the official code, and its results).
+        decay_type: ``'layer_wise'``: groups of three blocks in the third stage; the stem is 0. ``'group'``: the same,
+            as ConvNeXt V2's code calls it. ``'stage_wise'``: one id for each stage, and 0 for every downsampling layer,
+            even the last (as in the official code, and its results). ``'single'`` (V2): each block is a layer of its
+            own from 1 on, with the stem or the downsampling layer that precedes it.
     """
-    last = num_layers(depths)
+    last = num_layers(depths, decay_type)
     place = re.match(r'(downsample_layers|stages)\.(\d+)\.(\d+)', name or '')
     if place is None:
         return last + 1
     kind, stage, block = place[1], int(place[2]), int(place[3])
     if decay_type == 'stage_wise':
         return stage + 1 if kind == 'stages' else 0
+    if decay_type == 'single':
+        return 1 + sum(depths[:stage]) + (block if kind == 'stages' else 0)
     if kind == 'downsample_layers':
         return (0, 2, 3, last)[stage]
     return (1, 2, 3 + block // 3, last)[stage]
 
 
-def num_layers(depths: Sequence[int]) -> int:
-    """The id of the last stage: 6 for T, 12 for S to XL; 0 for isotropic models, which have one stage."""
+def num_layers(depths: Sequence[int], decay_type: str = 'layer_wise') -> int:
+    """The id of the last block: 6 for T, 12 for S to XL, and of type ``'single'`` the number of blocks.
+
+    0 for isotropic models, which have one stage.
+    """
     if len(depths) == 1:
         return 0
+    if decay_type == 'single':
+        return sum(depths)
     return 3 + math.ceil(depths[2] / 3)
 
 
@@ -60,7 +69,7 @@ def lr_scale(name: str | None, depths: Sequence[int], decay_rate: float, decay_t
     """
     if len(depths) == 1 and decay_rate != 1:
         raise ArgumentError(f'decay_rate={decay_rate!r} is not defined for an isotropic ConvNeXt: set it to 1.')
-    return decay_rate ** (num_layers(depths) + 1 - layer_id(name, depths, decay_type))
+    return decay_rate ** (num_layers(depths, decay_type) + 1 - layer_id(name, depths, decay_type))
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

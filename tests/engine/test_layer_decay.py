@@ -1,4 +1,4 @@
-"""Layer decay: tables against golden files for T to XL in both types, and the rules of the official code. Exact."""
+"""Layer decay: tables against golden files for T to XL in V1's types, and the rules of the official code. Exact."""
 
 from pathlib import Path
 
@@ -67,7 +67,40 @@ def test_layer_ids_are_the_official_ones(arch, layers):
         assert layer_id(name, backbone.depths) == official_layer(name, layers)
 
 
-@pytest.mark.parametrize('decay_type', ['layer_wise', 'stage_wise'])
+def number_blocks(depths: tuple[int, ...]) -> dict[str, int]:
+    """ConvNeXt V2's type 'single', by hand: blocks are counted from 1, each with the layer that leads to its stage."""
+    numbers, count = {}, 0
+    for stage, depth in enumerate(depths):
+        numbers[f'downsample_layers.{stage}.'] = count + 1
+        for block in range(depth):
+            count += 1
+            numbers[f'stages.{stage}.{block}.'] = count
+    return numbers
+
+
+@pytest.mark.parametrize('arch', ['atto', 'nano', 'tiny', 'base', 'huge'])
+def test_each_block_is_a_layer_of_its_own_in_v2s_single(arch):
+    with torch.device('meta'):
+        backbone = ConvNeXt(arch, use_grn=True)
+    numbers, blocks = number_blocks(backbone.depths), sum(backbone.depths)
+    seen = set()
+    for name, _ in backbone.named_parameters():
+        (expected,) = [n for start, n in numbers.items() if name.startswith(start)] or [blocks + 1]
+        assert layer_id(name, backbone.depths, 'single') == expected, name
+        assert lr_scale(name, backbone.depths, 0.9, 'single') == pytest.approx(0.9 ** (blocks + 1 - expected))
+        seen.add(expected)
+    assert seen == {*range(1, blocks + 2)} and layer_id(None, backbone.depths, 'single') == blocks + 1
+
+
+@pytest.mark.parametrize('arch', ['base', 'large', 'huge'])
+def test_the_groups_of_v2_are_the_layers_of_v1(arch):
+    with torch.device('meta'):
+        backbone = ConvNeXt(arch, use_grn=True)
+    for name, _ in backbone.named_parameters():
+        assert layer_id(name, backbone.depths, 'group') == official_layer(name, 12)
+
+
+@pytest.mark.parametrize('decay_type', ['layer_wise', 'stage_wise', 'single', 'group'])
 @pytest.mark.parametrize('depth', [1, 2, 3, 6, 8, 9, 27, 36, 100])
 def test_scale_is_at_most_one_and_never_falls_towards_the_head(depth, decay_type):
     depths = (2, 2, depth, 2)
@@ -142,7 +175,7 @@ def test_the_table_is_logged_once(capfd, tmp_path):
         (dict(decay_rate=0.7, num_layers=6), ['num_layers', 'remove']),
         (dict(decay_rate=1.2), ['decay_rate', '1.2']),
         (dict(decay_type='layer_wise'), ['decay_rate']),
-        (dict(decay_rate=0.7, decay_type='layerwise'), ['layerwise', 'layer_wise', 'stage_wise']),
+        (dict(decay_rate=0.7, decay_type='layerwise'), ['layerwise', 'layer_wise', 'stage_wise', 'single', 'group']),
         (dict(decay_rate=0.7, bias_lr_mult=2), ['bias_lr_mult']),
     ],
 )
