@@ -36,7 +36,9 @@ if not (sys.argv[:1] == ['-m'] and f'{__name__}.deploy' in sys.orig_argv):
     from .datasets import plain_files as _plain_files  # noqa: F401  # registers
     from .datasets.preprocessor import ImagePreprocessor
     from .datasets.timm_dataset import TimmDataset, TimmShards
+    from .datasets.unlabelled_images import UnlabelledImages
     from .engine.accumulation import StepSchedulerHook
+    from .engine.broken_images import BrokenImagesHook
     from .engine.checkpoint import AtomicCheckpointHook, AtomicLocalBackend
     from .engine.classification import LabelledImagesHook
     from .engine.curves import CurvesHook
@@ -46,6 +48,7 @@ if not (sys.argv[:1] == ['-m'] and f'{__name__}.deploy' in sys.orig_argv):
     from .engine.layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
     from .engine.runner import ResumableRunner
     from .evaluation.accuracy import AccuracyMetric
+    from .evaluation.reconstruction import ReconstructionMetric
     from .models.archs import ARCHS
     from .models.classifier import ImageClassifier
     from .models.convnext import ConvNeXt, ConvNeXtBlock
@@ -68,6 +71,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
     'AveragedWeightsHook',
+    'BrokenImagesHook',
     'CheckpointError',
     'CheckpointMismatch',
     'ConvNeXt',
@@ -84,10 +88,12 @@ __all__ = [
     'MaskedAutoencoder',
     'ModernizedResNet',
     'NonFiniteError',
+    'ReconstructionMetric',
     'ResumableRunner',
     'StepSchedulerHook',
     'TimmDataset',
     'TimmShards',
+    'UnlabelledImages',
     'UserError',
     'load_backbone',
     'lr_scale',

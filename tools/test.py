@@ -65,7 +65,8 @@ def main() -> None:
     for name in sorted(scores):
         score = scores[name]
         print(f'{name:<24}' + ('no number' if score is None else f'{score:8.4f}'))
-    print(f'All scores as json: {path}; those of each class and pictures of confusions and errors are beside it')
+    reports = '; those of each class and pictures of confusions and errors are beside it'
+    print(f'All scores as json: {path}{reports if (path.parent / "per_class.json").is_file() else ""}')
     for title, place in (('Predictions', args.out), ('Pictures', args.show_dir)):
         if place:
             print(f'{title}: {place}')

@@ -39,14 +39,14 @@ def browse(cfg: Config, split: str, number: int) -> Iterator[np.ndarray]:
         number: The most samples.
 
     Yields:
-        A picture of each sample, (H, W, 3): boxes, masks and classes of objects; a segmentation overlay; or a bar
-        chart of the class labels.
+        A picture of each sample, (H, W, 3): boxes, masks and classes of objects; a segmentation overlay; a bar chart of
+        the class labels; or the image alone, where it has no labels.
 
     Raises:
         UserError: The config has no such data, or is for another task.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    draw = dict(detection=_draw_objects, segmentation=_draw_masks, classification=_draw_labels)[task_of(cfg)]
+    draw = _DRAW[task_of(cfg)]
     preprocessor = build_preprocessor(cfg)
     seed = (cfg.get('randomness') or {}).get('seed') or 0
     loader = build_loader(cfg, split, seed)
@@ -72,7 +72,7 @@ def build_loader(cfg: Config, split: str, seed: int) -> DataLoader:
         raise UserError(f'The config has no {split}_dataloader: choose another --split.')
     settings = {**settings, 'num_workers': 0, 'persistent_workers': False}
     settings.pop('prefetch_factor', None)
-    if split == 'val' and task_of(cfg) != 'classification':
+    if split == 'val' and task_of(cfg) in ('detection', 'segmentation'):
         dataset = dataset_with_pipeline(settings['dataset'])
         load, *steps = dataset['pipeline']
         dataset['pipeline'] = [load, *sorted(steps, key=lambda step: not loads_annotations(step))]
@@ -124,6 +124,13 @@ def _draw_labels(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> It
     names = meta['classes'] or imagenet_classes(cfg.model.num_classes)
     for image, label in zip(images, batch['labels'], strict=True):
         yield add_bars(image, label_parts(label, names, cfg.model.get('label_smoothing', 0.0)))
+
+
+def _draw_nothing(images: np.ndarray, batch: dict, meta: dict, cfg: Config) -> Iterator[np.ndarray]:
+    yield from images
+
+
+_DRAW = dict(detection=_draw_objects, segmentation=_draw_masks, classification=_draw_labels, pretraining=_draw_nothing)
 
 
 def label_parts(label: Tensor, names: Sequence[str], smoothing: float = 0.0) -> list[tuple[str, float]]:

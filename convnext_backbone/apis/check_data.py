@@ -15,7 +15,7 @@ from ..config.own_data import FINDERS, Annotations
 from ..config.recipes import task_of
 from ..datasets.faults import Faults, Problem
 from ..datasets.folders import list_folders
-from ..datasets.label_statistics import LabelStatistics
+from ..datasets.label_statistics import ImageStatistics, LabelStatistics
 from ..datasets.layouts import Layout, NoLayoutError
 from ..datasets.mask_statistics import MaskStatistics
 from ..datasets.object_statistics import ObjectStatistics
@@ -24,7 +24,7 @@ from ..datasets.segmentation_layouts import is_mask_folder
 from ..utils.errors import UserError, shorten
 from .data_advice import give_advice
 
-_SCOPES = dict(detection='mmdet', segmentation='mmseg', classification='mmengine')
+_SCOPES = dict(detection='mmdet', segmentation='mmseg', classification='mmengine', pretraining='mmengine')
 
 
 @dataclass
@@ -33,7 +33,7 @@ class DataReport:
 
     Attributes:
         title: Where it is, and its layout.
-        task: ``'detection'``, ``'segmentation'`` or ``'classification'``; None for data that is of no known layout.
+        task: One of :data:`.TASKS`; None for data that is of no known layout.
         notes: What a person should know.
         classes: Their names, in the order of the labels.
         palette: Their colours; empty where the data has none.
@@ -80,7 +80,7 @@ def inspect_folder(root: Path, out_dir: Path, annotations: Annotations, task: st
         root: The folder; nothing is written into it.
         out_dir: Where files are written that the layout needs.
         annotations: What the user chose.
-        task: By default it is recognised, too.
+        task: By default it is recognised, too, if it is one with annotations.
 
     Raises:
         UserError: The folder does not exist.
@@ -161,7 +161,7 @@ def _inspect(report: DataReport, settings: Mapping[str, Mapping], scope: str | N
         unlabelled = sum(not report.labels[sample] for sample in one.samples)
         report.numbers[split] = dict(
             images=len(one.samples),
-            without_annotations=unlabelled,
+            **(dict(without_annotations=unlabelled) if report.task != 'pretraining' else {}),
             sizes=_describe_sizes(sizes[split]),
             **one.summary(),
         )
@@ -177,6 +177,8 @@ def _open(report: DataReport, split: str, dataset: Mapping, scope: str | None, f
         return ObjectStatistics(split, dataset, report.classes, faults)
     if report.task == 'segmentation':
         return MaskStatistics(split, dataset, scope, report.classes, faults)
+    if report.task == 'pretraining':
+        return ImageStatistics(split, dataset)
     return LabelStatistics(split, dataset)
 
 

@@ -19,7 +19,7 @@ def give_advice(task: str | None, numbers: Mapping[str, dict], splits: Mapping[s
     """Recommend settings.
 
     Args:
-        task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        task: One of :data:`.TASKS`.
         numbers: What the splits sum up to.
         splits: Their statistics.
     """

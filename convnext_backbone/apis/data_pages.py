@@ -39,6 +39,8 @@ def make_tables(report: DataReport) -> list[Table]:
     tables = [Table('Splits', ['', *splits], [[name, *values] for name, values in rows.items()])]
     for split in splits:
         classes: dict[str, dict] = report.numbers[split]['classes']
+        if not classes:  # images without labels
+            continue
         columns = [*next(iter(classes.values()), {})]
         cells = [[name, *(_show(key, numbers[key]) for key in columns)] for name, numbers in classes.items()]
         tables.append(Table(f'Classes in {split}', ['class', *columns], cells))
@@ -180,5 +182,7 @@ def _draw(report: DataReport, sample: Sample, palette: Sequence[Sequence[int]]) 
             return add_legend(picture, [], 'the mask cannot be read'), lines
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
         return draw_classes(picture, labels, names, palette), lines
+    if not sample.labels:
+        return picture, lines
     label = sample.labels[0]
     return add_legend(picture, [Entry(names[label], palette[label])]), [*lines, names[label]]

@@ -182,10 +182,16 @@ class ClassificationOutput(OutputHook):
             dump(content, str(self._out))
 
 
-def build_output_hook(cfg: Config, out: str | None, show_dir: str | None) -> OutputHook:
-    """Build the hook of a config's task; arguments and errors as of :class:`OutputHook`."""
+def build_output_hook(cfg: Config, out: str | None, show_dir: str | None) -> OutputHook | None:
+    """Build the hook of a config's task, None for pre-training; arguments and errors as of :class:`OutputHook`."""
     hooks = dict(detection=DetectionOutput, segmentation=SegmentationOutput, classification=ClassificationOutput)
-    return hooks[task_of(cfg)](cfg, out, show_dir)
+    hook = hooks.get(task_of(cfg))
+    if hook is None and (out or show_dir):
+        raise UserError(
+            f'--out and --show-dir are for what a model predicts, but {cfg.filename} is for pre-training: leave them '
+            f'out.'
+        )
+    return hook(cfg, out, show_dir) if hook else None
 
 
 def _name_outputs(images: Iterable[str]) -> dict[str, Path]:

@@ -177,7 +177,7 @@ class SegmentationReportHook(ReportHook):
 
 
 def build_report_hook(cfg: Config) -> ReportHook | None:
-    """Build the hook of a config's task; None for a classifier, whose own hook writes such a report."""
+    """Build the hook of a config's task; None for a classifier, whose own hook writes one, and for pre-training."""
     hooks = dict(detection=DetectionReportHook, segmentation=SegmentationReportHook)
     hook = hooks.get(task_of(cfg))
     return hook(cfg) if hook else None

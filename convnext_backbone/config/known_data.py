@@ -11,6 +11,8 @@ from ..datasets.coco_format import CocoProblem, read_coco
 from .dataset_types import all_datasets, find_classes
 from .recipes import task_of
 
+_CLASSES = 1000  # of ImageNet-1K
+
 
 def is_data_of_config(cfg: Config) -> bool:
     """Whether the files that a config names are there, with the classes that it is for.
@@ -23,6 +25,8 @@ def is_data_of_config(cfg: Config) -> bool:
     task = task_of(cfg)
     if task == 'classification':
         return _has_class_folders(datasets[0], cfg.model.get('num_classes'))
+    if task == 'pretraining':  # whose recipes are for ImageNet-1K, or lists that an earlier run has written
+        return bool(datasets[0].get('ann_file')) or _has_class_folders(datasets[0], _CLASSES)
     there = [path for dataset in datasets if os.path.exists(path := _annotations(dataset))]
     if len(there) < len(datasets) or any('classes' in (dataset.get('metainfo') or {}) for dataset in datasets):
         return bool(there)

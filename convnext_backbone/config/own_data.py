@@ -17,6 +17,7 @@ from ..datasets.detection_layouts import find_detection
 from ..datasets.image_mask_pairs import list_stems, read_stems
 from ..datasets.layouts import Layout
 from ..datasets.segmentation_layouts import find_segmentation
+from ..datasets.unlabelled_layouts import find_unlabelled
 from ..utils.cli import tell
 from ..utils.errors import UserError, printable
 from .check import DATALOADERS, walk
@@ -26,7 +27,10 @@ from .known_data import is_data_of_config
 from .recipes import task_of
 
 FINDERS: Mapping[str, Callable[..., Layout]] = dict(
-    detection=find_detection, segmentation=find_segmentation, classification=find_classification
+    detection=find_detection,
+    segmentation=find_segmentation,
+    classification=find_classification,
+    pretraining=find_unlabelled,
 )
 
 
@@ -49,7 +53,7 @@ def add_annotation_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('data of your own', 'where its files do not say it')
     group.add_argument('--train-ann', metavar='PATH', help='the annotations to train on, below the folder of the data')
     group.add_argument('--val-ann', metavar='PATH', help='the annotations to validate on')
-    part = 'the part of the images to validate on, where no others are for it (default 0.2)'
+    part = 'the part of the images to validate on, where no others are for it (default 0.2; without labels 0.05)'
     group.add_argument('--val-split', type=float, metavar='X', help=part)
 
 
@@ -131,7 +135,7 @@ def _set_datasets(cfg: Config, split: str, settings: dict, layout: Layout) -> No
             dataset.pop(key, None)
         if task_of(cfg) == 'detection' and not reads_coco(dataset, cfg.get('default_scope')):
             dataset['type'] = 'CocoDataset'
-        if task_of(cfg) != 'classification':  # whose data sets name the classes by themselves
+        if task_of(cfg) in ('detection', 'segmentation'):  # the data sets of others name the classes by themselves
             dataset['metainfo'] = dict(classes=layout.classes)
             if layout.palette:
                 dataset['metainfo']['palette'] = [[*colour] for colour in layout.palette]

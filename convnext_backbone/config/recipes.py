@@ -13,23 +13,29 @@ from ..utils.errors import UserError
 from .check import as_list
 from .metafile import METAFILE, read_metafile
 
-TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmengine': 'classification'}  # by default_scope
+SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmengine': 'classification'}  # tasks by default_scope
+MODELS = {'ImageClassifier': 'classification', 'MaskedAutoencoder': 'pretraining'}  # whatever the scope
+TASKS = tuple(dict.fromkeys([*SCOPES.values(), *MODELS.values()]))
 
 
 def task_of(cfg: Config) -> str:
-    """Return the task of a config, a value of ``TASKS``.
+    """Return the task of a config, one of ``TASKS``.
 
     Raises:
         UserError: It is for none of them.
     """
-    scope = 'mmengine' if cfg.model.type == 'ImageClassifier' else cfg.get('default_scope', 'mmdet')
-    if scope not in TASKS:
-        raise UserError(f'default_scope={scope!r} of the config is unknown here: there are {", ".join(TASKS)}.')
-    return TASKS[scope]
+    return _find_task(cfg.model.type, cfg.get('default_scope', 'mmdet'))
+
+
+def _find_task(model: Any, scope: str) -> str:
+    name = getattr(model, '__name__', model)  # a class in some configs
+    if name not in MODELS and scope not in SCOPES:
+        raise UserError(f'default_scope={scope!r} of the config is unknown here: there are {", ".join(SCOPES)}.')
+    return MODELS.get(name) or SCOPES[scope]
 
 
 class Recipe(NamedTuple):
-    """A config: its path, its task (a value of ``TASKS``), and in a line its purpose and score."""
+    """A config: its path, its task (one of ``TASKS``), and in a line its purpose and score."""
 
     path: Path
     task: str
@@ -45,15 +51,13 @@ def list_recipes(folder: Path) -> list[Recipe]:
     scores = {
         folder.parent / model.config: 'Ours, no published score.' if model.ours else f'Published: {model.score}.'
         for model in models
-        if model.config and (model.ours or model.scores)
+        if model.ours or model.scores
     }
     paths = [path for path in folder.rglob('*.py') if '_base_' not in path.parts]
     recipes = [
-        Recipe(path, TASKS[find_scope(path)], f'{_read_purpose(path)} {scores.get(path, "")}'.rstrip())
-        for path in paths
+        Recipe(path, _read_task(path), f'{_read_purpose(path)} {scores.get(path, "")}'.rstrip()) for path in paths
     ]
-    tasks = [*TASKS.values()]
-    return sorted(recipes, key=lambda recipe: (tasks.index(recipe.task), recipe.path))
+    return sorted(recipes, key=lambda recipe: (TASKS.index(recipe.task), recipe.path))
 
 
 def _read_purpose(path: Path) -> str:
@@ -65,20 +69,30 @@ def _read_purpose(path: Path) -> str:
 
 def find_scope(path: Path) -> str:
     """Return the ``default_scope`` of a config: its own, or that of the first of its bases that has one."""
-    return next(_scopes(path))
+    return next(value for name, value in _read_settings(path) if name == 'default_scope')
 
 
-def _scopes(path: Path) -> Iterator[str]:
-    settings: dict[str, Any] = {}
+def _read_task(path: Path) -> str:
+    settings = dict(reversed([*_read_settings(path)]))
+    return _find_task(settings.get('model'), settings['default_scope'])
+
+
+def _read_settings(path: Path) -> Iterator[tuple[str, str]]:
+    """Iterate over ``default_scope`` and the type of ``model``, as a config has them, then as its bases do."""
+    bases: Any = []
     for statement in ast.parse(path.read_text(encoding='utf-8')).body:
-        if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
-            if target.id in ('_base_', 'default_scope'):
-                settings[target.id] = ast.literal_eval(statement.value)
-    if 'default_scope' in settings:
-        yield settings['default_scope']
-    for base in as_list(settings.get('_base_', [])):
+        if not isinstance(statement, ast.Assign) or not isinstance(target := statement.targets[0], ast.Name):
+            continue
+        if target.id == '_base_':
+            bases = ast.literal_eval(statement.value)
+        elif target.id == 'default_scope':
+            yield target.id, ast.literal_eval(statement.value)
+        elif target.id == 'model' and isinstance(statement.value, ast.Call):
+            types = [word.value for word in statement.value.keywords if word.arg == 'type']
+            yield from ((target.id, node.value) for node in types if isinstance(node, ast.Constant))
+    for base in as_list(bases):
         library, inherited, _ = base.partition('::')
         if inherited:
-            yield library
+            yield 'default_scope', library
         else:
-            yield from _scopes(path.parent / base)
+            yield from _read_settings(path.parent / base)

@@ -20,12 +20,13 @@ _SPLITS = dict(
 )
 
 
-def list_folders(root: Path, out_dir: Path) -> dict[Path, list[str]]:
+def list_folders(root: Path, out_dir: Path | None = None, depth: int | None = _DEPTH) -> dict[Path, list[str]]:
     """List the files below a folder; hidden ones and what a run has written are left out.
 
     Args:
         root: The folder.
         out_dir: Where a run writes, which may lie in it.
+        depth: How many folders deep to look; None is any depth, without links that lead in a circle.
 
     Returns:
         The sorted names of files by folder, parents first.
@@ -40,11 +41,16 @@ def list_folders(root: Path, out_dir: Path) -> dict[Path, list[str]]:
             f'--data-root.'
         ) from error
 
-    found, written = {}, os.path.realpath(out_dir)
+    found, written = {}, out_dir and os.path.realpath(out_dir)
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        deep = len(Path(folder).relative_to(root).parts) >= _DEPTH
+        deep = depth is not None and len(Path(folder).relative_to(root).parts) >= depth
         inner[:] = [] if deep else sorted(one for one in inner if not is_hidden(one) and one != 'work_dirs')
-        inner[:] = [one for one in inner if os.path.realpath(os.path.join(folder, one)) != written]
+        above, places = Path(os.path.realpath(folder)), [os.path.realpath(os.path.join(folder, one)) for one in inner]
+        inner[:] = [
+            one
+            for one, place in zip(inner, places, strict=True)
+            if place != written and not above.is_relative_to(place)
+        ]
         found[Path(folder)] = sorted(one for one in files if not is_hidden(one))
     return found
 

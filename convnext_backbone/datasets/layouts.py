@@ -16,7 +16,7 @@ class Layout:
 
     Attributes:
         format: Its name for people, such as ``'COCO json'``.
-        classes: Their names in the order of the labels.
+        classes: Their names in the order of the labels; none of images without labels.
         splits: By ``'train'``, ``'val'`` and, where there is one, ``'test'``: the settings of a data set in a config
             that read this split, such as ``ann_file`` and ``data_prefix``.
         numbers: Images of each split.
@@ -37,6 +37,6 @@ class Layout:
     def __str__(self) -> str:
         """One line, such as ``COCO json, 3 classes (cat, dog, cow), 240 train + 60 val images``."""
         number, more = len(self.classes), ', ...' if len(self.classes) > 4 else ''
-        classes = f'{number} class{"es" * (number != 1)} ({", ".join(map(printable, self.classes[:4]))}{more})'
+        classes = f'{number} class{"es" * (number != 1)} ({", ".join(map(printable, self.classes[:4]))}{more}), '
         images = ' + '.join(f'{number} {split}' for split, number in self.numbers.items())
-        return f'{self.format}, {classes}, {images} images'
+        return f'{self.format}, {classes if number else ""}{images} images'

@@ -27,7 +27,7 @@ class ListedImages:
     """
 
     def __init__(self, path: Path, folder: Path, class_map: Mapping[str, int] | None = None) -> None:
-        rows = _read_table(path)
+        rows = read_table(path)
         if wrong := [row for row in rows if len(row) != 2]:
             raise UserError(f'{printable(path)} has the row {printable(wrong[0])}: it takes image and class.')
         self.class_to_idx = dict(class_map or {name: i for i, name in enumerate(sort_classes(row[1] for row in rows))})
@@ -62,7 +62,12 @@ def write_list(rows: Iterable[tuple[str, str]], path: Path) -> None:
     write_atomically(text.getvalue().encode(errors='surrogateescape'), path)
 
 
-def _read_table(path: Path) -> list[list[str]]:
+def read_table(path: Path) -> list[list[str]]:
+    """Read the rows of a table, separated by commas, semicolons or tabs, without empty ones.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         text = path.read_text(encoding='utf-8-sig', errors='surrogateescape')
         delimiter = Counter(re.findall(r'[,;\t]', text[:4096])).most_common(1)
@@ -110,7 +115,7 @@ def read_labels(
     Raises:
         UserError: The column of the classes is ambiguous.
     """
-    rows = _read_table(path)
+    rows = read_table(path)
     width = max(map(len, rows), default=0)
     rows = [row for row in rows if len(row) == width]
     hits = [sum(images.find(row[i], split) is not None for row in rows[:_SAMPLE]) for i in range(width)]

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 
     name: str
     image: bytes
-    label: int
+    label: int | None
 
 
 def import_webdataset() -> ModuleType:
@@ -124,8 +124,8 @@ def _count(url: str) -> int:
         return sum(1 for _ in import_webdataset().tariterators.group_by_keys(files))
 
 
-def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
-    """Read the first ``stop`` samples of a shard, which must hold ``length``."""
+def read_samples(url: str, length: int, stop: int, labelled: bool = True) -> Iterator[Sample]:
+    """Read the first ``stop`` samples of a shard, which must hold ``length``, each with a label if so ``labelled``."""
     tar, shard, number = import_webdataset().tariterators, _split(url)[1], 0
     with _opened(url) as stream:
         files = tar.tar_file_expander([dict(url=url, stream=stream)], select_files=_is_sample_file)
@@ -136,12 +136,13 @@ def read_samples(url: str, length: int, stop: int) -> Iterator[Sample]:
                 break
             name = f'{shard}/{parts["__key__"]}'
             image = next((parts[extension] for extension in _IMAGES if extension in parts), None)
-            if image is None or not re.fullmatch(rb'\s*\d{1,9}\s*', parts.get('cls', b'')):
+            if image is None or (labelled and not re.fullmatch(rb'\s*\d{1,9}\s*', parts.get('cls', b''))):
+                label = ' or a .cls with its number: write both, one after the other,' if labelled else ': write it'
                 raise UserError(
-                    f'The sample {printable(name)} lacks an image ({", ".join(_IMAGES)}) or a .cls with its number: '
-                    f'write both, one after the other, into {printable(url)}, or fetch it again if it is truncated.'
+                    f'The sample {printable(name)} lacks an image ({", ".join(_IMAGES)}){label} into {printable(url)}, '
+                    f'or fetch it again if it is truncated.'
                 )
-            yield Sample(name, image, int(parts['cls']))
+            yield Sample(name, image, int(parts['cls']) if labelled else None)
             if number == stop < length:
                 return
     if number != length:

@@ -46,6 +46,8 @@ class ImageStream(IterableDataset):
             timm's data sets have beside their shards, or counted if the shards are local.
         shuffle: Whether to shuffle, for training.
         shuffle_buffer: The number of encoded images among which each worker chooses the next one.
+        labelled: Whether the samples have labels. Without, they have no ``labels``, and a neighbour always replaces an
+            image that cannot be decoded.
 
     Raises:
         UserError: webdataset is not installed, a shard is missing or corrupt, or its number of samples is unknown.
@@ -60,6 +62,7 @@ class ImageStream(IterableDataset):
         shard_lengths: Sequence[int] | None = None,
         shuffle: bool = True,
         shuffle_buffer: int = 8192,
+        labelled: bool = True,
     ) -> None:
         self.shards = expand_shards(shards)
         self.shard_lengths = find_lengths(self.shards) if shard_lengths is None else list(shard_lengths)
@@ -68,7 +71,7 @@ class ImageStream(IterableDataset):
                 f'shard_lengths has {len(self.shard_lengths)} numbers for {len(self.shards)} shards: give one for each.'
             )
         self.transform, self.seed = transform, seed
-        self.shuffle, self.shuffle_buffer = shuffle, shuffle_buffer
+        self.shuffle, self.shuffle_buffer, self.labelled = shuffle, shuffle_buffer, labelled
         self._rank, self._world_size = get_rank(), get_world_size()  # workers have no process group to ask
         self.metainfo: dict[str, Any] = dict(classes=())
         self._batch_size: int | None = None
@@ -172,27 +175,28 @@ class ImageStream(IterableDataset):
             needed = np.flatnonzero(wanted[max(0, start) : max(0, start + length)]) + max(0, start)
             if len(needed):
                 stop = needed[-1] - start + 1
-                for i, sample in enumerate(read_samples(self.shards[shard], length, stop), start):
+                for i, sample in enumerate(read_samples(self.shards[shard], length, stop, self.labelled), start):
                     if i >= 0 and wanted[i]:
                         yield first + i, sample
             start += length
 
     def _decode(self, sample: Sample, seed: int, neighbours: Iterable[Sample]) -> dict:
         """Decode and transform a sample; if it is broken, a neighbour or a black image."""
-        broken = ''
-        for used in itertools.chain([sample], neighbours if self.shuffle else ()):
+        broken, replaces = '', self.shuffle or not self.labelled
+        for used in itertools.chain([sample], neighbours if replaces else ()):
             with contextlib.suppress(Exception):  # decoders raise anything
                 image, label = decode_image(io.BytesIO(used.image)), used.label
                 break
             broken = sample.name
         else:
-            if self.shuffle:
+            if replaces:
                 raise UserError(
                     f'The image {printable(sample.name)} cannot be decoded, nor can its neighbours: write it again.'
                 )
             image, label = black_image(), -1
         seed_all(seed)
-        return dict(inputs=self.transform(image), labels=label, names=used.name, broken=broken)
+        labels = dict(labels=label) if self.labelled else {}
+        return dict(inputs=self.transform(image), **labels, names=used.name, broken=broken)
 
 
 def black_image() -> 'Image':

@@ -20,7 +20,7 @@ from .shard_stream import ImageStream, black_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_MAX_BROKEN_IN_A_ROW = 20  # then the label is -1, at which LabelledImagesHook stops the run
+MAX_BROKEN_IN_A_ROW = 20  # then there is no image; the label is -1, at which LabelledImagesHook stops the run
 
 
 def build_transform(is_training: bool, **settings: Any) -> Callable:
@@ -91,6 +91,29 @@ def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] |
     return found
 
 
+def read_first(reader: Any, index: int, tries: int) -> tuple['Image | None', Any, list[str]]:
+    """Decode an image of a reader, in the place of an unreadable one the next that can be read.
+
+    Args:
+        reader: As those of timm: its items are open files and labels, and ``filename`` names them.
+        index: Of the image.
+        tries: How many images to try.
+
+    Returns:
+        The image and its label, None and None if all fail; and the unreadable images, each with the reason.
+    """
+    broken = []
+    for i in range(index, index + min(tries, len(reader))):
+        i %= len(reader)
+        try:
+            file, label = reader[i]
+            with file:
+                return decode_image(file), label, broken
+        except Exception as error:  # decoders raise anything: OSError, SyntaxError, zlib.error, struct.error
+            broken.append(f'{reader.filename(i)} ({type(error).__name__}: {error})'.replace('\n', ' '))
+    return None, None, broken
+
+
 @DATASETS.register_module()
 class TimmDataset(Dataset):
     """Map-style data set of labelled images: a folder with a folder for each class, tar files, or Hugging Face data.
@@ -143,19 +166,10 @@ class TimmDataset(Dataset):
             except in training ``names``, that of the image. An unreadable image is replaced by the next one in
             training; otherwise by a black one with the label -1, which metrics leave out.
         """
-        broken = []
-        for i in range(index, index + (min(_MAX_BROKEN_IN_A_ROW, len(self)) if self.is_training else 1)):
-            i %= len(self)
-            try:
-                file, label = self.reader[i]
-                with file:
-                    image = decode_image(file)
-                break
-            except Exception as error:  # decoders raise anything: OSError, SyntaxError, zlib.error, struct.error
-                broken.append(f'{self.reader.filename(i)} ({type(error).__name__}: {error})'.replace('\n', ' '))
-        else:
+        image, label, broken = read_first(self.reader, index, MAX_BROKEN_IN_A_ROW if self.is_training else 1)
+        if image is None:
             image, label = black_image(), -1
-        names = {} if self.is_training else dict(names=str(self.reader.filename(i) or i))
+        names = {} if self.is_training else dict(names=str(self.reader.filename(index) or index))
         return dict(inputs=self.transform(image), labels=label, broken='\n'.join(broken), **names)
 
 
@@ -168,7 +182,7 @@ def TimmShards(  # noqa: N802  # a type in a config
     class_map: str = '',
     **settings: Any,
 ) -> ImageStream:
-    """Sequential data set of labelled images in webdataset shards, for data that does not fit a folder (ImageNet-22K).
+    """Sequential data set of images in webdataset shards, for data that does not fit a folder (ImageNet-22K).
 
     Args:
         data_root: The folder or URL that all shards lie below.
@@ -176,7 +190,7 @@ def TimmShards(  # noqa: N802  # a type in a config
         transform: Settings of :func:`build_transform`.
         is_training: Whether to augment and shuffle.
         class_map: A file of class names, the first for label 0, for reports.
-        **settings: Of :class:`.ImageStream`: ``shard_lengths``, ``shuffle_buffer``.
+        **settings: Of :class:`.ImageStream`: ``shard_lengths``, ``shuffle_buffer``, ``labelled``.
     """
     stream = ImageStream(
         f'{str(data_root).rstrip("/")}/{shards}',

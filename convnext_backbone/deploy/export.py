@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ..apis.builders import build_classifier, build_detector, build_segmentor
 from ..config.recipes import task_of
+from ..utils.errors import UserError
 from ..utils.files import replaced_atomically
 from .__main__ import Model
 from .check import check_export, draw_inputs, load_inputs
@@ -45,7 +46,12 @@ def export_model(
         UserError: The model is none of the kinds that are computed exactly, does not fit into a file, or the file
             differs from it.
     """
-    model = _BUILDERS[task_of(cfg)](cfg, checkpoint).cpu()
+    if (task := task_of(cfg)) not in _BUILDERS:
+        raise UserError(
+            f'{cfg.filename} is for pre-training, whose model predicts nothing: train a classifier, a segmentor or a '
+            f'detector from its weights, and export that.'
+        )
+    model = _BUILDERS[task](cfg, checkpoint).cpu()
     network = build_network(model)
     about = {**describe(model, cfg, size, score_thr), 'licence': licence}
     with replaced_atomically(path) as temporary:

@@ -1,24 +1,21 @@
-"""Classification runs: checks the classes, skips unreadable images, and writes the report for each class."""
+"""Classification runs: checks the classes, counts unreadable images, and writes the report for each class."""
 
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..datasets.class_names import describe_class
 from ..evaluation.accuracy import AccuracyMetric
 from ..evaluation.class_report import write_class_report
-from ..utils.errors import ArgumentError, UserError, shorten
-from ..utils.validation import PART
+from ..utils.errors import ArgumentError, shorten
+from .broken_images import BrokenImagesHook
 from .fsdp import unwrap_model
 
 
 @HOOKS.register_module()
-class LabelledImagesHook(Hook):
+class LabelledImagesHook(BrokenImagesHook):
     """Logs and counts unreadable images, and writes the report for each class after each evaluation.
 
     Args:
@@ -30,9 +27,7 @@ class LabelledImagesHook(Hook):
     """
 
     def __init__(self, max_broken: float = 0.01) -> None:
-        PART.check('max_broken', max_broken)
-        self._max_broken = max_broken
-        self._broken: dict[str, set[str]] = defaultdict(set)  # by mode, as the data sets differ in size
+        super().__init__(max_broken)
         self._classes: tuple[str, ...] = ()
 
     def before_train(self, runner: Runner) -> None:
@@ -59,21 +54,6 @@ class LabelledImagesHook(Hook):
             raise ArgumentError(
                 f'The data has {len(names)} classes ({names[0]}, ..., {names[-1]}), but the model {outputs}: set '
                 f'model.num_classes={len(names)}, or name all classes in a class_map.'
-            )
-
-    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
-        """Count the unreadable images."""
-        size, broken = len(getattr(runner, f'{mode}_dataloader').dataset), self._broken[mode]
-        new = {name for names in data_batch['broken'] if names for name in names.split('\n')} - broken
-        for name in sorted(new):
-            broken.add(name)
-            runner.logger.warning(f'The image {name} cannot be read and is skipped ({len(broken)} so far).')
-        allowed = max(1, int(self._max_broken * size))
-        none_instead = mode == 'train' and bool((data_batch['labels'] < 0).any())
-        if len(broken) > allowed or none_instead:
-            raise UserError(
-                f'{len(broken)} images cannot be read, the last of them {max(broken)}; {allowed} of {size} may be: fix '
-                f'the data (the log names them), or set max_broken of {type(self).__name__}.'
             )
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:

@@ -1,6 +1,7 @@
 """Top-1 and top-5 accuracy and the confusion matrix of a classifier."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
@@ -13,20 +14,10 @@ from ..utils.errors import UserError
 _TOP = 5
 
 
-@METRICS.register_module()
-class AccuracyMetric(BaseMetric):
-    """Top-1 and top-5 accuracy, from 0 to 1, of all images that could be read (label 0 or more).
+class ShareMetric(BaseMetric):
+    """Base class of metrics whose results of all processes count, each once."""
 
-    Attributes:
-        confusion (Tensor | None): Confusion matrix of the last evaluation: the number of images by class (rows) and
-            predicted class (columns), (classes, classes).
-    """
-
-    default_prefix = 'accuracy'
-    confusion: Tensor | None = None
-    results: list[tuple[int, int, list[int]]]
-
-    def evaluate(self, size: int) -> dict[str, float]:
+    def evaluate(self, size: int) -> dict[str, Any]:
         """Compute the scores over the results of all ranks.
 
         Args:
@@ -39,6 +30,20 @@ class AccuracyMetric(BaseMetric):
         results = [result for part in all_gather_object(self.results) for result in part]
         self.results.clear()
         return {f'{self.prefix}/{name}': score for name, score in self.compute_metrics(results).items()}
+
+
+@METRICS.register_module()
+class AccuracyMetric(ShareMetric):
+    """Top-1 and top-5 accuracy, from 0 to 1, of all images that could be read (label 0 or more).
+
+    Attributes:
+        confusion (Tensor | None): Confusion matrix of the last evaluation: the number of images by class (rows) and
+            predicted class (columns), (classes, classes).
+    """
+
+    default_prefix = 'accuracy'
+    confusion: Tensor | None = None
+    results: list[tuple[int, int, list[int]]]
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Store label, number of classes and the five best classes of each image."""

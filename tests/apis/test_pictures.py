@@ -137,7 +137,8 @@ def test_the_list_has_every_config_once_under_its_task(tmp_path, call_tool, caps
         assert len(purpose) > 20 and purpose.split('. ')[0].rstrip('.') in comment
     assert set(found) == {path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts}
     assert sorted(tasks) == sorted(set(found.values())) and {'detection', 'classification'} <= set(tasks)
-    for config, scope in ((DETECTOR, 'detection'), (CLASSIFIER, 'classification')):
+    pretraining = CONFIGS / 'fcmae_convnext_v2_t_imagenet.py'
+    for config, scope in ((DETECTOR, 'detection'), (CLASSIFIER, 'classification'), (pretraining, 'pretraining')):
         assert found[config] == scope
 
 

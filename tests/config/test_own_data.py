@@ -28,7 +28,7 @@ def make_known(task: str, real_data: Path, folder: Path) -> Path:
         return real_data / 'coco'
     names = [f'images/{split}' for split in ('training', 'validation')]
     names += [f'annotations/{split}' for split in ('training', 'validation')]
-    if task == 'classification':
+    if task in ('classification', 'pretraining'):
         names = [f'{split}/n{number:08}' for split in ('train', 'val') for number in range(1000)]
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -38,7 +38,7 @@ def make_known(task: str, real_data: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification', 'pretraining'])
 def test_the_data_of_the_recipes_changes_nothing(task, real_data, tmp_path):
     """Key by key: --data-root with COCO, ADE20K or ImageNet gives what it gave before layouts were recognised."""
     root, seen = str(make_known(task, real_data, tmp_path)), 0

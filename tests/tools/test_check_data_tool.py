@@ -42,3 +42,20 @@ def test_a_config_reads_the_data_as_it_trains(call_tool, shapes, tmp_path):
     result = call_tool('check_data.py', *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-2000:]
     assert 'Classes in val' in result.stdout
+
+
+def test_images_without_labels_are_looked_at_as_files(call_tool, shapes, tmp_path):
+    shutil.copytree(shapes / 'train2017', tmp_path / 'mine/deep/train')
+    shutil.copytree(shapes / 'val2017', tmp_path / 'mine/val')
+    result = call_tool('check_data.py', tmp_path / 'mine', '--task', 'pretraining', '--number', 3, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert 'images without labels, 6 train + 4 val images' in result.stdout and 'Classes' not in result.stdout
+    assert len([*(tmp_path / 'work_dirs/check_data/mine/pictures').iterdir()]) == 3
+    first = min((tmp_path / 'mine/deep/train').iterdir())
+    shutil.copyfile(first, tmp_path / 'mine/val' / first.name)
+    first.with_name('empty.png').touch()
+    arguments = [tmp_path / 'mine', '--task', 'pretraining', '--json', '--number', 0]
+    report = json.loads(call_tool('check_data.py', *arguments, cwd=tmp_path).stdout)
+    kinds = {one['kind']: one['severity'] for one in report['problems']}
+    assert kinds == {'unreadable images': 'error', 'pictures that another split has, too': 'error'}
+    assert report['splits']['train'].keys() == {'images', 'sizes', 'classes'}

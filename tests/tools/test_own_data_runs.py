@@ -2,14 +2,15 @@
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import own_sets_masks
 import pytest
-from conftest import REPOSITORY, run_tool
+from conftest import REPOSITORY, refusal, run_tool
 from own_sets import DETECTION, NAMES, write_detection
 
-from convnext_backbone import read_checkpoint
+from convnext_backbone import ConvNeXt, load_backbone, read_checkpoint
 
 CONFIGS = dict(
     detection='cascade_convnext_atto_coco8', segmentation='upernet_convnext_atto_camvid',
@@ -79,3 +80,42 @@ def test_labels_in_folders_or_in_a_table(table, real_data, tmp_path):
     photo = str(next((tmp_path / 'mine').rglob('dog_0.jpg')))
     classes, found, _ = train_and_predict('classification', photo, tmp_path, '--iters', '2', '--batch-size', '4')
     assert classes == ['dog', 'tench'] and {one['class'] for one in found[0]['classes']} == {'dog', 'tench'}
+
+
+def test_images_without_labels(real_data, call_tool, tmp_path):
+    """Photographs in folders and in a tar file: pre-trained on, validated, tested, drawn; and the backbone is used."""
+    photos = sorted((real_data / 'imagenette/train').rglob('*.JPEG'))[::20][:24]
+    for i, path in enumerate(photos[:16]):
+        place = tmp_path / f'mine/{i % 3}/deep/{path.name}'
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+    with tarfile.open(tmp_path / 'mine/more.tar', 'w') as archive:
+        for path in photos[16:]:
+            archive.add(path, arcname=path.name)
+    (tmp_path / 'mine/broken.jpg').write_bytes(photos[0].read_bytes()[:5000])
+
+    def call(tool: str, *arguments: object) -> str:
+        result = call_tool(tool, *arguments, cwd=tmp_path)
+        assert not result.returncode, result.stderr[-3000:]
+        return result.stdout + result.stderr
+
+    config, ran = REPOSITORY / 'configs/demo/fcmae_convnext_v2_atto_shapes.py', 'out/fcmae_convnext_v2_atto_shapes.py'
+    schedule = ['--epochs', 2, '--batch-size', 4, '--val-split', 0.2]
+    options = ['train_dataloader.num_workers=1', 'default_hooks.logger.interval=1', 'train_cfg.val_interval=1']
+    said = call('train.py', config, '--data-root', 'mine', '--work-dir', 'out', *schedule, '--cfg-options', *options)
+    assert 'images without labels, 20 train + 5 val images' in said and 'broken.jpg (OSError: ' in said
+    assert said.count('reconstruction/loss: ') == 2 and (tmp_path / 'out/curves.png').is_file()
+    call('test.py', ran, 'out/epoch_2.pth', '--work-dir', 'out')
+    scores = json.loads((tmp_path / 'out/scores.json').read_text())
+    assert [*scores] == ['reconstruction/loss'] and 0 < scores['reconstruction/loss'] < 10
+    call('browse_data.py', ran, '--number', 2, '--work-dir', 'out')
+    assert (tmp_path / 'out/browse/train_0002.png').is_file()
+    report = load_backbone(ConvNeXt('atto', use_grn=True, out_norm=False), tmp_path / 'out/epoch_2.pth')
+    assert report.complete and not report.new
+
+
+def test_what_a_pretrained_model_cannot_do_is_one_sentence(call_tool, shapes, tmp_path):
+    config = REPOSITORY / 'configs/demo/fcmae_convnext_v2_atto_shapes.py'
+    arguments = [config, 'weights.pth', '--data-root', shapes]
+    assert '--show-dir' in refusal(call_tool('test.py', *arguments, '--show-dir', 'pictures', cwd=tmp_path))
+    assert 'is for pre-training' in refusal(call_tool('export.py', config, 'weights.pth', 'x.onnx', cwd=tmp_path))
