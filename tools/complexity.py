@@ -82,7 +82,7 @@ def as_json(cost: Complexity) -> dict:
 def zoo_as_json() -> list[dict]:
     """All models beside the papers' numbers, for a program."""
     entries = [count_published(model, CONFIGS) for model in read_zoo(CONFIGS)]
-    keys = ('name', 'parameters', 'gflops', 'v2_arch')
+    keys = ('name', 'parameters', 'gflops')
     return [
         dict(name=model.name, **as_json(cost), published={key: getattr(model, key) for key in keys})
         for model, cost in entries
@@ -94,8 +94,7 @@ def print_zoo(markdown: bool) -> None:
     head, format_row = (MARKDOWN_HEAD, markdown_row) if markdown else (ZOO_HEAD, zoo_row)
     print(head)
     for model in read_zoo(CONFIGS):
-        if model.config or not markdown:
-            print(format_row(count_published(model, CONFIGS)), flush=True)
+        print(format_row(count_published(model, CONFIGS)), flush=True)
 
 
 def zoo_row(entry: Entry) -> str:

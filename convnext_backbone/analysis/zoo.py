@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from mmengine.config import Config
-
 from ..config.load import load_config
 from ..config.metafile import METAFILE, Model, read_metafile
 from .complexity import Complexity, count_complexity
@@ -31,11 +29,7 @@ def read_zoo(configs: Path) -> list[Model]:
 
 def count_published(model: Model, configs: Path) -> Entry:
     """Count a model of :func:`read_zoo` on an image of the size that its published numbers are for."""
-    if model.config:
-        return Entry(model, count_complexity(load_config(configs.parent / model.config)))
-    backbone = dict(type='ConvNeXt', arch=model.v2_arch, use_grn=True)
-    cfg = Config(dict(default_scope='mmengine', model=dict(type='ImageClassifier', backbone=backbone)))
-    return Entry(model, count_complexity(cfg, (224, 224)))
+    return Entry(model, count_complexity(load_config(configs.parent / model.config)))
 
 
 MARKDOWN_HEAD = (

@@ -13,14 +13,13 @@ class Model(NamedTuple):
     """A model as published; None where nothing is.
 
     Parameters are in millions, multiply-adds in billions (``gflops``); scores keep the digits of the paper. ``config``
-    is relative to the repository; without one it is the classifier of ConvNeXt V2 that ``v2_arch`` names.
+    is relative to the repository.
     """
 
     name: str
     parameters: float | None
     gflops: float | None
-    v2_arch: str | None
-    config: str | None
+    config: str
     scores: dict[str, str]
     weights: str | None
     ours: bool
@@ -44,8 +43,7 @@ def _read_model(entry: dict) -> Model:
         name=entry['Name'],
         parameters=float(metadata['Parameters']) / 1e6 if 'Parameters' in metadata else None,
         gflops=float(metadata['FLOPs']) / 1e9 if 'FLOPs' in metadata else None,
-        v2_arch=metadata.get('Architecture'),
-        config=entry.get('Config'),
+        config=entry['Config'],
         scores={name: score for result in entry.get('Results', []) for name, score in result['Metrics'].items()},
         weights=entry.get('Weights'),
         ours=metadata.get('Recipe') == 'ours',

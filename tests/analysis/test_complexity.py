@@ -36,23 +36,21 @@ def test_each_model_costs_what_its_paper_and_the_docs_say(model):
     if model.gflops:
         assert entry.cost.total.multiply_adds / 1e9 == pytest.approx(model.gflops, rel=0.01)
         assert abs(entry.difference) <= 1
-    if model.config and not (ONEDL and model.name.startswith('dino')):  # whose queries know boxes by twice the numbers
+    if not (ONEDL and model.name.startswith('dino')):  # whose queries know boxes by twice the numbers
         assert markdown_row(entry) in PAGE.splitlines()
 
 
-def test_the_zoo_is_all_configs_and_v2():
+def test_the_zoo_is_all_configs():
     assert len({model.name for model in ZOO}) == len(ZOO)
-    assert [model.config for model in ZOO if model.config] == [f'configs/{m.name}.py' for m in ZOO if m.config]
-    assert {REPOSITORY / model.config for model in ZOO if model.config} == {*CONFIGS.glob('*.py')}
-    archs = [model.v2_arch for model in ZOO if not model.config]
-    assert archs == ['atto', 'femto', 'pico', 'nano', 'tiny', 'base', 'large', 'huge']
+    assert [model.config for model in ZOO] == [f'configs/{model.name}.py' for model in ZOO]
+    assert {REPOSITORY / model.config for model in ZOO} == {*CONFIGS.glob('*.py')}
 
 
-def test_what_no_paper_scores_or_counts_is_ours_or_pretraining_on_22k():
+def test_what_no_paper_scores_or_counts_is_ours_or_pretraining_on_22k_or_without_labels():
     """But for fine-tuning of T and S at 384 pixels, of which no multiply-adds are published."""
     ours = {model.name for model in ZOO if model.ours}
-    pretraining = {path.stem for path in CONFIGS.glob('*_imagenet22k.py')}
-    assert {model.name for model in ZOO if model.config and not model.score} == ours | pretraining
+    pretraining = {path.stem for name in ('*_imagenet22k', 'fcmae_*') for path in CONFIGS.glob(f'{name}.py')}
+    assert {model.name for model in ZOO if not model.score} == ours | pretraining
     assert {model.name for model in ZOO if not model.parameters} == ours | pretraining
     small = {f'finetune_convnext_{size}_22k_384_imagenet' for size in 'ts'}
     assert {model.name for model in ZOO if not model.gflops} == ours | pretraining | small
@@ -61,7 +59,7 @@ def test_what_no_paper_scores_or_counts_is_ours_or_pretraining_on_22k():
 def test_the_docs_have_the_zoo_in_its_order_and_nothing_else():
     head, rows = PAGE.splitlines()[:2], PAGE.splitlines()[2:]
     assert '\n'.join(head) == MARKDOWN_HEAD
-    assert [re.match(r'\| \[(\w+)\]', row)[1] for row in rows] == [model.name for model in ZOO if model.config]
+    assert [re.match(r'\| \[(\w+)\]', row)[1] for row in rows] == [model.name for model in ZOO]
 
 
 def classifier(size: int, **backbone) -> complexity.Complexity:
@@ -260,7 +258,7 @@ def test_the_tool_counts_from_anywhere_and_fetches_nothing(call_tool, tmp_path):
 
 @pytest.mark.parametrize('form', ['text', 'json', 'markdown'])
 def test_the_tool_prints_the_zoo(call_tool, monkeypatch, tmp_path, form):
-    rows = [model for model in ZOO if model.name in ('pretrain_isotropic_s_imagenet', 'ConvNeXt V2 atto')]
+    rows = [m for m in ZOO if m.name in ('pretrain_isotropic_s_imagenet', 'finetune_convnext_v2_atto_imagenet')]
     monkeypatch.setattr('convnext_backbone.analysis.zoo.read_zoo', lambda configs: rows)
     flags = [] if form == 'text' else [f'--{form}']
     result = call_tool('complexity.py', '--zoo', *flags, cwd=tmp_path)
@@ -268,17 +266,15 @@ def test_the_tool_prints_the_zoo(call_tool, monkeypatch, tmp_path, form):
     if form == 'text':
         isotropic, atto = result.stdout.splitlines()[2:]
         assert isotropic.split() == ['pretrain_isotropic_s_imagenet', '22.31', '22', '4.29', '4.3', '-0.32', '%']
-        assert atto.startswith('ConvNeXt V2 atto ')
+        assert atto.startswith('finetune_convnext_v2_atto_imagenet ')
     elif form == 'json':
         isotropic, atto = json.loads(result.stdout)
         assert isotropic['parameters'] == 22_308_712
-        assert isotropic['published'] == dict(
-            name='pretrain_isotropic_s_imagenet', parameters=22, gflops=4.3, v2_arch=None
-        )
+        assert isotropic['published'] == dict(name='pretrain_isotropic_s_imagenet', parameters=22, gflops=4.3)
     else:
         assert result.stdout.splitlines() == [
             *MARKDOWN_HEAD.splitlines(),
-            markdown_row(count_published(rows[0], CONFIGS)),
+            *(markdown_row(count_published(row, CONFIGS)) for row in rows),
         ]
 
 

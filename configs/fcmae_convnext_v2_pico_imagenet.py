@@ -1,0 +1,7 @@
+# ConvNeXt V2-pico on ImageNet-1K without labels: FCMAE from random weights.
+#
+#   python tools/train.py configs/fcmae_convnext_v2_pico_imagenet.py --data-root data/imagenet
+#   python tools/train.py configs/fcmae_convnext_v2_pico_imagenet.py --data-root my_photos --epochs 200
+_base_ = '_base_/fcmae_imagenet.py'
+
+model = dict(backbone=dict(arch='pico'))

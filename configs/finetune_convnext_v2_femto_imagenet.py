@@ -1,0 +1,13 @@
+# ConvNeXt V2-femto from FCMAE without labels to ImageNet-1K. Published: 78.5 top-1.
+# Its numbers are those of atto, the nearest size for which the official code has some.
+#
+#   python tools/train.py configs/finetune_convnext_v2_femto_imagenet.py --data-root data/imagenet
+_base_ = 'finetune_convnext_v2_atto_imagenet.py'
+
+model = dict(
+    backbone=dict(arch='femto'),
+    init_cfg=dict(
+        type='Pretrained',
+        checkpoint='https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_femto_1k_224_fcmae.pt',
+    ),
+)
