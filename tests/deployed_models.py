@@ -1,16 +1,20 @@
 """Small models of every kind that can be exported, whose untrained heads give values as spread as trained ones."""
 
+import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 from torch import nn
 
-from convnext_backbone.config.load import load_config
+from convnext_backbone.config.load import load_config, prepare_config
 from convnext_backbone.config.recipes import task_of
+from convnext_backbone.deploy.export import export_model
 from convnext_backbone.models.grn import GRN
 
 CHANNELS = [8, 16, 24, 32]
@@ -143,3 +147,20 @@ def save(model: nn.Module, cfg: Config, folder: Path) -> tuple[Path, Path]:
     cfg.dump(folder / 'config.py')
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=meta)), folder / 'model.pth')
     return folder / 'config.py', folder / 'model.pth'
+
+
+def export(model: nn.Module, cfg: Config, folder: Path, **arguments: object) -> None:
+    """The config and the checkpoint of a model, and beside them its exported file."""
+    config, weights = map(str, save(model, cfg, folder))
+    flags = argparse.Namespace(config=config, checkpoint=weights, work_dir=None, data_root=None, cfg_options=None)
+    export_model(prepare_config(flags), weights, folder / 'model.onnx', **arguments)
+
+
+def draw_photos(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:
+    """Smooth pictures of given widths and heights."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    paths = [folder / f'{i}.png' for i in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.fromarray(random.integers(0, 256, (9, 8, 3), np.uint8)).resize(size).save(path)
+    return paths

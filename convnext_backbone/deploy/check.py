@@ -1,22 +1,24 @@
 """Check of an exported file: onnxruntime against the trained model, at other sizes than that of the export."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from ..utils.errors import UserError
 from ..utils.image_io import read_image
-from .__main__ import Model, prepare
+from .__main__ import Model, prepare, slide
 from .networks import Network
 from .onnx_file import EXAMPLE
 
 SIZES = ((96, 128), (160, 96), (131, 203), (256, 320))  # of drawn pictures, none of them the example's
 SCORE, PIXELS, MATCHED = 1e-4, 0.9999, 0.99  # tolerances: of scores, and of pixels and detections that agree
 DETECTION = (0.5, 1e-3, 0.0, 1e-2)  # of one that agrees: pixels of its box, score, label, probabilities of its mask
+OVERLAP = 0.75  # of the boxes of one object that files of different precision find
 
 
 def draw_inputs(model: Model) -> Iterator[np.ndarray]:
@@ -29,9 +31,17 @@ def draw_inputs(model: Model) -> Iterator[np.ndarray]:
 
 
 def load_inputs(model: Model, photos: Iterable[Path]) -> Iterator[np.ndarray]:
-    """Network inputs of photographs, as of :func:`.prepare`."""
+    """Network inputs of photographs, as of :func:`.prepare`; of a segmentor that slides, its windows."""
     for path in photos:
-        yield prepare(model.meta, Image.fromarray(read_image(path)))
+        image, parts = prepare(model.meta, Image.fromarray(read_image(path))), []
+
+        def keep(part: np.ndarray, parts: list = parts) -> np.ndarray:
+            parts.append(part)
+            return part
+
+        if model.meta['window']:
+            slide(keep, image, model.meta['window'], model.meta['stride'])
+        yield from parts or [image]
 
 
 def check_export(network: Network, model: Model, inputs: Iterable[np.ndarray]) -> dict[str, Any]:
@@ -50,8 +60,57 @@ def check_export(network: Network, model: Model, inputs: Iterable[np.ndarray]) -
         UserError: Less agree than is tolerated; the text names the worst output.
     """
     compare = {'scores': _compare_scores, 'logits': _compare_logits}.get(network.outputs[0], compare_detections)
+    report = _compare_outputs(network, model, inputs, compare)
+    least = {'scores': 1.0, 'logits': PIXELS}.get(network.outputs[0], MATCHED)
+    if report['agree'] < least:
+        worst = report['worst']
+        bounds = dict(zip(network.outputs, DETECTION, strict=False)) if len(worst) > 1 else {}
+        name = max(worst, key=lambda key: worst[key] / max(bounds.get(key, 1), 1e-9))
+        raise UserError(
+            f'The export differs from the model: {100 * report["agree"]:.2f} % of {report["of"]} results agree, and '
+            f'{100 * least:g} % have to; worst is {name}, by {worst[name]:.2g}; no file is written.'
+        )
+    return _rounded(report)
+
+
+def measure_cost(
+    network: Network, model: Model, inputs: Iterable[np.ndarray], least: float, remedy: str
+) -> dict[str, Any]:
+    """Count what a file of fewer bits finds as its model does: best classes of images or pixels, and objects.
+
+    Args:
+        network: As of :func:`.build_network`, in fp32.
+        model: The file.
+        inputs: Normalized images, (3, H, W).
+        least: The share that has to agree.
+        remedy: What to do if less does.
+
+    Returns:
+        As :func:`check_export`; of detections those count that the runner reports. ``worst`` is that of scores and
+        logits.
+
+    Raises:
+        UserError: Less agree.
+    """
+
+    def compare_objects(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:
+        return _match_objects(
+            *([one[side[1] >= model.meta['score_thr']] for one in side] for side in (expected, found))
+        )
+
+    compare = {'scores': _compare_best, 'logits': _compare_logits}.get(network.outputs[0], compare_objects)
+    report = _compare_outputs(network, model, inputs, compare)
+    if report['agree'] < least:
+        raise UserError(
+            f'Fewer bits cost too much: {100 * report["agree"]:.1f} % of {report["of"]} results are those of the '
+            f'model, and {100 * least:g} % have to be; no file is written: {remedy}.'
+        )
+    return _rounded(report)
+
+
+def _compare_outputs(network: Network, model: Model, inputs: Iterable[np.ndarray], compare: Callable) -> dict[str, Any]:
     agreed = total = number = 0
-    worst = dict.fromkeys(network.outputs, 0.0)
+    worst: dict[str, float] = {}
     for image in inputs:
         height, width = image.shape[1:]
         if not model.meta['size'] and (height, width) == EXAMPLE:
@@ -61,22 +120,14 @@ def check_export(network: Network, model: Model, inputs: Iterable[np.ndarray]) -
         expected = [one.numpy() for one in (found if isinstance(found, tuple) else [found])]
         equal, compared, errors = compare(expected, model(image))
         agreed, total, number = agreed + equal, total + compared, number + 1
-        worst = {name: max(worst[name], error) for name, error in zip(worst, errors, strict=False)}
-    least = {'scores': 1.0, 'logits': PIXELS}.get(network.outputs[0], MATCHED)
-    if agreed < least * total:
-        bounds = dict(zip(network.outputs, DETECTION, strict=False)) if len(worst) > 1 else {}
-        name = max(worst, key=lambda key: worst[key] / max(bounds.get(key, 1), 1e-9))
-        raise UserError(
-            f'The export differs from the model: {100 * agreed / total:.2f} % of {total} results agree, and '
-            f'{100 * least:g} % have to; worst is {name}, by {worst[name]:.2g}; no file is written.'
-        )
-    # Rounded, so that another run writes the same.
-    return dict(
-        inputs=number,
-        agree=round(agreed / max(total, 1), 4),
-        of=total,
-        worst={k: float(f'{v:.0e}') for k, v in worst.items()},
-    )
+        worst = {name: max(worst.get(name, 0.0), e) for name, e in zip(network.outputs, errors, strict=False)}
+    return dict(inputs=number, agree=agreed / total if total else 1.0, of=total, worst=worst)
+
+
+def _rounded(report: dict[str, Any]) -> dict[str, Any]:
+    """The same report of another run, whose last digits are others."""
+    worst = {name: float(f'{error:.0e}') for name, error in report['worst'].items()}
+    return {**report, 'agree': round(report['agree'], 4), 'worst': worst}
 
 
 Compared = tuple[int, int, list[float]]  # how many agree, of how many, and the largest difference of each output
@@ -90,6 +141,24 @@ def _compare_scores(expected: list[np.ndarray], found: list[np.ndarray]) -> Comp
 def _compare_logits(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:
     same = expected[0].argmax(1) == found[0].argmax(1)
     return int(same.sum()), same.size, [float(np.abs(expected[0] - found[0]).max())]
+
+
+def _compare_best(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:
+    same = expected[0].argmax(1) == found[0].argmax(1)
+    return int(same.sum()), same.size, [float(np.abs(expected[0] - found[0]).max())]
+
+
+def _match_objects(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:
+    """Match objects one to one: of the same class, the boxes share :data:`OVERLAP` of their union."""
+    overlaps = box_iou(torch.from_numpy(expected[0]), torch.from_numpy(found[0])).numpy()
+    overlaps[expected[2][:, None] != found[2][None]] = 0
+    matched = 0
+    for row in overlaps if overlaps.size else ():
+        best = row.argmax()
+        if row[best] >= OVERLAP:
+            matched += 1
+            overlaps[:, best] = 0
+    return matched, max(len(expected[0]), len(found[0])), []
 
 
 def compare_detections(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:

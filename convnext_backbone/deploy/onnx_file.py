@@ -1,6 +1,7 @@
 """Export of a network to ONNX: one file that says what it is, and is the same each time."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -12,7 +13,7 @@ import torch
 
 from ..utils.errors import UserError
 from ..utils.validation import integers
-from .__main__ import KEY
+from .__main__ import KEY, LEAST_RUNTIME
 from .detector import DetectorNetwork
 from .networks import Network
 from .plain import make_plain
@@ -25,10 +26,13 @@ EXAMPLE = (208, 272)  # the height and the width with which a network of any siz
 
 
 def check_packages() -> None:
-    """Raise UserError unless everything that an export needs is installed."""
+    """Raise UserError unless everything that an export needs is installed, and the runtime reads what is written."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"To export, {', '.join(missing)} must be installed: run `pip install '.[export]'`.")
+    version = importlib.import_module('onnxruntime').__version__
+    if tuple(map(int, version.split('.')[:2])) < LEAST_RUNTIME:
+        raise UserError(f'To export, onnxruntime {version} is too old: run `pip install -U onnxruntime`.')
 
 
 def export_network(network: Network, path: Path, size: tuple[int, int] | None) -> None:
@@ -65,11 +69,8 @@ def export_network(network: Network, path: Path, size: tuple[int, int] | None) -
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
-    _name_axes(proto, axes)
-    _forget_places(proto)
-    proto.ir_version = IR_VERSION
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    _name_axes(program.model_proto, axes)
+    save(program.model_proto, path)
 
 
 def write_metadata(path: Path, about: dict[str, Any]) -> None:
@@ -78,6 +79,13 @@ def write_metadata(path: Path, about: dict[str, Any]) -> None:
 
     proto = onnx.load(path)
     onnx.helper.set_model_props(proto, {KEY: json.dumps(about)})
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def save(proto: Any, path: Path) -> None:
+    """Write a graph alone, for the oldest runtime that can run it: the same bytes each time, on every machine."""
+    _forget_places(proto)
+    proto.ir_version = IR_VERSION
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 

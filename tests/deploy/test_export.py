@@ -1,6 +1,5 @@
 """tools/export.py: files of every kind of model, run by onnxruntime and by the runner. Exact up to the tolerances."""
 
-import argparse
 import collections
 import json
 
@@ -11,10 +10,9 @@ import torch
 from conftest import REPOSITORY, refusal
 from PIL import Image
 
-from convnext_backbone.config.load import load_config, prepare_config
+from convnext_backbone.config.load import load_config
 from convnext_backbone.deploy import __main__ as runner
 from convnext_backbone.deploy import check, metadata, onnx_file
-from convnext_backbone.deploy.export import export_model
 from convnext_backbone.deploy.supported import build_network
 from convnext_backbone.utils.errors import UserError
 
@@ -46,12 +44,7 @@ def export(make_once):
         models.enliven(model, network)
 
         def fill(folder):
-            config, weights = map(str, models.save(model, cfg, folder))
-            flags = argparse.Namespace(
-                config=config, checkpoint=weights, work_dir=None, data_root=None, cfg_options=None
-            )
-            licence = metadata.find_licence(cfg)
-            export_model(prepare_config(flags), weights, folder / 'model.onnx', size, licence=licence)
+            models.export(model, cfg, folder, size=size, licence=metadata.find_licence(cfg))
 
         return network, make_once(f'export-{kind}-{size}', fill)
 
@@ -234,6 +227,17 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(onnx_file, 'PACKAGES', ('onnx', 'onnx_that_is_missing'))
     with pytest.raises(UserError, match=r"onnx_that_is_missing must be installed: run `pip install '\.\[export\]'`"):
         onnx_file.check_packages()
+
+
+def test_too_old_a_runtime_is_refused_before_anything_is_computed(export, run, tmp_path, call_tool, monkeypatch):
+    _, folder = export('classifier')
+    monkeypatch.setattr('onnxruntime.__version__', '1.16.3')
+    sentence = refusal(call_tool('export.py', folder / 'config.py', folder / 'model.pth', 'm.onnx', cwd=tmp_path))
+    assert 'onnxruntime 1.16.3 is too old: run `pip install -U onnxruntime`' in sentence
+    code, printed, said = run(folder / 'model.onnx', tmp_path)
+    assert (code, printed) == (2, '')
+    assert said == 'error: onnxruntime 1.16.3 is too old: install 1.17 or a newer one.\n'
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
