@@ -89,7 +89,7 @@ def _read_settings(path: Path) -> Iterator[tuple[str, str]]:
             yield target.id, ast.literal_eval(statement.value)
         elif target.id == 'model' and isinstance(statement.value, ast.Call):
             types = [word.value for word in statement.value.keywords if word.arg == 'type']
-            yield from ((target.id, node.value) for node in types if isinstance(node, ast.Constant))
+            yield from ((target.id, str(node.value)) for node in types if isinstance(node, ast.Constant))
     for base in as_list(bases):
         library, inherited, _ = base.partition('::')
         if inherited:

@@ -102,7 +102,7 @@ def read_first(reader: Any, index: int, tries: int) -> tuple['Image | None', Any
     Returns:
         The image and its label, None and None if all fail; and the unreadable images, each with the reason.
     """
-    broken = []
+    broken: list[str] = []
     for i in range(index, index + min(tries, len(reader))):
         i %= len(reader)
         try:

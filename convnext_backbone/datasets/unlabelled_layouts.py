@@ -63,7 +63,7 @@ def find_unlabelled(
     elif val_split is not None:
         raise refuse_draw(root, len(sets['val']))
     there = [split for split in ('train', 'val', 'test') if split in sets]
-    splits = {split: _write(sets[split], root, out_dir / f'{split}.txt') for split in there}
+    splits: dict[str, dict] = {split: _write(sets[split], root, out_dir / f'{split}.txt') for split in there}
     return Layout('images without labels', (), splits, {split: len(sets[split]) for split in there}, notes)
 
 

@@ -33,7 +33,8 @@ def draw_inputs(model: Model) -> Iterator[np.ndarray]:
 def load_inputs(model: Model, photos: Iterable[Path]) -> Iterator[np.ndarray]:
     """Network inputs of photographs, as of :func:`.prepare`; of a segmentor that slides, its windows."""
     for path in photos:
-        image, parts = prepare(model.meta, Image.fromarray(read_image(path))), []
+        image = prepare(model.meta, Image.fromarray(read_image(path)))
+        parts: list[np.ndarray] = []
 
         def keep(part: np.ndarray, parts: list = parts) -> np.ndarray:
             parts.append(part)

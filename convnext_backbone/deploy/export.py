@@ -1,9 +1,10 @@
 """From a config and a checkpoint to one file: build, refuse what is unknown, write, and check before it is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from tqdm import tqdm
 
@@ -68,7 +69,7 @@ def export_model(
         export_network(network, temporary, size)
         write_metadata(temporary, about)
         exported = Model(temporary)
-        inputs = [*draw_inputs(exported), *load_inputs(exported, photos)]
+        inputs: Iterable[np.ndarray] = [*draw_inputs(exported), *load_inputs(exported, photos)]
         about['check'] = check_export(network, exported, inputs)
         if half:
             store_half(temporary)
