@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.classifier import ImageClassifier
 from ..models.layers import DropPath
+from ..models.masked_autoencoder import MaskedAutoencoder
 from ..utils.errors import UserError, printable, shorten
 from .transformers import find_transformer, run_transformer
 
@@ -61,10 +62,11 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
 
     Detectors are counted as in the official results: each box head on as many regions as ``test_cfg`` lets the RPN
     propose (1000), each mask head on as many as it lets be detected (100). Segmentors take the whole image at once;
-    an auxiliary head, which only training runs, has no multiply-adds.
+    an auxiliary head, which only training runs, has no multiply-adds. A masked autoencoder encodes what is visible.
 
     Args:
-        cfg: Of a classifier, a segmentor, or a detector of one or two stages or with a transformer.
+        cfg: Of a classifier, a masked autoencoder, a segmentor, or a detector of one or two stages or with a
+            transformer.
         shape: Height and width of the image in pixels; by default those of :func:`input_shape`.
 
     Raises:
@@ -201,6 +203,9 @@ def run_parts(model: nn.Module, shape: tuple[int, int]) -> None:
     Raises:
         UserError: The model has no backbone, or parts that cannot be run here.
     """
+    if isinstance(model, MaskedAutoencoder):
+        model(torch.empty(batch_size(model), model.backbone.in_channels, *shape))
+        return
     parts = submodules_with_parameters(model)
     is_classifier = isinstance(model, ImageClassifier)
     transformer = find_transformer(model)
@@ -209,8 +214,8 @@ def run_parts(model: nn.Module, shape: tuple[int, int]) -> None:
     if unknown or 'backbone' not in parts:
         reason = f'how {shorten(unknown)} should run is not known' if unknown else 'it has no backbone'
         raise UserError(
-            f'The {type(model).__name__} cannot be counted: {reason}; classifiers, segmentors, and detectors of one or '
-            f'two stages or with a transformer can.'
+            f'The {type(model).__name__} cannot be counted: {reason}; classifiers, masked autoencoders, segmentors, '
+            f'and detectors of one or two stages or with a transformer can.'
         )
     images = torch.empty(batch_size(model), getattr(parts['backbone'], 'in_channels', 3), *shape)
     maps = parts['backbone'](images)

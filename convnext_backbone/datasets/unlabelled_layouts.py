@@ -44,6 +44,7 @@ def find_unlabelled(
     Raises:
         UserError: There are no such images.
     """
+    root, out_dir = Path(root), Path(out_dir).absolute()
     sets, masks = _divide(list_names(root, out_dir))
     notes = [f'{len(masks)} masks are left out: {shorten(masks)}'] if masks else []
     known = ImageNames(name for names in sets.values() for name in names)

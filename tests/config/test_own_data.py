@@ -12,11 +12,11 @@ from own_sets import NAMES, write_detection
 from convnext_backbone.config.heads import find_heads, set_number_of_classes
 from convnext_backbone.config.load import load_config
 from convnext_backbone.config.own_data import Annotations, count_images, replace_data_root, use_own_data
-from convnext_backbone.config.recipes import task_of
+from convnext_backbone.config.recipes import list_recipes, task_of
 from convnext_backbone.config.schedule import Schedule, set_schedule
 from convnext_backbone.utils.errors import UserError
 
-ZOO = sorted(REPOSITORY.glob('configs/*.py'))
+ZOO = [recipe for recipe in list_recipes(REPOSITORY / 'configs') if recipe.path.parent.name == 'configs']
 CASCADE = REPOSITORY / 'configs/cascade_convnext_t_coco.py'
 UPERNET = REPOSITORY / 'configs/upernet_convnext_t_ade20k.py'
 FINETUNE = REPOSITORY / 'configs/finetune_convnext_t_22k_224_imagenet.py'
@@ -42,15 +42,15 @@ def make_known(task: str, real_data: Path, folder: Path) -> Path:
 def test_the_data_of_the_recipes_changes_nothing(task, real_data, tmp_path):
     """Key by key: --data-root with COCO, ADE20K or ImageNet gives what it gave before layouts were recognised."""
     root, seen = str(make_known(task, real_data, tmp_path)), 0
-    for path in ZOO:
+    for path in [recipe.path for recipe in ZOO if recipe.task == task]:
         cfg = Config.fromfile(path)
-        if task_of(cfg) == task:
-            cfg.work_dir = str(tmp_path / 'work')
-            replace_data_root(cfg, root)
-            before = cfg.to_dict()
-            assert use_own_data(cfg, root, Annotations()) is None and not set_schedule(cfg, Schedule())
-            assert cfg.to_dict() == before
-            seen += 1
+        assert task_of(cfg) == task
+        cfg.work_dir = str(tmp_path / 'work')
+        replace_data_root(cfg, root)
+        before = cfg.to_dict()
+        assert use_own_data(cfg, root, Annotations()) is None and not set_schedule(cfg, Schedule())
+        assert cfg.to_dict() == before
+        seen += 1
     assert seen >= 7 and not (tmp_path / 'work').exists()
 
 

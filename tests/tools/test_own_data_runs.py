@@ -99,16 +99,16 @@ def test_images_without_labels(real_data, call_tool, tmp_path):
         assert not result.returncode, result.stderr[-3000:]
         return result.stdout + result.stderr
 
-    config, ran = REPOSITORY / 'configs/demo/fcmae_convnext_v2_atto_shapes.py', 'out/fcmae_convnext_v2_atto_shapes.py'
+    config, data = REPOSITORY / 'configs/demo/fcmae_convnext_v2_atto_shapes.py', ['--data-root', 'mine']
     schedule = ['--epochs', 2, '--batch-size', 4, '--val-split', 0.2]
     options = ['train_dataloader.num_workers=1', 'default_hooks.logger.interval=1', 'train_cfg.val_interval=1']
-    said = call('train.py', config, '--data-root', 'mine', '--work-dir', 'out', *schedule, '--cfg-options', *options)
+    said = call('train.py', config, *data, '--work-dir', 'out', *schedule, '--cfg-options', *options)
     assert 'images without labels, 20 train + 5 val images' in said and 'broken.jpg (OSError: ' in said
     assert said.count('reconstruction/loss: ') == 2 and (tmp_path / 'out/curves.png').is_file()
-    call('test.py', ran, 'out/epoch_2.pth', '--work-dir', 'out')
+    call('test.py', config, 'out/epoch_2.pth', *data, '--work-dir', 'out')
     scores = json.loads((tmp_path / 'out/scores.json').read_text())
     assert [*scores] == ['reconstruction/loss'] and 0 < scores['reconstruction/loss'] < 10
-    call('browse_data.py', ran, '--number', 2, '--work-dir', 'out')
+    call('browse_data.py', config, *data, '--number', 2, '--work-dir', 'out')
     assert (tmp_path / 'out/browse/train_0002.png').is_file()
     report = load_backbone(ConvNeXt('atto', use_grn=True, out_norm=False), tmp_path / 'out/epoch_2.pth')
     assert report.complete and not report.new
