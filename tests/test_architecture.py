@@ -34,7 +34,7 @@ WINGS = {
     ),
 }
 LONGEST = 300  # lines of a module
-RUNNER = 'deploy/__main__.py', 360  # which people copy elsewhere: it is one file that imports nothing of ours
+RUNNER = 'deploy/__main__.py', 450  # which people copy elsewhere: it is one file that imports nothing of ours
 UTILS = 450  # lines of utils in all: it is for what several wings share
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
 imported_wings = runpy.run_path(str(REPOSITORY / 'tools/analysis/draw_architecture.py'))['imported_wings']

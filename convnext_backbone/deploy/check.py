@@ -1,5 +1,6 @@
 """Check of an exported file: onnxruntime against the trained model, at other sizes than that of the export."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from torchvision.ops import box_iou
 
 from ..utils.errors import UserError
 from ..utils.image_io import read_image
-from .__main__ import Model, prepare, slide
+from .__main__ import Model, Size, paste_mask, prepare, slide
 from .networks import Network
 from .onnx_file import EXAMPLE
 
 SIZES = ((96, 128), (160, 96), (131, 203), (256, 320))  # of drawn pictures, none of them the example's
 SCORE, PIXELS, MATCHED = 1e-4, 0.9999, 0.99  # tolerances: of scores, and of pixels and detections that agree
-DETECTION = (0.5, 1e-3, 0.0, 1e-2)  # of one that agrees: pixels of its box, score, label, probabilities of its mask
+DETECTION = (0.5, 1e-3, 0.0, 1e-2)  # of one that agrees: pixels of its box, score, label, what its masks do not share
 OVERLAP = 0.75  # of the boxes of one object that files of different precision find
 
 
@@ -60,7 +61,8 @@ def check_export(network: Network, model: Model, inputs: Iterable[np.ndarray]) -
     Raises:
         UserError: Less agree than is tolerated; the text names the worst output.
     """
-    compare = {'scores': _compare_scores, 'logits': _compare_logits}.get(network.outputs[0], compare_detections)
+    detections = functools.partial(compare_detections, threshold=model.meta.get('mask_thr', 0.5))
+    compare = {'scores': _compare_scores, 'logits': _compare_logits}.get(network.outputs[0], detections)
     report = _compare_outputs(network, model, inputs, compare)
     least = {'scores': 1.0, 'logits': PIXELS}.get(network.outputs[0], MATCHED)
     if report['agree'] < least:
@@ -162,17 +164,39 @@ def _match_objects(expected: list[np.ndarray], found: list[np.ndarray]) -> Compa
     return matched, max(len(expected[0]), len(found[0])), []
 
 
-def compare_detections(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:
-    """Match detections one to one: those of almost equal scores may stand in another order."""
+def compare_detections(expected: list[np.ndarray], found: list[np.ndarray], threshold: float = 0.5) -> Compared:
+    """Match detections one to one: those of almost equal scores may stand in another order.
+
+    Args:
+        expected: Boxes, (n, 4), scores and labels, (n,), and the probabilities of the masks, (n, h, w), if there are.
+        found: The same of the file.
+        threshold: Least probability of an object's pixel. Masks are compared as they are pasted: by 1 - IoU.
+    """
     matched, free, worst = 0, np.ones(len(found[0]), bool), [0.0] * len(expected)
-    for i in range(len(expected[0]) if len(found[0]) else 0):
-        away = np.stack(
-            [np.abs(other - one[i]).reshape(len(other), -1).max(1) for one, other in zip(expected, found, strict=True)]
-        )
-        excess = (away / np.maximum(DETECTION[: len(away)], 1e-9)[:, None]).max(0)
-        nearest = int(np.where(free, excess, np.inf).argmin())
-        worst = np.maximum(worst, away[:, nearest]).tolist()
-        if free[nearest] and excess[nearest] <= 1:
+    bounds = np.maximum(DETECTION[: len(expected)], 1e-9)
+    for i in range(len(expected[0])):
+        if not free.any():
+            break
+        pairs = zip(expected[:3], found[:3], strict=True)
+        away = np.stack([np.abs(other - one[i]).reshape(len(other), -1).max(1) for one, other in pairs], 1)
+        nearest = int(np.where(free, (away / bounds[:3]).max(1), np.inf).argmin())
+        errors = away[nearest].tolist()
+        if len(expected) > 3:
+            width, height = np.ceil(np.maximum(expected[0][i], found[0][nearest])).astype(int)[2:].tolist()
+            one, other = (
+                _paste(masks[k], boxes[k], (height + 1, width + 1), threshold)
+                for (boxes, _, _, masks), k in ((expected, i), (found, nearest))
+            )
+            errors.append(float((one ^ other).sum() / max(1, (one | other).sum())))
+        worst = np.maximum(worst, errors).tolist()
+        if (np.array(errors) <= bounds).all():
             free[nearest] = False
             matched += 1
     return matched, max(len(expected[0]), len(found[0])), worst
+
+
+def _paste(mask: np.ndarray, box: np.ndarray, size: Size, threshold: float) -> np.ndarray:
+    pixels, left, top = paste_mask(mask, box, size, size, threshold)
+    image = np.zeros(size, bool)
+    image[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return image

@@ -2,13 +2,19 @@
 
 import collections
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import deployed_models as models
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, refusal
+from mmdet.structures import DetDataSample
 from PIL import Image
+from test_runner import BAR
 
 from convnext_backbone.config.load import load_config
 from convnext_backbone.deploy import __main__ as runner
@@ -98,24 +104,77 @@ def test_the_tool_writes_the_same_bytes_again(export, kind, tmp_path, call_tool)
     assert (tmp_path / 'model.onnx').read_bytes() == (folder / 'model.onnx').read_bytes()
 
 
+@pytest.fixture
+def compare_with_predict(export, tmp_path, call_tool):
+    """Runs the runner, in a process without torch and the MM libraries, and the predict tool on the same images."""
+
+    def compare(kind, *arguments):
+        _, folder = export(kind)
+        (tmp_path / 'sitecustomize.py').write_text(BAR)
+        command = ['-m', 'convnext_backbone.deploy', folder / 'model.onnx', *arguments, '--out-dir', 'ours']
+        environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}:{REPOSITORY}'}
+        result = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        command = [folder / 'config.py', folder / 'model.pth', *arguments, '--work-dir', 'theirs']
+        result = call_tool('predict.py', *command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        folders = tmp_path / 'ours', tmp_path / 'theirs/predictions'
+        names = [sorted(path.relative_to(one) for path in one.rglob('*')) for one in folders]
+        assert names[0] == names[1]
+        ours, theirs = (json.loads((one / 'predictions.json').read_text()) for one in folders)
+        same = {'classifier': compare_classes, 'v2': compare_classes, 'segmentor': compare_ids, 'slide': compare_ids}
+        same.get(kind, compare_annotations)(ours, theirs, tmp_path)
+
+    return compare
+
+
 @pytest.mark.parametrize('kind', MARKED)
-def test_the_runner_writes_the_predictions_of_the_predict_tool(export, kind, photos, tmp_path, call_tool):
-    """The same json: names, ids, keys in their order; numbers within the tolerances."""
-    _, folder = export(kind)
-    command = [str(folder / 'model.onnx'), str(photos), '--out-dir', str(tmp_path / 'ours')]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('sys.argv', ['deploy', *command])
-        assert runner.main() == 0
-    result = call_tool(
-        'predict.py', folder / 'config.py', folder / 'model.pth', photos, '--work-dir', 'theirs', cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    ours, theirs = (
-        json.loads((tmp_path / name / 'predictions.json').read_text()) for name in ('ours', 'theirs/predictions')
-    )
-    assert {path.stem for path in (tmp_path / 'ours').rglob('*.png')} == {'a', 'b', 'c'}
-    compare = {'classifier': compare_classes, 'v2': compare_classes, 'segmentor': compare_ids, 'slide': compare_ids}
-    compare.get(kind, compare_annotations)(ours, theirs, tmp_path)
+def test_the_runner_writes_the_predictions_of_the_predict_tool(compare_with_predict, kind, photos):
+    """The same json: names, ids, keys in their order; numbers within the tolerances. Pictures of the same names."""
+    compare_with_predict(kind, photos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['segmentor', 'slide', 'cascade', 'faster_rcnn'])
+@pytest.mark.parametrize('tiles', [(), ('--tile', 180, '--overlap', 0.3)], ids=['whole', 'tiles'])
+def test_large_images_are_predicted_as_by_the_predict_tool(compare_with_predict, kind, tiles, tmp_path):
+    """In windows, and above 2 megapixels as a whole; of sizes that are resized without rounding."""
+    random = np.random.default_rng(2)
+    (tmp_path / 'photos').mkdir()
+    for name, size in dict(a=(480, 360), b=(360, 480)).items() if tiles else [('c', (1920, 1440))]:
+        coarse = Image.fromarray(random.integers(0, 256, (9, 8, 3), np.uint8))
+        coarse.resize(size).save(tmp_path / f'photos/{name}.png')
+    compare_with_predict(kind, 'photos', *tiles)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['cascade', 'mask_rcnn'])
+def test_masks_are_those_of_mmdet_in_an_image_larger_than_the_input(export, kind):
+    """Of 99 % of the detections, IoU of 0.99: mmdet pastes them at the size of the image."""
+    network, folder = export(kind)
+    model, random = runner.Model(folder / 'model.onnx'), np.random.default_rng(1)
+    agreed = total = 0
+    for height, width in SIZES[2:]:
+        image, size = random.normal(size=(3, height, width)).astype(np.float32), (2 * height, 2 * width)
+        padded = torch.from_numpy(image)[None]
+        padded = torch.nn.functional.pad(padded, (0, -width % 32, 0, -height % 32))
+        meta = dict(img_shape=(height, width), ori_shape=size, scale_factor=(0.5, 0.5))
+        sample = DetDataSample(metainfo={**meta, 'batch_input_shape': tuple(padded.shape[2:])})
+        with torch.no_grad():
+            expected = network.model.predict(padded, [sample], rescale=True)[0].pred_instances.numpy()
+        boxes, scores, labels, masks = model(image)
+        for i in range(len(expected)):
+            away = np.abs(2 * boxes - expected.bboxes[i]).max(1) + 1e6 * (labels != expected.labels[i])
+            k = away.argmin()
+            pixels, left, top = runner.paste_mask(masks[k], 2 * boxes[k], size, size, 0.5)
+            mask = np.zeros(size, bool)
+            mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+            either = (mask | expected.masks[i]).sum()
+            agreed += away[k] <= 1 and (mask & expected.masks[i]).sum() >= 0.99 * either
+            total += 1
+    assert total > 200 and agreed >= 0.99 * total
 
 
 def compare_classes(ours, theirs, folder):
@@ -312,10 +371,18 @@ def test_the_runner_goes_on_after_an_image_that_cannot_be_used(export, photos, t
     rows = json.loads(printed)
     assert [one['image'] for one in rows] == [str(photos / 'c.jpg'), str(photos / 'sub/b.png')]
     assert json.loads((tmp_path / 'out/predictions.json').read_text()) == rows
-    assert {str(path.relative_to(tmp_path / 'out')) for path in (tmp_path / 'out').rglob('*.png')} == {
-        'c.png',
-        'sub/b.png',
-    }
+    written = {str(path.relative_to(tmp_path / 'out')) for path in (tmp_path / 'out').rglob('*.*')}
+    assert written == {'c.jpg', 'sub/b.png', 'overview.png', 'predictions.json'}
+
+
+def test_an_interrupted_run_leaves_what_it_has_predicted(export, photos, tmp_path, run, monkeypatch):
+    _, folder = export('classifier')
+    decode, stop = runner.decode, signal.raise_signal
+    monkeypatch.setattr(runner, 'decode', lambda path: stop(signal.SIGINT) if path.name == 'c.jpg' else decode(path))
+    code, _, said = run(folder / 'model.onnx', photos, '--out-dir', tmp_path / 'out')
+    assert code == 130 and said == 'interrupted\n'
+    rows = json.loads((tmp_path / 'out/predictions.json').read_text())
+    assert [one['image'] for one in rows] == [str(photos / 'a.jpg')]
 
 
 def test_what_the_runner_refuses(export, photos, tmp_path, run):
@@ -327,7 +394,12 @@ def test_what_the_runner_refuses(export, photos, tmp_path, run):
     for arguments, words in (
         ((model, photos, '--out-dir', tmp_path / 'full'), 'holds other files than predictions'),
         ((model, photos / 'lost.jpg', '--out-dir', tmp_path / 'out'), 'lost.jpg does not exist'),
-        ((model, tmp_path / 'empty', '--out-dir', tmp_path / 'out'), 'There is no image in'),
+        ((model, tmp_path / 'empty', '--out-dir', tmp_path / 'out'), 'empty holds no image'),
+        ((model, photos / 'a.jpg', '--out-dir', photos), 'a.jpg lies in'),
+        ((model, photos, '--tile', 100), '--tile 100 is out of range'),
+        ((model, photos, '--tile', 0), '--tile 0 is out of range'),
+        ((model, photos, '--overlap', 0.5), '--overlap 0.5 is out of range: set --tile'),
+        ((model, photos, '--tile', 100, '--overlap', 'nan'), '--overlap nan is out of range'),
         ((tmp_path / 'lost.onnx', photos), 'lost.onnx does not exist'),
     ):
         code, _, said = run(*arguments)

@@ -148,6 +148,35 @@ def test_the_plain_form_of_a_detector_finds_the_same(make):
     assert number > 20 and matched >= 0.99 * number
 
 
+def draw_objects(number=40):
+    """Boxes, scores that are all the same, labels and probabilities of masks."""
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, 200, (number, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + random.uniform(20, 90, (number, 2)).astype(np.float32)], 1)
+    masks = np.where(random.random((number, 28, 28)) < 0.5, 0.1, 0.9).astype(np.float32)
+    return [boxes, np.ones(number, np.float32), random.integers(0, 3, number), masks]
+
+
+def test_detections_of_equal_scores_agree_in_any_order():
+    """And one that is missing costs no other one its match."""
+    expected = draw_objects()
+    order = np.random.default_rng(1).permutation(40)[1:]
+    found = [one[order] for one in expected]
+    assert compare_detections(expected, found)[:2] == (39, 40)
+    assert compare_detections(found, expected) == (39, 40, [0, 0, 0, 0])
+
+
+def test_masks_agree_if_they_share_99_percent_of_their_pixels():
+    """Whatever their probabilities are."""
+    expected = draw_objects(4)
+    expected[3][:] = 0.9
+    found = [*expected[:3], expected[3].copy()]
+    found[3][0, 2:-2, 2:-2] = 0.6
+    found[3][1, :2] = 0.4  # 7 % of its pixels
+    assert compare_detections(expected, found)[0] == 3
+    assert 0.05 < compare_detections(expected, found)[2][3] < 0.12
+
+
 def test_a_detector_that_finds_nothing_has_empty_outputs():
     model, network = lively(models.mask_rcnn())
     model.roi_head.test_cfg.score_thr = 1.0

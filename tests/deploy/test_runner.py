@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import deployed_models as models
@@ -16,7 +17,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional
 
+from convnext_backbone.apis.image_files import find_images
 from convnext_backbone.apis.model_inputs import build_input_pipeline, build_preprocessor
+from convnext_backbone.apis.tiles import Tiles, Window, merge_detections
 from convnext_backbone.datasets.timm_dataset import build_transform
 from convnext_backbone.deploy import __main__ as runner
 from convnext_backbone.deploy.metadata import describe_crop, describe_pixels, describe_resize
@@ -142,25 +145,114 @@ def test_logits_are_enlarged_as_by_torch(random, size):
     assert np.array_equal(runner.best_classes(logits, *size), enlarged[0].argmax(0).numpy())
 
 
+def draw_boxes(random, number, height, width):
+    corners = random.uniform(-5, width + 5, (number, 2, 2)).astype(np.float32)
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+    return boxes.clip(0, [width, height, width, height]).astype(np.float32)
+
+
+def draw_mask(random):
+    return np.asarray(Image.fromarray(random.random((4, 4), np.float32)).resize((28, 28)), np.float32)
+
+
+def place(masks, size):
+    """The pixels of masks of the runner, in the whole image."""
+    image = np.zeros(size, bool)
+    for pixels, left, top in masks:
+        image[top : top + pixels.shape[0], left : left + pixels.shape[1]] |= pixels
+    return image
+
+
 def test_masks_are_pasted_as_by_mmdet(random):
-    height, width = 90, 120
-    corners = random.uniform(-5, 125, (60, 2, 2)).astype(np.float32)
-    boxes = (
-        np.concatenate([corners.min(1), corners.max(1)], 1).clip(0, [width, height, width, height]).astype(np.float32)
-    )
-    for box in boxes:
-        mask = np.asarray(Image.fromarray(random.random((4, 4), np.float32)).resize((28, 28)), np.float32)
-        part, place = _do_paste_mask(torch.from_numpy(mask)[None, None], torch.from_numpy(box)[None], height, width)
-        expected = np.zeros((height, width), bool)
-        expected[place] = (part >= 0.5)[0].numpy()
-        assert (runner.paste_mask(mask, box, height, width, 0.5) != expected).sum() <= 1  # rounding, at 0.5 itself
+    size = (90, 120)
+    for box in draw_boxes(random, 60, *size):
+        mask = draw_mask(random)
+        part, where = _do_paste_mask(torch.from_numpy(mask)[None, None], torch.from_numpy(box)[None], *size)
+        expected = np.zeros(size, bool)
+        expected[where] = (part >= 0.5)[0].numpy()
+        found = place([runner.paste_mask(mask, box, size, size, 0.5)], size)
+        assert (found != expected).sum() <= 1  # rounding, at 0.5 itself
+
+
+def test_masks_of_large_images_are_enlarged_as_by_opencv(random):
+    """Of the pixels of all masks, to 1 in 10,000, where none lies in the very middle between two."""
+    small, size = (90, 120), (220, 296)
+    wrong = total = 0
+    for box in draw_boxes(random, 60, *small):
+        mask = draw_mask(random)
+        pasted = place([runner.paste_mask(mask, box, small, small, 0.5)], small)
+        expected = cv2.resize(pasted.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_LINEAR) > 127
+        wrong += (place([runner.paste_mask(mask, box, small, size, 0.5)], size) != expected).sum()
+        total += expected.sum()
+    assert total > 100_000 and wrong <= 1e-4 * total
 
 
 @pytest.mark.parametrize('share', [0.0, 0.01, 0.5, 0.99, 1.0])
 def test_masks_are_coded_as_by_pycocotools(random, share):
+    """One that fills the image; several parts of one, which overlap."""
     for size in ((1, 1), (5, 7), (40, 33)):
-        mask = random.random(size) < share
-        assert runner.encode_mask(mask) == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))['counts'].decode()
+        whole = [(random.random(size) < share, 0, 0)]
+        corners = [(int(random.integers(size[1])), int(random.integers(size[0]))) for _ in range(5)]
+        parts = [(random.random((size[0] - y, (size[1] - x + 1) // 2)) < share, x, y) for x, y in corners]
+        for masks in (whole, parts):
+            mask = place(masks, size)
+            expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))['counts'].decode()
+            assert runner.encode_mask(masks, *size) == (expected, mask.sum())
+
+
+@pytest.mark.parametrize('size', [(300, 400), (100, 101), (10, 500), (70, 90)])
+@pytest.mark.parametrize('tiles', [(100, 0.2), (100, 0.0), (33, 0.5), (50, 0.9), (None, 0.2)])
+def test_tiles_are_those_of_the_predict_tool(size, tiles):
+    """And where one begins to be the nearest, up to which it is written over by the next."""
+    windows = Tiles(tiles[0] or max(size), tiles[1])
+    found = runner.tile(size[1], size[0], *tiles)
+    assert [window for window, _ in found] == windows.windows(*size)
+    assert [corner for _, corner in found] == [(core.left, core.top) for core in windows.cores(*size)]
+
+
+def draw_detections(random, windows, number):
+    """Of objects in each window, cut by its border and a little off: the window, corners in the image, score, label."""
+    height, width = windows[0].bottom, windows[0].right
+    objects = [(box, int(random.integers(2))) for box in draw_boxes(random, number, height, width)]
+    for source, window in enumerate(windows):
+        for box, label in objects:
+            seen = (box + random.normal(0, 1, 4)).clip([*window[:2]] * 2, [*window[2:]] * 2)
+            if (seen[2:] - seen[:2]).min() > 3 and random.random() < 0.8:
+                yield source, seen, float(np.float32(random.random())), label
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_detections_of_windows_are_merged_as_by_the_predict_tool(seed):
+    size = (100, 160)
+    windows = [Window(0, 0, 160, 100), *Tiles(60, 0.3).windows(*size)]
+    rows = [*draw_detections(np.random.default_rng(seed), windows, 12)]
+    found = [(window, []) for window in windows]
+    for source, (left, top, right, bottom), score, label in rows:
+        box = [left - windows[source].left, top - windows[source].top, right - left, bottom - top]
+        found[source][1].append((label, dict(bbox=box, score=score)))
+    columns = (np.array(column, np.float32 if i == 2 else None) for i, column in enumerate(zip(*rows, strict=True)))
+    merged = runner.merge(np.array(windows, float), *columns)
+    expected = merge_detections(found, size)
+    assert len(merged) == len(expected) < len(rows)
+    for (box, score, parts), (label, one) in zip(merged, expected, strict=True):
+        np.testing.assert_allclose([*box[:2], *(box[2:] - box[:2])], one['bbox'], atol=1e-9)
+        assert (score, rows[parts[0]][3]) == (one['score'], label)
+
+
+def test_images_are_found_and_their_pictures_named_as_by_the_predict_tool(tmp_path, photo, monkeypatch):
+    """In their order; without hidden files and earlier predictions; none is written over another."""
+    monkeypatch.chdir(tmp_path)
+    names = (
+        'z.JPG a.jpg a.png a_2.jpg b/c.tif b/a/d.jpeg b/.e.png .f/g.png overview.bmp class_ids/z.png z/y.gif note.txt'
+    )
+    written = 'b/out/predictions.json b/out/h.png b/out/i/j.png'
+    for path in map(Path, f'{names} {written}'.split()):
+        Path('photos', path).parent.mkdir(parents=True, exist_ok=True)
+        Path('photos', path).touch()
+    for sources in (['photos'], ['photos/z.JPG', 'photos/b', 'photos/z.JPG']):
+        expected = {file.picture: file.image for file in find_images(sources, Path('out'))}
+        found = runner.find_images(sources, Path('out'))
+        assert [*found.items()] == [(one.relative_to('out'), path) for one, path in expected.items()] and len(found) > 2
 
 
 def test_windows_cover_an_image_of_any_size(random):
