@@ -201,7 +201,7 @@ def test_a_command_is_one_that_its_program_takes(command, parse_command, monkeyp
         monkeypatch.syspath_prepend(REPOSITORY / 'tools')
         parse_command(runpy.run_path, str(REPOSITORY / 'tools/train.py'), ['CONFIG', *arguments[first_flag:]])
     else:
-        assert program in ('cd', 'git', 'pytest', 'source'), program
+        assert program in ('cd', 'git', 'npm', 'pytest', 'source'), program
 
 
 # ---- Paths, links and numbers ----------------------------------------------------------------------------------------
