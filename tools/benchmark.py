@@ -6,6 +6,7 @@ tools/benchmark.py detector --peers timm                # a training step of Cas
 tools/benchmark.py pretraining                          # a masked step, compared with dense and with supervised ones
 tools/benchmark.py operators                            # mmcv's, ours compared with compiled ones
 tools/benchmark.py compile                              # whole models by torch.compile, in inference
+tools/benchmark.py runtimes                             # exported files by onnxruntime and OpenVINO, beside torch
 tools/benchmark.py gpu                                  # what a GPU makes of it, and the settings that fit it
 tools/benchmark.py kernels                              # registers and spills of our GPU kernels; needs no GPU
 tools/benchmark.py load --arch xlarge                   # a checkpoint into a backbone: time and peak memory
@@ -35,6 +36,7 @@ from benchmarks.operators import OPERATORS
 from benchmarks.precision import PRECISION
 from benchmarks.pretraining import PRETRAINING
 from benchmarks.report import check_picture, print_result
+from benchmarks.runtimes import RUNTIMES
 from benchmarks.tiles import TILES
 
 from convnext_backbone.utils.cli import user_errors
@@ -46,6 +48,7 @@ BENCHMARKS = dict(
     pretraining=PRETRAINING,
     operators=OPERATORS,
     compile=COMPILE,
+    runtimes=RUNTIMES,
     gpu=GPU,
     kernels=KERNELS,
     load=LOAD,

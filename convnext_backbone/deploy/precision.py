@@ -1,6 +1,5 @@
 """Files of fewer bits: weights of 16, or linear layers of 8, whose range is found on photographs."""
 
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -61,13 +60,14 @@ def quantize(path: Path, inputs: Iterable[np.ndarray]) -> None:
             image = next(self._inputs, None)
             return None if image is None else {'image': image[None]}
 
-    graph = onnx.load(path).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    layers = [node.name for node in graph.node if node.op_type == 'MatMul' and node.input[1] in constants]
-    del graph
+    proto = onnx.load(path)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    layers = [node.name for node in proto.graph.node if node.op_type == 'MatMul' and node.input[1] in constants]
+    # Or it asks for a preparation of graphs, which here have nothing to be prepared.
+    onnx.helper.set_model_props(proto, {'onnx.quant.pre_process': 'onnxruntime.quant'})
     with tempfile.TemporaryDirectory() as folder:  # of files that onnxruntime writes beside those that it is given
         source, target = Path(folder, 'fp32.onnx'), Path(folder, 'int8.onnx')
-        shutil.copyfile(path, source)
+        onnx.save(proto, source)
         quantize_static(
             source,
             target,

@@ -66,6 +66,19 @@ def test_compiled_peers_are_measured_at_every_shape(tmp_path):
         assert [row['contender'] for row in case['rows']] == ['ours', 'timm', 'ours, compiled', 'timm, compiled']
 
 
+@pytest.mark.slow
+def test_exported_files_are_measured_by_each_runtime_that_is_installed(tmp_path):
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        pytest.importorskip(package)
+    (case,) = measure('runtimes', '--arch', 'atto', '--shapes', '1x64x96', cwd=tmp_path)['results']
+    rows = {(row['runtime'], row['precision']): row for row in case['rows']}
+    assert ('openvino', 'int8') in rows or not importlib.util.find_spec('openvino')
+    files = [rows['onnxruntime', precision] for precision in ('fp32', 'fp16 weights', 'int8')]
+    assert files[0]['error_percent'] < 1e-3 < files[1]['error_percent'] < 0.5 < files[2]['error_percent'] < 10
+    assert files[0]['file_mib'] > 1.5 * max(files[1]['file_mib'], files[2]['file_mib'])
+    assert all(row['seconds'] > 0 for row in rows.values()) and rows['ours', 'fp32']['error_percent'] == 0
+
+
 def test_gradients_in_half_precision_are_compared(tmp_path, call_tool):
     rows = measure('precision', cwd=tmp_path, how=call_tool)['rows']
     assert {row['dtype'] for row in rows} == {'float16', 'bfloat16'} and len(rows) == 24

@@ -107,7 +107,8 @@ class Exported(nn.Module):
         return [torch.from_numpy(one) for one in self._running[1](images.contiguous().numpy())]
 
 
-def _start_onnxruntime(path: Path, threads: int, half: bool) -> Callable:
+def start_onnxruntime(path: Path, threads: int, half: bool) -> Callable:
+    """A file in onnxruntime, as a function of images."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -116,7 +117,8 @@ def _start_onnxruntime(path: Path, threads: int, half: bool) -> Callable:
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 
 
-def _start_openvino(path: Path, threads: int, half: bool) -> Callable:
+def start_openvino(path: Path, threads: int, half: bool) -> Callable:
+    """A file in OpenVINO, as a function of images; in bf16 if half."""
     import openvino
 
     settings = dict(INFERENCE_NUM_THREADS=threads, INFERENCE_PRECISION_HINT='bf16' if half else 'f32')
@@ -125,11 +127,11 @@ def _start_openvino(path: Path, threads: int, half: bool) -> Callable:
 
 
 def _onnxruntime(arch: str, drop_path: float) -> nn.Module:
-    return Exported(_ours(arch, drop_path), _start_onnxruntime, halves=False)
+    return Exported(_ours(arch, drop_path), start_onnxruntime, halves=False)
 
 
 def _openvino(arch: str, drop_path: float) -> nn.Module:
-    return Exported(_ours(arch, drop_path), _start_openvino, halves=True)
+    return Exported(_ours(arch, drop_path), start_openvino, halves=True)
 
 
 def _official(arch: str, drop_path: float) -> nn.Module:
