@@ -46,6 +46,7 @@ if not (sys.argv[:1] == ['-m'] and f'{__name__}.deploy' in sys.orig_argv):
     from .engine.finite_check import FiniteCheckHook
     from .engine.heartbeat import HeartbeatHook
     from .engine.layer_decay import LayerDecayOptimWrapperConstructor, lr_scale
+    from .engine.reconstructions import ReconstructionsHook
     from .engine.runner import ResumableRunner
     from .evaluation.accuracy import AccuracyMetric
     from .evaluation.reconstruction import ReconstructionMetric
@@ -89,6 +90,7 @@ __all__ = [
     'ModernizedResNet',
     'NonFiniteError',
     'ReconstructionMetric',
+    'ReconstructionsHook',
     'ResumableRunner',
     'StepSchedulerHook',
     'TimmDataset',

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predicts boxes and masks, segmentation maps or classes of images and videos: pictures for people, and json.
+"""Predicts boxes and masks, segmentation maps, classes or reconstructions of images and videos: pictures and json.
 
 tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ 'photos/**/*.jpg' video.mp4 --work-dir out
 tools/predict.py CONFIG CHECKPOINT aerial.tif --tile 1024    # large images, window by window
@@ -16,12 +16,13 @@ if __name__ == '__main__':  # before what takes seconds to import
 
 from mmengine.config import Config
 
-from convnext_backbone.apis.builders import build_classifier, build_detector, build_segmentor
+from convnext_backbone.apis.builders import build_autoencoder, build_classifier, build_detector, build_segmentor
 from convnext_backbone.apis.classification import ClassificationTask
 from convnext_backbone.apis.coco_output import find_ids
 from convnext_backbone.apis.detection import DetectionTask
 from convnext_backbone.apis.image_files import OVERVIEW, PREDICTIONS, claimed_folder, find_images
 from convnext_backbone.apis.predicting import PredictionsFile, PredictionTask, predict_files, refuse_broken
+from convnext_backbone.apis.reconstruction import ReconstructionTask
 from convnext_backbone.apis.segmentation import SegmentationTask
 from convnext_backbone.apis.tiles import Tiles
 from convnext_backbone.config.load import prepare_config
@@ -34,7 +35,7 @@ from convnext_backbone.visualization.legend import contact_sheet
 
 def parse_args() -> argparse.Namespace:
     """The arguments, in range."""
-    parser = common_parser('Predict boxes and masks, segmentation maps or classes.', checkpoint=True)
+    parser = common_parser('Predict boxes and masks, segmentation maps, classes or reconstructions.', checkpoint=True)
     parser.add_argument(
         'images', nargs='+', metavar='IMAGE', help="images, videos, folders of them, or patterns: 'photos/**/*.jpg'"
     )
@@ -63,12 +64,14 @@ def build_task(task: str, cfg: Config, args: argparse.Namespace, out_dir: Path) 
         tiles.check()
     if args.ann and task != 'detection':
         raise UserError(f'--ann {args.ann} is for detections, but the config is for {task}: leave it out.')
-    if tiles and task == 'classification':
+    if tiles and task in ('classification', 'pretraining'):
         raise UserError(f'--tile {args.tile} is not for {task}, which has one result for an image: leave it out.')
     if task == 'segmentation':
         return SegmentationTask(build_segmentor(cfg, args.checkpoint), out_dir, tiles, args.batch_size)
     if task == 'classification':
         return ClassificationTask(build_classifier(cfg, args.checkpoint))
+    if task == 'pretraining':
+        return ReconstructionTask(build_autoencoder(cfg, args.checkpoint))
     model = build_detector(cfg, args.checkpoint)
     ids = find_ids(cfg, model.dataset_meta['classes'], args.ann)
     return DetectionTask(model, ids, args.score_thr, tiles, args.batch_size)

@@ -72,4 +72,9 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(checkpoint=dict(save_best=None))  # a lower loss need not be a better encoder
-custom_hooks = [dict(type='FiniteCheckHook'), dict(type='BrokenImagesHook'), dict(type='CurvesHook')]
+custom_hooks = [
+    dict(type='FiniteCheckHook'),
+    dict(type='BrokenImagesHook'),
+    dict(type='CurvesHook'),
+    dict(type='ReconstructionsHook'),
+]

@@ -1,4 +1,4 @@
-"""Builders of trained detectors, segmentors, classifiers and backbones from a config and a checkpoint."""
+"""Builders of trained detectors, segmentors, classifiers, autoencoders and backbones from a config and a checkpoint."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ from ..datasets.class_names import imagenet_classes
 from ..datasets.timm_dataset import build_transform
 from ..models.backbone import Backbone
 from ..models.classifier import ImageClassifier
+from ..models.masked_autoencoder import MaskedAutoencoder
 from ..utils.errors import UserError, printable, shorten
 from ..weights.dataset_meta import dataset_classes, dataset_meta
 from ..weights.load import fill_backbone, load_backbone
@@ -94,6 +95,19 @@ def build_classifier(cfg: Config, checkpoint: str) -> ImageClassifier:
     fill_backbone(model, state, checkpoint, head=True)
     model.class_names = dataset_classes(state, checkpoint) or imagenet_classes(cfg.model.num_classes)
     _check_number(model.class_names, cfg.model.num_classes, checkpoint)
+    model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
+    return model.to(get_device()).eval()
+
+
+def build_autoencoder(cfg: Config, checkpoint: str) -> MaskedAutoencoder:
+    """Build the masked autoencoder of a config with the weights of a checkpoint, loaded strictly.
+
+    Returns:
+        The model, with the test ``transform``.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    load_model(model, read_state(checkpoint), checkpoint)
     model.transform = build_transform(False, **cfg.test_dataloader.dataset.transform)
     return model.to(get_device()).eval()
 

@@ -1,0 +1,80 @@
+"""Reconstructions of a masked autoencoder are drawn beside the images, by predictions and at each evaluation."""
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from PIL import Image
+
+from convnext_backbone.apis.builders import build_autoencoder
+from convnext_backbone.apis.image_files import ImageFile
+from convnext_backbone.apis.reconstruction import ReconstructionTask
+from convnext_backbone.evaluation.reconstruction_pictures import GAP, GREY
+
+MODEL = dict(
+    type='MaskedAutoencoder',
+    backbone=dict(type='ConvNeXt', arch=dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)), use_grn=True),
+    decoder_dim=16,
+)
+HEIGHT, WIDTH = 64, 96
+
+
+def make_images(number: int) -> list[np.ndarray]:
+    return [*np.random.default_rng(0).integers(0, 256, (number, HEIGHT, WIDTH, 3), dtype=np.uint8)]
+
+
+def assert_shows(picture: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Compare the panels of a picture with the image; returns where pixels are removed."""
+    original, visible, reconstruction = (picture[:, i * (WIDTH + GAP) :][:, :WIDTH] for i in range(3))
+    assert picture.shape == (HEIGHT, 3 * WIDTH + 2 * GAP, 3) and np.array_equal(original, image)
+    removed = (visible == GREY).all(2)
+    assert removed.sum() == 4 * 32 * 32  # of 6 patches two are visible
+    for panel in (visible, reconstruction):
+        assert np.abs(panel[~removed].astype(int) - image[~removed]).max() <= 1  # normalized and back
+    assert (reconstruction[removed] != image[removed]).any()
+    return removed
+
+
+def test_predictions_show_what_is_visible_and_what_is_made_of_it(tmp_path):
+    transform = dict(input_size=(3, HEIGHT, WIDTH), crop_pct=1.0)
+    cfg = Config(dict(model=MODEL, test_dataloader=dict(dataset=dict(transform=transform)), default_scope='mmengine'))
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(MODEL).state_dict(), meta={}), tmp_path / 'weights.pth')
+    task = ReconstructionTask(build_autoencoder(cfg, str(tmp_path / 'weights.pth')))
+    files = [ImageFile(tmp_path / f'{i}.png', tmp_path / f'drawn/{i}.png') for i in range(2)]
+    for file, image in zip(files, make_images(2), strict=True):
+        Image.fromarray(image).save(file.image)
+    predictions = task.predict(files)
+    for prediction, image in zip(predictions, make_images(2), strict=True):
+        removed = assert_shows(prediction['drawn'], image)
+        (row,) = task.rows(prediction)
+        assert row['mask'] == removed[::32, ::32].flatten().tolist() and row['loss'] > 0
+        assert f'{row["loss"]:.3f}' in task.describe(prediction)
+    again = task.predict(files)
+    assert [one['mask'] for one in again] == [one['mask'] for one in predictions]
+
+
+def test_an_evaluation_draws_its_first_images(tmp_path):
+    images = make_images(5)
+    data = [dict(inputs=torch.from_numpy(image).permute(2, 0, 1)) for image in images]
+    runner = Runner(
+        model=MODEL,
+        work_dir=str(tmp_path),
+        val_dataloader=dict(
+            dataset=data, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=stack
+        ),
+        val_evaluator=dict(type='ReconstructionMetric'),
+        val_cfg=dict(),
+        custom_hooks=[dict(type='ReconstructionsHook', number=3)],
+        experiment_name='reconstructions',
+    )
+    runner.val()
+    picture = np.asarray(Image.open(tmp_path / 'reconstructions.png'))
+    assert picture.shape[0] == 3 * HEIGHT + 2 * GAP
+    for i, image in enumerate(images[:3]):
+        assert_shows(picture[i * (HEIGHT + GAP) :][:HEIGHT], image)
+
+
+def stack(samples: list[dict]) -> dict:
+    return dict(inputs=torch.stack([sample['inputs'] for sample in samples]))
