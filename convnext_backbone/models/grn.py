@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .gradient_sums import sum_wide
 
 GRN_EPS = 1e-6
+SQUARES = 500_000  # of a map, summed at once: 2 MB, which stay in the cache of a CPU
 
 
 class GRN(nn.Module):
@@ -56,7 +57,7 @@ class Gain(NamedTuple):
 
 def grn_(x: Tensor, gamma: Tensor, beta: Tensor) -> Gain:
     """:class:`GRN` of (N, H * W, C) in place."""
-    norms = channel_norms(x, dim=1)
+    norms = _norms(x)
     mean = mean_norm(norms)
     relative = norms / mean
     gain = 1 + gamma * relative
@@ -76,6 +77,20 @@ def grn_backward_(dout: Tensor, x: Tensor, gain: Gain, gamma: Tensor) -> tuple[T
     along = torch.nan_to_num(dnorms / gain.norms, 0, 0, 0)  # the norm of a map of zeros has no gradient
     dout.mul_(_like(gain.gain, x)).addcmul_(x, _like(along, x))
     return of_gamma.sum((0, 1)), dbeta
+
+
+def _norms(x: Tensor) -> Tensor:
+    """L2 norms over the positions of (N, H * W, C), as of :func:`channel_norms` but without a gradient.
+
+    On a CPU as sums of squares: torch's norm over rows takes 2 to 25 times as long.
+    """
+    if x.device.type != 'cpu':
+        return channel_norms(x, dim=1)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = x.new_zeros(len(x), 1, x.shape[2], dtype=wide)
+    for part in x.split(max(1, SQUARES // max(1, total.numel())), dim=1):
+        total += part.to(wide).square().sum(1, keepdim=True)
+    return total.sqrt_()
 
 
 def _like(vector: Tensor, x: Tensor) -> Tensor:

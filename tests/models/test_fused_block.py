@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convnext_backbone import ConvNeXt, ConvNeXtBlock, ConvNeXtIsotropic
 from convnext_backbone.models import fused_block, layers
 from convnext_backbone.models.depthwise_grad import depthwise_weight_grad
-from convnext_backbone.models.grn import grn_
+from convnext_backbone.models.grn import GRN, grn_
 from convnext_backbone.models.layers import PatchConv2d
 from convnext_backbone.models.precision import working_dtype
 
@@ -350,6 +350,19 @@ def test_gradients_of_a_zero_channel_are_finite_in_grn():
     nn.init.zeros_(block.pwconv1.bias)
     assert all(gradient.isfinite().all() for gradient in results(block, torch.randn(2, 8, 4, 4)))
     assert not grn_(torch.zeros(1, 4, 8), torch.ones(8), torch.ones(8)).norms.any()
+
+
+@pytest.mark.parametrize('squares', [1, 100, 500_000])
+def test_grn_in_place_equals_the_layer(squares, monkeypatch):
+    """In parts of any size."""
+    monkeypatch.setattr('convnext_backbone.models.grn.SQUARES', squares)
+    torch.manual_seed(0)
+    layer, x = GRN(8).double(), torch.randn(3, 5, 6, 8, dtype=torch.float64)
+    nn.init.normal_(layer.gamma)
+    nn.init.normal_(layer.beta)
+    with torch.no_grad():
+        grn_(found := x.clone().flatten(1, 2), layer.gamma, layer.beta)
+        torch.testing.assert_close(found.view_as(x), layer(x))
 
 
 @pytest.mark.small_maps
