@@ -63,7 +63,7 @@ class ConvNeXtBlock(nn.Module):
             if torch.compiler.is_compiling():
                 if patches is None:
                     return run_compiled(self, x)
-            elif is_worth_it(self, x):
+            elif patches is not None or is_worth_it(self, x):  # layer by layer, patches take longer at any size
                 return run_fused(self, x, patches)
         branch = self.dwconv(x) if patches is None else patches.apply(self.dwconv, x)
         branch = branch.permute(0, 2, 3, 1)  # (N, H, W, C)
