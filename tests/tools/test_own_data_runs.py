@@ -111,8 +111,8 @@ def test_images_without_labels(real_data, call_tool, tmp_path):
     call('browse_data.py', config, *data, '--number', 2, '--work-dir', 'out')
     assert (tmp_path / 'out/browse/train_0002.png').is_file()
     assert (tmp_path / 'out/reconstructions.png').is_file()  # of each evaluation
-    call('predict.py', ran, 'out/epoch_2.pth', *photos[:2], '--work-dir', 'out')
-    assert len([*(tmp_path / 'out/predictions').glob('*.jpg')]) == 2
+    call('predict.py', config, 'out/epoch_2.pth', *photos[:2], '--work-dir', 'out')
+    assert len([*(tmp_path / 'out/predictions').glob('*.jpeg')]) == 2
     report = load_backbone(ConvNeXt('atto', use_grn=True, out_norm=False), tmp_path / 'out/epoch_2.pth')
     assert report.complete and not report.new
 
