@@ -20,6 +20,7 @@ SIZES = ((96, 128), (160, 96), (131, 203), (256, 320))  # of drawn pictures, non
 SCORE, PIXELS, MATCHED = 1e-4, 0.9999, 0.99  # tolerances: of scores, and of pixels and detections that agree
 DETECTION = (0.5, 1e-3, 0.0, 1e-2)  # of one that agrees: pixels of its box, score, label, what its masks do not share
 OVERLAP = 0.75  # of the boxes of one object that files of different precision find
+SURE = 0.3  # score of an object that both have to find, whatever is reported
 
 
 def draw_inputs(model: Model) -> Iterator[np.ndarray]:
@@ -89,17 +90,16 @@ def measure_cost(
         remedy: What to do if less does.
 
     Returns:
-        As :func:`check_export`; of detections those count that the runner reports. ``worst`` is that of scores and
-        logits.
+        As :func:`check_export`; of detections those count that the runner reports, from a score of 0.3 on. ``worst`` is
+        that of scores and logits.
 
     Raises:
         UserError: Less agree.
     """
+    score = max(model.meta.get('score_thr', 0.0), SURE)
 
-    def compare_objects(expected: list[np.ndarray], found: list[np.ndarray]) -> Compared:
-        return _match_objects(
-            *([one[side[1] >= model.meta['score_thr']] for one in side] for side in (expected, found))
-        )
+    def compare_objects(*sides: list[np.ndarray]) -> Compared:
+        return _match_objects(*([one[side[1] >= score] for one in side] for side in sides))
 
     compare = {'scores': _compare_best, 'logits': _compare_logits}.get(network.outputs[0], compare_objects)
     report = _compare_outputs(network, model, inputs, compare)
