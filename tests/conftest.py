@@ -54,6 +54,7 @@ def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.Complete
     """Runs a tool's `main` in this process, for what ends before much is done: a process takes seconds to start."""
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.syspath_prepend(REPOSITORY / 'tools')  # the folder of a script that runs
+    monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
     for kind in managers():  # a name is good for one run a second
         monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
 
@@ -64,9 +65,7 @@ def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.Complete
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
-            return subprocess.CompletedProcess(sys.argv, module.main(), *capsys.readouterr())
+        return subprocess.CompletedProcess(sys.argv, module.main(), *capsys.readouterr())
 
     yield call
     for logger in MMLogger._instance_dict.values():

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from conftest import REPOSITORY
 from mmengine.config import Config
@@ -17,6 +18,7 @@ from convnext_backbone.config.recipes import task_of
 from convnext_backbone.deploy.export import export_model
 from convnext_backbone.models.grn import GRN
 
+PRETTY_TEXT = Config.pretty_text
 CHANNELS = [8, 16, 24, 32]
 DEPTHS = [1, 1, 2, 1]
 SPREAD = dict(rpn_cls=2.0, rpn_reg=0.5, fc_cls=2.0, fc_reg=1.0, conv_logits=2.0, conv_seg=2.0, head=2.0)
@@ -144,7 +146,9 @@ def save(model: nn.Module, cfg: Config, folder: Path) -> tuple[Path, Path]:
     meta = dict(classes=list('abcde'))
     if task_of(cfg) == 'segmentation':
         meta = {key: list(value) for key, value in cfg.test_dataloader.dataset.metainfo.items()}
-    cfg.dump(folder / 'config.py')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, 'pretty_text', PRETTY_TEXT)  # which call_tool leaves out
+        cfg.dump(folder / 'config.py')
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=meta)), folder / 'model.pth')
     return folder / 'config.py', folder / 'model.pth'
 

@@ -364,6 +364,7 @@ RUN = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(config, shapes, tmp_path, call_tool):
     """SIGKILL, then --resume: weights and scores equal those of an uninterrupted run, to the last bit."""
     flags = ['--data-root', shapes / 'ade', '--cfg-options', *RUN]

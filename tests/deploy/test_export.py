@@ -3,7 +3,6 @@
 import collections
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -377,8 +376,14 @@ def test_the_runner_goes_on_after_an_image_that_cannot_be_used(export, photos, t
 
 def test_an_interrupted_run_leaves_what_it_has_predicted(export, photos, tmp_path, run, monkeypatch):
     _, folder = export('classifier')
-    decode, stop = runner.decode, signal.raise_signal
-    monkeypatch.setattr(runner, 'decode', lambda path: stop(signal.SIGINT) if path.name == 'c.jpg' else decode(path))
+    decode = runner.decode
+
+    def decode_or_stop(path):
+        if path.name == 'c.jpg':
+            raise KeyboardInterrupt  # as Python does at Ctrl-C, unless it was started to ignore it
+        return decode(path)
+
+    monkeypatch.setattr(runner, 'decode', decode_or_stop)
     code, _, said = run(folder / 'model.onnx', photos, '--out-dir', tmp_path / 'out')
     assert code == 130 and said == 'interrupted\n'
     rows = json.loads((tmp_path / 'out/predictions.json').read_text())

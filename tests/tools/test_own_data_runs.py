@@ -66,7 +66,8 @@ def test_masks_in_any_layout(write, real_data, tmp_path):
     assert len(found) > 0
 
 
-@pytest.mark.parametrize('table', [pytest.param(False, marks=pytest.mark.slow), True], ids=['folders', 'table'])
+@pytest.mark.slow
+@pytest.mark.parametrize('table', [False, True], ids=['folders', 'table'])
 def test_labels_in_folders_or_in_a_table(table, real_data, tmp_path):
     rows = []
     for label, name in (('tench', 'n01440764'), ('dog', 'n02102040')):

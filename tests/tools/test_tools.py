@@ -249,6 +249,7 @@ def test_bad_settings_are_named(options, named, shapes, tmp_path, call_tool):
     assert all(word in sentence for word in named)
 
 
+@pytest.mark.slow
 def test_small_images_are_named(shapes, tmp_path, call_tool):
     options = ['train_dataloader.dataset.pipeline.2.scale=(24,24)', 'model.data_preprocessor.pad_size_divisor=1']
     sentence = refusal(train(shapes, 'out', options=options, cwd=tmp_path, how=call_tool))
