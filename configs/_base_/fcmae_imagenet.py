@@ -1,9 +1,8 @@
 # Pre-training without labels: FCMAE, the masked autoencoder of ConvNeXt V2 (arXiv 2301.00808, section 3), on the images
 # of ImageNet-1K: 1600 epochs (the paper's ablations: 800) of batch 4096, cosine to 0 after a linear warm-up, crops and
 # flips alone. The images of the validation part are reconstructed, too, and the loss on them is logged.
-_base_ = 'imagenet_runtime.py'
+_base_ = 'imagenet_loaders.py'
 
-size = 224
 model = dict(
     type='MaskedAutoencoder',
     backbone=dict(type='ConvNeXt', arch='tiny', use_grn=True),
@@ -12,39 +11,12 @@ model = dict(
     data_preprocessor=dict(type='ImagePreprocessor'),
 )
 
-data_root = 'data/imagenet/'
-augmentation = dict(input_size=size, scale=(0.2, 1.0), color_jitter=None, interpolation='bicubic')
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=10,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='UnlabelledImages', data_root=data_root, data_prefix='train', is_training=True, transform=augmentation
-    ),
-)
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=10,
-    persistent_workers=True,
-    pin_memory=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='UnlabelledImages',
-        data_root=data_root,
-        data_prefix='val',
-        transform=dict(input_size=size, crop_pct=0.875, interpolation='bicubic'),
-    ),
-)
+augmentation = dict(input_size=_base_.size, scale=(0.2, 1.0), color_jitter=None, interpolation='bicubic')
+train_dataloader = dict(dataset=dict(type='UnlabelledImages', transform=augmentation))
+val_dataloader = dict(dataset=dict(type='UnlabelledImages'))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='ReconstructionMetric')
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 
 max_epochs, warmup = 1600, 40
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=20)
