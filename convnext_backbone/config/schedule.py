@@ -181,6 +181,18 @@ def _set_length(cfg: Config, asked: Schedule, batches: int, own_data: bool) -> N
             logger['interval'] = min(logger.get('interval', 10), math.ceil(new / 20))
     else:
         loop['max_epochs'] = new
+    _let_warm_ups_end(cfg, batches // count if batches else None)
+
+
+def _let_warm_ups_end(cfg: Config, steps_an_epoch: int | None) -> None:
+    """Give a warm-up two steps at least: mmengine's LinearLR of a single one keeps the rate at its start for good."""
+    for schedule in _schedules(cfg):
+        begin = schedule.get('begin', 0)
+        steps = schedule.get('end', math.inf) - begin
+        if schedule.get('convert_to_iter_based'):
+            steps *= 2 if steps_an_epoch is None else steps_an_epoch
+        if schedule['type'] == 'LinearLR' and steps < 2:
+            schedule['end'] = begin + 2
 
 
 def _scale_places(cfg: Config, factor: float, step_factor: float, steps: int | None = None) -> None:

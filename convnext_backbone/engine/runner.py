@@ -29,7 +29,7 @@ from .fsdp import WRAPPER, is_sharded, shard, unwrap_model, use_full_optimizer_s
 from .label_check import LabelCheckHook
 from .preemption import PreemptionHook, SigtermShield, postponed_interrupt
 from .resume import LateValidationHook, count_images, set_place, skip_seen_batches
-from .schedules import resume_schedules
+from .schedules import refuse_endless_warm_ups, resume_schedules
 from .seed import IterationSeedHook
 from .training_state import check_training_state, load_optimizer_state
 from .transfer import start_from
@@ -156,11 +156,17 @@ class ResumableRunner(Runner):
         return built
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
-        """Build the schedules; in training by epochs, an epoch has as many steps as the optimizer makes."""
+        """Build the schedules; in training by epochs, an epoch has as many steps as the optimizer makes.
+
+        Raises:
+            ArgumentError: A warm-up would never end.
+        """
         if not isinstance(self.train_loop, IterBasedTrainLoop):
             steps = len(self.train_dataloader) // batches_per_step(self.optim_wrapper)
             scheduler = set_epoch_length(scheduler, steps)
-        return super().build_param_scheduler(scheduler)
+        built = super().build_param_scheduler(scheduler)
+        refuse_endless_warm_ups(built)
+        return built
 
     def _init_model_weights(self) -> None:
         if not is_sharded(self.model):

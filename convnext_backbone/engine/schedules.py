@@ -3,18 +3,37 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import LinearParamScheduler, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..utils.errors import CheckpointError, printable, shorten
+from ..utils.errors import ArgumentError, CheckpointError, printable, shorten
 from ..utils.validation import is_number
 from .accumulation import batches_per_step
 
 # What a schedule that follows a score has seen of it.
 _SEEN = ('last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter')
 _NO_SETTINGS = {'optimizer', 'params', 'param_names', 'group_name', *_SEEN}
+
+
+def refuse_endless_warm_ups(schedulers: Any) -> None:
+    """Raise where a linear warm-up has a single step: mmengine then never leaves the rate that it starts from.
+
+    Args:
+        schedulers: As built: a list, or one for each of several optimizers.
+
+    Raises:
+        ArgumentError: There is one.
+    """
+    for scheduler in chain(*schedulers.values()) if isinstance(schedulers, dict) else schedulers or []:
+        if isinstance(scheduler, LinearParamScheduler) and scheduler.total_iters < 1 and scheduler.start_factor != 1:
+            raise ArgumentError(
+                f'param_scheduler: {type(scheduler).__name__} from step {scheduler.begin} to {scheduler.end} is a '
+                f'warm-up of a single step, and the whole run would stay at {scheduler.start_factor:g} of its '
+                f'rate: let it end at {scheduler.begin + 2} or later, or leave it out.'
+            )
 
 
 def resume_schedules(runner: Runner, checkpoint: Mapping, source: str) -> None:

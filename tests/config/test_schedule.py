@@ -158,6 +158,30 @@ def test_an_epoch_has_a_step(images, asked, batch, count, changed):
     ('name', 'asked'),
     [
         (PRETRAIN, dict(epochs=1)),
+        (PRETRAIN, dict(iters=20)),
+        (CASCADE, dict(iters=20)),
+        ('demo/upernet_convnext_atto_camvid', dict(iters=20)),
+        ('demo/fcmae_convnext_v2_atto_shapes', dict(epochs=1)),
+    ],
+)
+@pytest.mark.parametrize('images', [8, 32])
+def test_the_shortest_warm_up_ends_at_the_rate_of_the_run(name, asked, images, changed):
+    cfg, _ = changed(name, images=images, own_data=True, **asked)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    length = max(1, images // cfg.train_dataloader.batch_size // cfg.optim_wrapper.accumulative_counts)
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        defaults = dict(optimizer=optimizer, epoch_length=length)
+        warm_up = PARAM_SCHEDULERS.build(dict(cfg.param_scheduler[0]), default_args=defaults)
+    for _ in range(cfg.param_scheduler[0].end * length):
+        optimizer.step()
+        warm_up.step()
+    assert optimizer.param_groups[0]['lr'] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'asked'),
+    [
+        (PRETRAIN, dict(epochs=1)),
         ('demo/pretrain_convnext_atto_shapes', dict(epochs=1)),
         ('demo/upernet_convnext_atto_camvid', dict(iters=1)),
         (CASCADE, dict(epochs=1)),

@@ -12,7 +12,7 @@ from test_resume import Augmented, CutOff, Toy, short_pause, train  # noqa: F401
 from convnext_backbone import ResumableRunner, read_checkpoint
 from convnext_backbone.engine.class_check import check_classes
 from convnext_backbone.engine.resume import find_checkpoints
-from convnext_backbone.utils.errors import CheckpointError, CheckpointMismatch, NonFiniteError
+from convnext_backbone.utils.errors import ArgumentError, CheckpointError, CheckpointMismatch, NonFiniteError
 
 
 class Rates(Hook):
@@ -46,6 +46,14 @@ SCHEDULES = dict(
         [dict(type='MultiStepLR', by_epoch=False, milestones=[6, 13])],
     ),
 )
+
+
+def test_a_warm_up_of_a_single_step_is_refused(tmp_path):
+    """mmengine would train all of the run at a tenth of the rate, and say nothing."""
+    with pytest.raises(ArgumentError, match='LinearLR from step 0 to 1 .* stay at 0.1 .* let it end at 2 or later'):
+        rates(tmp_path / 'one', 'epoch', param_scheduler=[{**LINEAR, 'end': 1}])
+    seen, _ = rates(tmp_path / 'two', 'epoch', param_scheduler=[{**LINEAR, 'end': 2}])
+    assert [seen[0], seen[1], seen[9]] == pytest.approx([0.001, 0.01, 0.01])
 
 
 @pytest.mark.parametrize('loop', ['epoch', 'infinite'])
