@@ -15,6 +15,7 @@ tools/benchmark.py data --data-root data/imagenet       # images a second, augme
 tools/benchmark.py images --data-root data/coco/val2017    # a detector's images a second, decoded and resized
 tools/benchmark.py annotations                          # the check of an annotation file of COCO's size
 tools/benchmark.py tiles CONFIG CHECKPOINT              # AP on large pictures, whole and in tiles
+tools/benchmark.py transfer --data-root DIR             # what pre-training is worth where labels are few
 """
 
 import argparse
@@ -38,6 +39,7 @@ from benchmarks.pretraining import PRETRAINING
 from benchmarks.report import check_picture, print_result
 from benchmarks.runtimes import RUNTIMES
 from benchmarks.tiles import TILES
+from benchmarks.transfer import TRANSFER
 
 from convnext_backbone.utils.cli import user_errors
 from convnext_backbone.utils.validation import COUNT
@@ -57,6 +59,7 @@ BENCHMARKS = dict(
     images=IMAGES,
     annotations=ANNOTATIONS,
     tiles=TILES,
+    transfer=TRANSFER,
 )
 
 
@@ -75,7 +78,7 @@ def main() -> None:
             default = '(default: %(default)s)' if 'default' in options else ''
             command.add_argument(flag, **options | dict(help=f'{options.get("help", "")} {default}'.strip()))
     args = parser.parse_args()
-    for name in {'repeat', 'batch_size', 'size', 'pictures', 'tile'} & vars(args).keys():
+    for name in {'repeat', 'epochs', 'jobs', 'batch_size', 'size', 'pictures', 'tile'} & vars(args).keys():
         COUNT.check(f'--{name.replace("_", "-")}', getattr(args, name))
     if getattr(args, 'out', None):
         check_picture(args.out)

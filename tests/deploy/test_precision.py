@@ -151,8 +151,9 @@ def test_int8_is_that_of_the_blocks_linear_layers_alone(export, kind):
     assert kinds['INT8'] >= 2 * sum(models.DEPTHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('precision', ['half', 'int8'])
-@pytest.mark.parametrize('kind', MARKED)
+@pytest.mark.parametrize('kind', KINDS)
 def test_the_tool_writes_the_same_bytes_again_and_says_what_they_cost(
     export, kind, precision, photos, tmp_path, call_tool, caplog
 ):

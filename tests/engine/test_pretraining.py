@@ -167,6 +167,7 @@ def test_a_script_without_arguments_prints_its_usage(script, tmp_path):
     assert result.returncode == 2 and f'tools/{script}' in result.stderr and 'CONFIG' in result.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(data, tmp_path):
     """To 1e-5, with augmentation and gradient accumulation: steps of 1 x 4 images and of 2 x 1 x 2."""
     runs, scores = [], []

@@ -19,6 +19,7 @@ from convnext_backbone.utils.errors import UserError
 CASES = Path(__file__).with_name('triton_cases.py')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not importlib.util.find_spec('triton') or Version(version('triton')) < Version('3.3'),
     reason='triton is not installed, or so old (3.2, with torch 2.6) that its interpreter fails with numpy 2.4',

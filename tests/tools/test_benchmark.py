@@ -169,3 +169,17 @@ def test_a_peer_whose_package_fails_is_one_sentence(monkeypatch, tmp_path, call_
 def test_what_cannot_be_measured_is_one_sentence(arguments, named, tmp_path, call_tool):
     sentence = refusal(call_tool('benchmark.py', *arguments, cwd=tmp_path))
     assert all(word in sentence for word in named)
+
+
+@pytest.mark.slow
+def test_starts_are_compared_by_runs_that_are_not_repeated(real_data, tmp_path):
+    arguments = ['--data-root', real_data, '--epochs', 1, '--iters', 2]
+    report = measure('transfer', *arguments, cwd=tmp_path)
+    assert [row['start'] for row in report['rows']] == ['random weights', 'FCMAE, no labels', 'supervised'] * 5
+    assert all(row['lowest'] == row['mean'] == row['highest'] for row in report['rows'])
+    for start in ('FCMAE', 'supervised'):
+        logs = [path.read_text() for path in tmp_path.glob(f'work_dirs/transfer/*_from_{start}_*/output.log')]
+        assert len(logs) == 5 and all('136 tensors loaded' in log for log in logs)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob('work_dirs/transfer/*/output.log')}
+    assert measure('transfer', *arguments, cwd=tmp_path) == report
+    assert before == {path: path.stat().st_mtime_ns for path in before}

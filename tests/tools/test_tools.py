@@ -85,6 +85,7 @@ def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path, call_to
     assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over(run, shapes, tmp_path, call_tool):
     shutil.copytree(run[0], tmp_path / 'out')
     flipped, cut = tmp_path / 'out/iter_6.pth', tmp_path / 'out/iter_4.pth'
@@ -118,7 +119,9 @@ def test_a_resume_with_another_batch_size_continues_at_the_same_image_or_is_refu
     assert result.stdout.count('Epoch(train)') == 3  # one is left of the first epoch
 
 
-@pytest.mark.parametrize(('restarts', 'arguments'), [('1', []), ('0', ['--auto-resume'])])
+@pytest.mark.parametrize(
+    ('restarts', 'arguments'), [('1', []), pytest.param('0', ['--auto-resume'], marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_started_again_goes_on(restarts, arguments, run, shapes, tmp_path, call_tool, monkeypatch):
     """By torchrun after a failure, or by a scheduler that repeats the command."""
     shutil.copytree(run[0], tmp_path / 'out')
