@@ -64,7 +64,7 @@ class DetectorNetwork(Network):
             deltas = deltas.permute(0, 2, 3, 1).reshape(-1, 4)
             logits = logits.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels)
             scores = logits[:, 0].sigmoid() if head.use_sigmoid_cls else logits.softmax(1)[:, 0]
-            best = scores.sort(descending=True)[1][: settings.nms_pre]
+            best = scores.sort(descending=True, stable=True)[1][: settings.nms_pre]
             rows.append((anchors[best], deltas[best], scores[best], torch.full_like(best, level)))
         anchors, deltas, scores, levels = (torch.cat(parts) for parts in zip(*rows, strict=True))
         boxes = decode(head.bbox_coder, anchors, deltas, size)
@@ -140,7 +140,7 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) ->
         The indices of the boxes that are kept, by falling scores.
     """
     largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()  # of no box, too
-    return nms(boxes + (groups.to(boxes) * (largest + 1))[:, None], scores, threshold, 0)
+    return nms(boxes + (groups.to(boxes) * (largest + 1))[:, None], scores, threshold, 0, stable=True)
 
 
 def extract(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> Tensor:

@@ -67,10 +67,29 @@ def export_network(network: Network, path: Path, size: tuple[int, int] | None) -
             input_names=['image'],
             output_names=[*network.outputs],
             verbose=False,
+            custom_translation_table=_translations(),
         )
     assert program is not None
     _name_axes(program.model_proto, axes)
     save(program.model_proto, path)
+
+
+def _translations() -> dict[Any, Any]:
+    """What torch.onnx translates such that scores near 1 are rounded, and equal ones ordered, as by torch.
+
+    onnxruntime's own Sigmoid is off by some units in the last place and does not rise everywhere: regions whose scores
+    are almost 1 would change places in the NMS, and another one of an object would be kept.
+    """
+    from onnxscript import opset18 as op
+
+    def sigmoid(self: Any) -> Any:
+        one = op.Constant(value_float=1.0)
+        return op.Div(one, op.Add(one, op.Exp(op.Neg(self))))
+
+    def sort(self: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+        return op.TopK(self, op.Shape(self), axis=dim, largest=descending)
+
+    return {torch.ops.aten.sigmoid.default: sigmoid, torch.ops.aten.sort.stable: sort}
 
 
 def write_metadata(path: Path, about: dict[str, Any]) -> None:

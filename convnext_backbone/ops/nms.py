@@ -12,7 +12,7 @@ from .precision import widen
 LANE_POINTS = 72  # of a lane of CLRNet (arXiv 2203.10350), which come after its five other values
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int, stable: bool = False) -> Tensor:
     """Greedy suppression of boxes that overlap a better one.
 
     Args:
@@ -20,6 +20,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         scores: (N,).
         iou_threshold: Boxes with a larger overlap are suppressed.
         offset: 1 where the last pixel belongs to a box, 0 where it does not.
+        stable: Whether the first of equal scores is the better one. mmcv takes them as torch's sort leaves them.
 
     Returns:
         The indices of the boxes that are kept, by falling scores.
@@ -27,8 +28,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     boxes = widen(boxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    # torchvision keeps the first of equal scores. mmcv takes them as torch's sort leaves them, which is another order.
-    order = scores.sort(0, descending=True)[1]
+    # Of its own, torchvision's NMS is always stable.
+    order = scores.sort(dim=0, descending=True, stable=stable)[1]
     ranks = torch.arange(order.shape[0], 0, -1, dtype=boxes.dtype, device=boxes.device)
     return order[torch.ops.torchvision.nms(boxes[order], ranks, _as_float32(iou_threshold))]
 

@@ -1,6 +1,7 @@
 """tools/export.py: files of every kind of model, run by onnxruntime and by the runner. Exact up to the tolerances."""
 
 import collections
+import copy
 import json
 import os
 import subprocess
@@ -18,6 +19,8 @@ from test_runner import BAR
 from convnext_backbone.config.load import load_config
 from convnext_backbone.deploy import __main__ as runner
 from convnext_backbone.deploy import check, metadata, onnx_file
+from convnext_backbone.deploy.detector import suppress
+from convnext_backbone.deploy.networks import Network
 from convnext_backbone.deploy.supported import build_network
 from convnext_backbone.utils.errors import UserError
 
@@ -229,6 +232,57 @@ def test_what_a_file_says_of_itself(export):
     assert about['check'] == dict(inputs=4, agree=1.0, of=20, worst=about['check']['worst'])
     assert about['check']['worst']['scores'] <= 1e-4
     assert len(about['config_sha256']) == len(about['weights_sha256']) == 64
+
+
+class Regions(Network):
+    """The regions that an RPN keeps of those that it finds at the pixels of an image."""
+
+    outputs = ('kept', 'scores')
+
+    def forward(self, image):
+        left, top, logits = image.flatten(2)[0]
+        scores = logits.sigmoid()
+        best = scores.sort(descending=True, stable=True)[1]
+        corners = torch.stack([left, top], 1)[best]
+        kept = suppress(torch.cat([corners, corners + 20], 1), scores[best], torch.zeros_like(best), 0.5)
+        return best[kept], scores[best[kept]]
+
+
+def test_scores_that_are_rounded_to_1_are_ordered_as_by_torch(tmp_path):
+    """Of regions with equal scores the first is kept: the same ones, to the last, whether few or most have 1."""
+    network = Regions(torch.nn.Identity())
+    onnx_file.export_network(network, tmp_path / 'model.onnx', None)
+    onnx_file.write_metadata(tmp_path / 'model.onnx', dict(format=1, size=None, pad_value=0))
+    model, random = runner.Model(tmp_path / 'model.onnx'), np.random.default_rng(0)
+    for centre, least in ((8, 0), (14, 0.01), (40, 0.9)):
+        image = random.uniform(0, 400, (3, 60, 50)).astype(np.float32)
+        image[2] = random.normal(centre, 4, (60, 50))
+        expected, scores = network(torch.from_numpy(image)[None])
+        assert (scores == 1).float().mean() >= least and len(scores.unique()) < len(scores) > 200
+        np.testing.assert_array_equal(model(image)[0], expected.numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('factor', 'shift'), [(2.0, 8.0), (1.0, 17.0), (20.0, 120.0)])
+def test_a_detector_whose_regions_have_scores_of_1_passes_the_check(export, factor, shift, tmp_path):
+    """Few of them, most of them and all of them; every detection is that of the model."""
+    network, folder = export('faster_rcnn')
+    network = copy.deepcopy(network)
+    layer, scores = network.model.rpn_head.rpn_cls, []
+    with torch.no_grad():
+        layer.weight.mul_(factor)
+        layer.bias.mul_(factor).add_(shift)
+    proto = onnx.load(folder / 'model.onnx')
+    for tensor in proto.graph.initializer:
+        if 'rpn_cls' in tensor.name:
+            values = getattr(layer, tensor.name.rpartition('.')[2]).detach().numpy()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(proto, tmp_path / 'model.onnx')
+    model = runner.Model(tmp_path / 'model.onnx')
+    layer.register_forward_hook(lambda _, inputs, output: scores.append(output.sigmoid().flatten()))
+    report = check.check_export(network, model, check.draw_inputs(model))
+    assert (torch.cat(scores) == 1).float().mean() > 0.02
+    assert report['agree'] == 1 and report['of'] > 200
 
 
 @pytest.mark.slow
