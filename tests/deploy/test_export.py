@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, refusal
 from mmdet.structures import DetDataSample
+from mmseg.structures import SegDataSample
 from PIL import Image
 from test_runner import BAR
 
@@ -110,8 +111,8 @@ def test_the_tool_writes_the_same_bytes_again(export, kind, tmp_path, call_tool)
 def compare_with_predict(export, tmp_path, call_tool):
     """Runs the runner, in a process without torch and the MM libraries, and the predict tool on the same images."""
 
-    def compare(kind, *arguments):
-        _, folder = export(kind)
+    def compare(kind, *arguments, size=None):
+        _, folder = export(kind, size)
         (tmp_path / 'sitecustomize.py').write_text(BAR)
         command = ['-m', 'convnext_backbone.deploy', folder / 'model.onnx', *arguments, '--out-dir', 'ours']
         environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}:{REPOSITORY}'}
@@ -305,6 +306,36 @@ def test_a_fixed_size(export, kind, photos, tmp_path, monkeypatch):
         for one in found['annotations']:
             left, top, width, height = one['bbox']
             assert left + width <= sizes[one['image_id']][0] + 1e-3 and top + height <= sizes[one['image_id']][1] + 1e-3
+
+
+@pytest.mark.slow
+def test_a_fixed_size_of_windows_is_that_of_the_config(export, compare_with_predict, photos, tmp_path, call_tool):
+    """Images are not resized to it but seen window by window, as by mmseg, in a file that takes no other size."""
+    _, folder = export('slide', (96, 80))
+    proto = onnx.load(folder / 'model.onnx')
+    assert [one.dim_value for one in proto.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 96, 80]
+    compare_with_predict('slide', photos, size=(96, 80))
+    for size in ((80, 96), (192, 160)):
+        command = folder / 'config.py', folder / 'model.pth', tmp_path / 'other.onnx', '--size', *size
+        sentence = refusal(call_tool('export.py', *command, cwd=tmp_path))
+        assert f'--size {size[0]} {size[1]}' in sentence and 'windows or crops of 96 80' in sentence
+    assert not (tmp_path / 'other.onnx').exists()
+
+
+@pytest.mark.slow
+def test_an_image_that_is_lower_than_a_window_of_a_fixed_size_is_padded_to_it(export, tmp_path, run):
+    """Its classes are those that mmseg gives the padded image; mmseg's own would be of a smaller window."""
+    network, folder = export('slide', (96, 80))
+    (path,) = models.draw_photos(tmp_path / 'photos', [(240, 60)])
+    assert run(folder / 'model.onnx', path, '--out-dir', tmp_path / 'out')[0] == 0
+    ids = np.asarray(Image.open(tmp_path / 'out/class_ids/0.png'))
+    image = torch.from_numpy(runner.prepare(runner.Model(folder / 'model.onnx').meta, runner.decode(path)))
+    padded = torch.nn.functional.pad(image, (0, 0, 0, 36))[None]
+    meta = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), (96, 240))
+    with torch.no_grad():
+        found = network.model.predict(padded, [SegDataSample(metainfo=dict(meta, padding_size=[0] * 4))])
+    expected = found[0].pred_sem_seg.data[0, :60].numpy()
+    assert len(np.unique(ids)) > 2 and ids.shape == (60, 240) and (ids == expected).mean() > 0.9999
 
 
 def test_a_file_that_differs_from_its_model_is_not_kept(export, tmp_path, call_tool, monkeypatch):
