@@ -57,6 +57,7 @@ class FiniteCheckHook(Hook):
     def _check_step(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
         parameters = (p for group in optimizer.param_groups for p in group['params'])
         gradients = [to_local(p.grad) for p in parameters if p.grad is not None]
+        gradients = [gradient for gradient in gradients if gradient.numel()]  # some shards hold nothing
         scaler = getattr(self._runner.optim_wrapper, 'loss_scaler', None)
         is_scaled = scaler is not None and scaler.is_enabled()  # and has looked at them
         self._finite = self._all_finite([] if is_scaled else gradients)
@@ -115,6 +116,8 @@ def _all_finite(*tensors: Tensor) -> Tensor:
 
 def _image_names(batch: Any) -> list[str]:
     """The image files of a batch, or image ids where it names no files."""
+    if isinstance(batch, dict) and 'names' in batch:  # of the data sets of this package
+        return [*map(str, batch['names'])]
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     if not isinstance(samples, (list, tuple)):
         return []

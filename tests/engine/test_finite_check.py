@@ -87,6 +87,22 @@ def test_a_loss_scaler_that_is_switched_off_looks_at_nothing(optimizer, what, tm
     check_same(tmp_path / 'broken/last_good_iter_7.pth', tmp_path / 'whole/iter_7.pth')
 
 
+class Sharded(Toy):
+    """With a parameter of which this process holds nothing, as of one with fewer rows than processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.shard = torch.nn.Parameter(torch.empty(0, 4))
+
+    def forward(self, inputs, mode='tensor'):
+        return dict(loss=super().forward(inputs, mode)['loss'] + self.shard.sum())
+
+
+def test_an_empty_shard_is_finite(tmp_path):
+    run(tmp_path, 'adamw', Sharded())
+    assert (tmp_path / 'iter_15.pth').is_file()
+
+
 class Reads(TorchDispatchMode):
     """Counts what a host waits for: numbers that it reads."""
 
