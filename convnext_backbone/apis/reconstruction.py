@@ -12,11 +12,9 @@ from ..utils.image_io import read_image
 from .image_files import ImageFile
 from .predicting import PredictionTask
 
-SEED = 0  # of the masks
-
 
 class ReconstructionTask(PredictionTask):
-    """Masks images at random, the same way each time, and draws them next to what is visible and reconstructed.
+    """Masks images, each always in the same way, and draws them next to what is visible and reconstructed.
 
     Args:
         model: As of :func:`.build_autoencoder`.
@@ -34,8 +32,7 @@ class ReconstructionTask(PredictionTask):
         """
         images = [read_image(file.image) if file.pixels is None else file.pixels for file in files]
         inputs = torch.stack([self._model.transform(Image.fromarray(image)) for image in images])
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(SEED)
+        with torch.no_grad():
             results = self._model.test_step(dict(inputs=inputs))
         preprocessor = self._model.data_preprocessor
         predictions = []

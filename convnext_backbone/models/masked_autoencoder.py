@@ -110,7 +110,7 @@ class MaskedAutoencoder(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor', labels: object = None
     ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Mask images at random, and predict what was removed.
+        """Mask images at random, outside of training each always in the same way, and predict what was removed.
 
         Args:
             inputs: Preprocessed images, (N, in_channels, H, W); H and W are multiples of 32.
@@ -124,7 +124,7 @@ class MaskedAutoencoder(BaseModel):
             ArgumentError: The images have another size or number of channels, or too few patches.
         """
         pixels, grid = self._split(inputs)
-        visible, masked = self._draw_masks(pixels)
+        visible, masked = self._draw_masks(inputs, pixels.shape[1])
         features = self.encode_patches(pixels, visible, grid)
         predicted = self._decode(features, visible, masked, grid)
         if mode == 'tensor':
@@ -186,20 +186,26 @@ class MaskedAutoencoder(BaseModel):
         """Images of patches, as of :meth:`_split`."""
         return pixels.unflatten(1, grid).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
-    def _draw_masks(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw_masks(self, images: Tensor, patches: int) -> tuple[Tensor, Tensor]:
         """Draw a random order of the patches of each image: the first of them stay visible, (N, K), the others do not.
 
-        By torch's global generator on the device of the images: seeded before each iteration, a resumed run draws the
-        masks of an uninterrupted one, and nothing is copied from the host.
+        In training by torch's global generator on the device of the images: seeded before each iteration, a resumed run
+        draws the masks of an uninterrupted one, and nothing is copied from the host. Otherwise by a generator that the
+        values of an image seed: whatever the batches and processes, an evaluation masks it the same way each time.
         """
-        samples, patches = pixels.shape[:2]
         number = int(round(patches * (1 - self.mask_ratio), 6))  # 10 * (1 - 0.9) is less than 1
         if not 0 < number < patches:
             raise ArgumentError(
                 f'mask_ratio={self.mask_ratio} leaves {number} of {patches} patches of an image visible, but some must '
                 f'stay and some be removed: use larger images, or another mask_ratio.'
             )
-        order = torch.rand(samples, patches, device=pixels.device).argsort(1)
+        if self.training:
+            keys = torch.rand(len(images), patches, device=images.device)
+        else:
+            seeds = images.contiguous().view(torch.int32).sum(dim=(1, 2, 3)).tolist()  # of bits, in any order the same
+            drawn = [torch.rand(patches, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            keys = torch.stack(drawn).to(images.device)
+        order = keys.argsort(1)
         return order[:, :number].sort(1).values, order[:, number:].sort(1).values
 
     def _decode(self, features: Tensor, visible: Tensor, masked: Tensor, grid: Grid) -> Tensor:

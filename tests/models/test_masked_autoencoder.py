@@ -193,8 +193,8 @@ def test_a_reconstruction_has_the_visible_patches_and_undoes_the_normalization()
 @pytest.mark.parametrize(
     ('ratio', 'size', 'visible'), [(0.6, (224, 224), 19), (0.75, (32, 128), 1), (0.9, (64, 160), 1)]
 )
-def test_each_image_has_a_mask_of_its_own_which_the_seed_decides(ratio, size, visible):
-    model, images = make(mask_ratio=ratio), torch.randn(8, 3, *size)
+def test_each_image_has_a_mask_of_its_own_which_the_seed_decides_in_training(ratio, size, visible):
+    model, images = make(mask_ratio=ratio).train(), torch.randn(8, 3, *size)
     masks = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -203,6 +203,26 @@ def test_each_image_has_a_mask_of_its_own_which_the_seed_decides(ratio, size, vi
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
     assert all((~mask).sum(1).eq(visible).all() for mask in masks)
     assert len(masks[0].unique(dim=0)) > 1
+
+
+def test_an_evaluation_masks_an_image_always_in_the_same_way():
+    """Whatever the seed, the batch and its place there; random numbers are as before, and images differ."""
+    model, images = make(), make_images(8)
+    results = []
+    for seed, order in ((0, range(8)), (1, range(8)), (2, (5, 0, 3)), (3, (7,))):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            found = model(images[[*order]], mode='predict')
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(dict(zip(order, found, strict=True)))
+    first, again, *parts = results
+    assert all(torch.equal(first[i][name], again[i][name]) for i in first for name in first[i])
+    for part in parts:
+        for i, found in part.items():
+            assert torch.equal(found['mask'], first[i]['mask'])
+            assert found['loss'].item() == pytest.approx(first[i]['loss'].item(), rel=1e-5)
+    assert len(torch.stack([first[i]['mask'] for i in first]).unique(dim=0)) > 4
 
 
 @VERSIONS
