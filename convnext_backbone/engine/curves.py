@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 
 from ..utils.files import replaced_atomically
 
+_DRAWN = ('mAP', 'mAP_50', 'mIoU', 'top1', 'reconstruction/loss')  # ends of the names of scores
+
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
@@ -58,7 +60,7 @@ def draw_curves(work_dir: str | Path) -> Path | None:
     scores = defaultdict(list)
     for step in sorted(validation):
         for name, value in validation[step].items():
-            if name.endswith(('mAP', 'mAP_50', 'mIoU', 'top1')) and isinstance(value, float) and not math.isnan(value):
+            if name.endswith(_DRAWN) and isinstance(value, float) and not math.isnan(value):
                 scores[name].append((step, value))
     for name, points in scores.items():
         score_axes.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
