@@ -27,6 +27,7 @@ SMALL = [
     'randomness.seed=3',
 ]
 DETECTOR = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
+AUTOENCODER = REPOSITORY / 'configs/demo/fcmae_convnext_v2_atto_shapes.py'
 SEGMENTOR = REPOSITORY / 'configs/demo/upernet_convnext_atto_camvid.py'
 TINY = 'dict(_delete_=True, depths=(1, 1, 2, 1), channels=(8, 16, 32, 64))'
 # Each task in a run of a second or two, with all random augmentation, and a checkpoint after each step.
@@ -101,9 +102,28 @@ param_scheduler = [{{**_base_.param_scheduler[0], 'end': 4}}, {{**_base_.param_s
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
 randomness = dict(seed=3)
 """,
+    autoencoder=f"""
+_base_ = {str(AUTOENCODER)!r}
+model = dict(backbone=dict(arch={TINY}, drop_path_rate=0.5, fused=True), decoder_dim=16)
+small = dict(input_size=64)
+images = 'annotations/instances_{{}}2017.json'
+train_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    dataset=dict(ann_file=images.format('train'), transform=small),
 )
-LAST = dict(classifier='iter_12.pth', detector='iter_6.pth', segmentor='iter_6.pth')
-PARTS = dict(classifier='imagenet', detector='', segmentor='ade')
+val_dataloader = dict(dataset=dict(ann_file=images.format('val'), transform=small))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=2, val_interval=1)
+auto_scale_lr = dict(base_batch_size=2)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1), logger=dict(interval=1))
+custom_hooks = [*_base_.custom_hooks, dict(type='AveragedWeightsHook', decay=0.9)]
+randomness = dict(seed=3)
+""",
+)
+LAST = dict(classifier='iter_12.pth', detector='iter_6.pth', segmentor='iter_6.pth', autoencoder='iter_12.pth')
+PARTS = dict(classifier='imagenet', detector='', segmentor='ade', autoencoder='')
 
 
 def write_config(task: str, folder: Path, more: str = '') -> Path:

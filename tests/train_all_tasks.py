@@ -81,6 +81,14 @@ train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=3)
 default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
 log_processor = dict(by_epoch=True)
 """
+AUTOENCODER_CONFIG = f"""
+_base_ = {str(DEMO / 'fcmae_convnext_v2_atto_shapes.py')!r}
+model = dict(backbone=dict(fused=True), decoder_dim=64)
+train_dataloader = dict(
+    dataset=dict(ann_file='annotations/instances_train2017.json', transform=dict(input_size=64))
+)
+train_cfg = dict(max_epochs=3, val_interval=9)
+"""
 
 
 def main() -> None:
@@ -91,9 +99,12 @@ def main() -> None:
     parser.add_argument('--resume')
     parser.add_argument('--options', nargs='*', default=[])
     args = parser.parse_args()
-    classifier, segmentor = args.out / 'classifier.py', args.out / 'segmentor.py'
+    classifier, segmentor, autoencoder = (
+        args.out / f'{task}.py' for task in ('classifier', 'segmentor', 'autoencoder')
+    )
     classifier.write_text(CLASSIFIER_CONFIG)
     segmentor.write_text(SEGMENTOR_CONFIG)
+    autoencoder.write_text(AUTOENCODER_CONFIG)
     detector = DEMO / 'cascade_convnext_atto_shapes.py'
     spec = importlib.util.spec_from_file_location('train', REPOSITORY / 'tools/train.py')
     tool = importlib.util.module_from_spec(spec)
@@ -103,6 +114,7 @@ def main() -> None:
         ('detector', detector, args.data, DETECTOR),
         ('frozen detector', detector, args.data, [*DETECTOR, 'model.backbone.frozen_stages=2']),
         ('segmentor', segmentor, args.data, []),
+        ('autoencoder', autoencoder, args.data, []),
     ):
         for kind in managers():  # a name is good for one run a second
             kind._instance_dict = OrderedDict()

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-from small_runs import DEMO, SMALL
-from test_pretraining import differing, environment, run_script, train
+from conftest import REPOSITORY, run_tool
+from small_runs import DEMO, SMALL, arguments, write_config
+from test_pretraining import differing, environment, run_script
 
 from convnext_backbone import read_checkpoint
 from convnext_backbone.engine.preemption import postponed_interrupt
@@ -57,12 +57,14 @@ def assert_same_weights(whole: Path, resumed: Path) -> None:
         assert differing(one[weights], other[weights]) == []
 
 
-def test_sigterm_saves_the_state_and_the_run_resumes(shapes, run_once, tmp_path):
+@pytest.mark.parametrize('task', ['classifier', pytest.param('autoencoder', marks=pytest.mark.slow)])
+def test_sigterm_saves_the_state_and_the_run_resumes(task, shapes, run_once, tmp_path):
     """All processes of the group receive it, data loader workers included."""
-    data = shapes / 'imagenet'
-    whole, _ = run_once('classification', partial(train, data, 'out'))
-    command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', data, '--work-dir', 'out']
-    with started(*command, '--cfg-options', *SMALL, cwd=tmp_path) as process:
+    by_epoch = 'default_hooks.checkpoint.by_epoch=True'
+    config = DEMO if task == 'classifier' else write_config(task, tmp_path)
+    command = ['train.py', *arguments(task, config, shapes, options=[] if task == 'classifier' else [by_epoch])]
+    whole, _ = run_once('classification' if task == 'classifier' else task, partial(run_tool, *command))
+    with started(sys.executable, REPOSITORY / 'tools' / command[0], *command[1:], cwd=tmp_path) as process:
         read_until(process, 'Epoch(train) [1][1/6]')
         sent = time.time()
         os.killpg(process.pid, signal.SIGTERM)
@@ -71,7 +73,7 @@ def test_sigterm_saves_the_state_and_the_run_resumes(shapes, run_once, tmp_path)
     assert 'stopped.pth' in output and 'Traceback' not in output
     assert (tmp_path / 'out/stopped.pth').stat().st_mtime - sent < 10  # as promised
     assert not (tmp_path / 'out/epoch_2.pth').exists()
-    result = train(data, 'out', '--resume', cwd=tmp_path)
+    result = run_tool(*command[:2], '--resume', *command[2:], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert_same_weights(whole, tmp_path / 'out')
 

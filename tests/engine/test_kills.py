@@ -156,7 +156,7 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_weights(shapes, tmp_
     """Also while a checkpoint is written, and before the first one."""
     kills, seed = os.environ.get('KILLS', '6'), os.environ.get('SEED', '0')
     command = [sys.executable, __file__, str(shapes), str(tmp_path), kills, seed, *CONFIGS]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY / 'tests')}
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{REPOSITORY}{os.pathsep}{REPOSITORY}/tests'}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     print(result.stdout)
     assert result.returncode == 0, result.stderr[-4000:]

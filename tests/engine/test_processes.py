@@ -20,7 +20,7 @@ from convnext_backbone.engine.ema import AveragedWeightsHook
 from convnext_backbone.engine.fsdp import shard
 from convnext_backbone.utils.errors import ArgumentError
 
-TASKS = ('classifier', 'detector', 'frozen detector', 'segmentor')
+TASKS = ('classifier', 'detector', 'frozen detector', 'segmentor', 'autoencoder')
 SHARDED = ['--options', 'model_wrapper_cfg.type=fully_shard']
 ZERO = [
     '--options',

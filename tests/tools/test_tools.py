@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, refusal, run_tool
 from pycocotools.coco import COCO
+from small_runs import arguments, write_config
 
 DEMO = REPOSITORY / 'configs/demo/cascade_convnext_atto_shapes.py'
 ITERATIONS = 6  # 2 epochs of 6 images in batches of 2
@@ -184,13 +185,15 @@ def test_predict_writes_pictures_and_coco_json(run, shapes, tmp_path):
         assert 0 <= annotation['score'] <= 1 and len(annotation['bbox']) == 4
 
 
-@pytest.mark.slow
-def test_nan_loss_stops_after_saving_the_last_good_state(shapes, tmp_path):
+@pytest.mark.parametrize('task', [pytest.param('detector', marks=pytest.mark.slow), 'autoencoder'])
+def test_nan_loss_stops_after_saving_the_last_good_state(task, shapes, tmp_path, call_tool):
     """The learning rate makes the weights infinite at the first iteration; the saved checkpoint is finite."""
-    result = train(shapes, 'out', options=['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None'], cwd=tmp_path)
-    sentence = refusal(result)
+    options = ['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None', 'optim_wrapper.accumulative_counts=1']
+    command = arguments(task, write_config(task, tmp_path), shapes, options=options)
+    sentence = refusal(call_tool('train.py', *command, cwd=tmp_path))
     assert 'iteration 2' in sentence and 'loss' in sentence and 'last_good_iter_1.pth' in sentence
-    assert str(shapes / 'train2017') in sentence  # the images of the batch
+    # The images of the batch.
+    assert (str(shapes / 'train2017') if task == 'detector' else '00000000000') in sentence
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / 'out/last_good_iter_1.pth').values())
     assert (tmp_path / 'out/last_checkpoint').read_text().endswith('last_good_iter_1.pth')
 
