@@ -7,6 +7,7 @@ import torch
 from mmengine.model import BaseModel
 from PIL import Image
 
+from ..datasets.unlabelled_images import keep_channels
 from ..evaluation.reconstruction_pictures import draw_reconstruction, to_pixels
 from ..utils.image_io import read_image
 from .image_files import ImageFile
@@ -30,8 +31,9 @@ class ReconstructionTask(PredictionTask):
             Of each image its ``file``, ``drawn`` (H, 3 * W + gaps, 3), the ``loss`` of what was removed, and the
             ``mask``, as of :meth:`.MaskedAutoencoder.encode`.
         """
-        images = [read_image(file.image) if file.pixels is None else file.pixels for file in files]
-        inputs = torch.stack([self._model.transform(Image.fromarray(image)) for image in images])
+        channels = self._model.backbone.in_channels
+        images = [read_image(f.image, channels=channels) if f.pixels is None else f.pixels for f in files]
+        inputs = torch.stack([self._model.transform(keep_channels(Image.fromarray(image))) for image in images])
         with torch.no_grad():
             results = self._model.test_step(dict(inputs=inputs))
         preprocessor = self._model.data_preprocessor

@@ -7,7 +7,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
 from ..utils.errors import ArgumentError, printable
-from ..utils.validation import NOT_NEGATIVE, NUMBER, PART, POSITIVE, one_or_three
+from ..utils.validation import NOT_NEGATIVE, NUMBER, PART, POSITIVE, per_channel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,7 +22,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
     Args:
         num_classes: Length of the soft targets.
         label_smoothing: Smoothing of the soft targets.
-        mean, std: Of each channel, for images from 0 to 1.
+        mean, std: Of each channel, or of all, for images from 0 to 1.
         random_erasing: Probability that a rectangle of an image becomes noise (paper, table 5).
         mixup_alpha: Parameter of the beta distribution of mixup; 0 disables it.
         cutmix_alpha: The same for CutMix; with both, each batch takes one of them at random.
@@ -41,7 +41,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         super().__init__()
         self.num_classes = num_classes
         for name, values, kind in (('mean', mean, NUMBER), ('std', std, POSITIVE)):
-            one_or_three(kind).check(name, values)
+            per_channel(kind).check(name, values)
             scaled = torch.tensor(values).view(-1, 1, 1) * 255
             self.register_buffer(name, scaled, persistent=False)  # of the data, not of the weights
         PART.check('random_erasing', random_erasing)
@@ -68,11 +68,18 @@ class ImagePreprocessor(BaseDataPreprocessor):
             ``inputs``, normalized; ``labels`` unchanged, or (N, num_classes) after mixing.
 
         Raises:
-            ArgumentError: A label is out of range, or the batch cannot be mixed.
+            ArgumentError: A label is out of range, the batch cannot be mixed, or the images have another number of
+                channels than ``mean`` and ``std``.
         """
         self._check_labels(data)
         batch = dict(self.cast_data({key: data[key] for key in ('inputs', 'labels') if key in data}))
         images = batch['inputs'].to(torch.float32, copy=True)
+        for name, values in (('mean', self.mean), ('std', self.std)):
+            if len(values) not in (1, images.shape[1]):
+                raise ArgumentError(
+                    f'The images have {images.shape[1]} channels, but {name} of model.data_preprocessor has '
+                    f'{len(values)} values: give it one for each channel.'
+                )
         images.sub_(self.mean).div_(self.std)
         if training and self._erasing is not None:
             self._erasing.device = images.device

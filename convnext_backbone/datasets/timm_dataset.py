@@ -91,13 +91,14 @@ def _open_reader(path: str, reader: str, split: str, class_map: dict[str, int] |
     return found
 
 
-def read_first(reader: Any, index: int, tries: int) -> tuple['Image | None', Any, list[str]]:
+def read_first(reader: Any, index: int, tries: int, channels: int = 3) -> tuple['Image | None', Any, list[str]]:
     """Decode an image of a reader, in the place of an unreadable one the next that can be read.
 
     Args:
         reader: As those of timm: its items are open files and labels, and ``filename`` names them.
         index: Of the image.
         tries: How many images to try.
+        channels: As of :func:`.decode_image`.
 
     Returns:
         The image and its label, None and None if all fail; and the unreadable images, each with the reason.
@@ -108,7 +109,7 @@ def read_first(reader: Any, index: int, tries: int) -> tuple['Image | None', Any
         try:
             file, label = reader[i]
             with file:
-                return decode_image(file), label, broken
+                return decode_image(file, channels), label, broken
         except Exception as error:  # decoders raise anything: OSError, SyntaxError, zlib.error, struct.error
             broken.append(f'{reader.filename(i)} ({type(error).__name__}: {error})'.replace('\n', ' '))
     return None, None, broken

@@ -4,18 +4,26 @@ import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
+import numpy as np
+import torch
 from mmengine.registry import DATASETS
 from msgspec import Raw, Struct
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..utils.errors import UserError, printable, shorten
+from ..utils.validation import integers
 from .coco_format import CocoFile, CocoProblem, read_coco
 from .folders import find_images, is_hidden, list_folders
 from .timm_dataset import MAX_BROKEN_IN_A_ROW, build_transform, read_first
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CHANNELS = integers(1, 4)  # that image files have
 _TAR = '.tar'
 
 
@@ -134,6 +142,17 @@ def read_names(path: Path) -> list[str]:
         ) from error
 
 
+def keep_channels(image: 'Image') -> 'Image | Tensor':
+    """Make a tensor (C, H, W) of an image that is not RGB, for transforms.
+
+    Pillow takes the last of two or four channels for transparency, and would weigh the others by it.
+    """
+    if image.mode == 'RGB':
+        return image
+    values = torch.from_numpy(np.array(image))
+    return values.view(*values.shape[:2], -1).permute(2, 0, 1)
+
+
 @DATASETS.register_module()
 class UnlabelledImages(Dataset):
     """Map-style data set of images without labels, for pre-training.
@@ -146,8 +165,10 @@ class UnlabelledImages(Dataset):
             absolute. By default all are used.
         transform: Settings of :func:`.build_transform`.
         is_training: Whether to augment.
+        channels: Of the images, as of :func:`.decode_image`: the ``in_channels`` of the backbone.
 
     Raises:
+        ArgumentError: ``channels`` is out of range.
         UserError: There are no images, or a tar file or list cannot be read.
     """
 
@@ -158,7 +179,9 @@ class UnlabelledImages(Dataset):
         ann_file: str = '',
         transform: dict | None = None,
         is_training: bool = False,
+        channels: int = 3,
     ) -> None:
+        CHANNELS.check('channels', channels)
         folder = Path(data_root) / data_prefix
         if ann_file:
             names = read_names(Path(data_root) / ann_file)
@@ -171,7 +194,9 @@ class UnlabelledImages(Dataset):
                 f'There are no images in {printable(ann_file or folder.absolute())}: point elsewhere with --data-root.'
             )
         self.reader = ImageFiles(folder, names)
-        self.transform = build_transform(is_training, **(transform or {}))
+        plain = {} if channels == 3 else dict(color_jitter=None)  # which is for colours
+        self.transform = build_transform(is_training, **{**plain, **(transform or {})})
+        self.channels = channels
         self.metainfo: dict = dict(classes=())
 
     def __len__(self) -> int:
@@ -181,14 +206,14 @@ class UnlabelledImages(Dataset):
         """Read an image; an unreadable one is replaced by the next.
 
         Returns:
-            ``inputs``, bytes of (3, H, W); ``names``, that of the image; ``broken``, the names of unreadable ones, one
-            a line.
+            ``inputs``, bytes of (channels, H, W); ``names``, that of the image; ``broken``, the names of unreadable
+            ones, one a line.
 
         Raises:
             UserError: Too many images in a row are unreadable.
         """
-        image, _, broken = read_first(self.reader, index, MAX_BROKEN_IN_A_ROW)
+        image, _, broken = read_first(self.reader, index, MAX_BROKEN_IN_A_ROW, self.channels)
         if image is None:
             raise UserError(f'{len(broken)} images in a row cannot be read ({shorten(broken)}): fix the data.')
         name = self.reader.filename((index + len(broken)) % len(self))
-        return dict(inputs=self.transform(image), names=name, broken='\n'.join(broken))
+        return dict(inputs=self.transform(keep_channels(image)), names=name, broken='\n'.join(broken))

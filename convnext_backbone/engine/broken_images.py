@@ -15,6 +15,8 @@ from ..utils.validation import PART
 class BrokenImagesHook(Hook):
     """Logs and counts the images that a data set of this package could not read, and names in ``broken``.
 
+    Others may lack that.
+
     Args:
         max_broken: The fraction of a data set that may be unreadable; one image always may.
 
@@ -30,7 +32,7 @@ class BrokenImagesHook(Hook):
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
         """Count the unreadable images."""
         size, broken = len(getattr(runner, f'{mode}_dataloader').dataset), self._broken[mode]
-        new = {name for names in data_batch['broken'] if names for name in names.split('\n')} - broken
+        new = {name for names in data_batch.get('broken', ()) if names for name in names.split('\n')} - broken
         for name in sorted(new):
             broken.add(name)
             runner.logger.warning(f'The image {name} cannot be read and is skipped ({len(broken)} so far).')

@@ -22,23 +22,25 @@ FORMATS: tuple[str, ...] = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM', 
 FORMATS += ('AVIF',) if importlib.util.find_spec('PIL.AvifImagePlugin') else ()  # from Pillow 11.3 on
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.jp2'}
 IMAGE_SUFFIXES |= {'.ppm', '.pgm', '.pbm', '.pnm', *['.avif'] * ('AVIF' in FORMATS)}
+_AS_STORED = dict(LA=2, RGBA=4, RGBX=4, CMYK=4)  # channels of modes that are not converted where they are asked for
 
 
-def decode_image(file: str | Path | BinaryIO) -> 'Image':
-    """Decode an image of any mode to 8-bit RGB, with its EXIF orientation applied.
+def decode_image(file: str | Path | BinaryIO, channels: int = 3) -> 'Image':
+    """Decode an image of any mode to 8-bit RGB, or of so many 8-bit channels, with its EXIF orientation applied.
 
     The upper 8 of 12 or 16 bits stay, where Pillow clips grey values to white; transparent pixels keep their colour, as
     in OpenCV and timm; CMYK and palettes become RGB; of an animation or several pages the first is taken.
 
     Args:
         file: Its path, or itself.
+        channels: 3 for RGB, 1 for grey; 2 or 4 for images that have as many, whose values stay as they are stored.
 
     Returns:
-        In mode RGB.
+        In mode RGB or L, or in that of the file.
 
     Raises:
         Exception: Of any type: it is no image of :data:`FORMATS`, it is truncated (OpenCV would fill the rest with
-            grey), or its pixels are numbers of unknown range.
+            grey), its pixels are numbers of unknown range, or it has another number of channels.
     """
     from PIL import Image, ImageOps
 
@@ -52,10 +54,15 @@ def decode_image(file: str | Path | BinaryIO) -> 'Image':
         image.load()
         with contextlib.suppress(Exception):  # of any type: unreadable EXIF data is ignored
             ImageOps.exif_transpose(image, in_place=True)
-        if not deep:
-            return image.convert('RGB')
-        grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
-        return Image.fromarray(255 - grey if white_is_zero else grey).convert('RGB')
+        if channels not in (1, 3):
+            if _AS_STORED.get(image.mode) != channels:
+                raise ValueError(f'it has {len(image.getbands())} channels ({image.mode}) and not {channels}')
+            return image
+        if deep:
+            grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+            image = Image.fromarray(255 - grey if white_is_zero else grey)
+        colours = image.convert('RGB')
+        return colours if channels == 3 else colours.convert('L')
 
 
 def _know_deep_tiffs() -> None:
@@ -67,15 +74,16 @@ def _know_deep_tiffs() -> None:
     OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ('I;16B', 'I;16B'))
 
 
-def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray:
+def read_image(path: str | Path, backend_args: dict | None = None, channels: int = 3) -> np.ndarray:
     """Read and decode an image by :func:`decode_image`.
 
     Args:
         path: Its file.
         backend_args: Of ``mmengine.fileio``, for remote storage.
+        channels: As of :func:`decode_image`.
 
     Returns:
-        (H, W, 3), RGB.
+        (H, W, 3), RGB; (H, W) of one channel.
 
     Raises:
         UserError: It is missing or cannot be decoded.
@@ -83,7 +91,7 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
     from PIL import UnidentifiedImageError
 
     try:
-        return np.array(decode_image(io.BytesIO(fileio.get(path, backend_args=backend_args))))
+        return np.array(decode_image(io.BytesIO(fileio.get(path, backend_args=backend_args)), channels))
     except FileNotFoundError as error:
         raise UserError(
             f'The image {printable(path)} is missing: put it there, correct data_root and data_prefix, or take '

@@ -43,11 +43,11 @@ def numbers(fits: Callable[[float], bool], words: str) -> Kind:
     return Kind(lambda value: is_number(value) and fits(value), f'a number {words}')
 
 
-def one_or_three(kind: Kind) -> Kind:
-    """Lists of one value for all colour channels, or of one for each."""
+def per_channel(kind: Kind) -> Kind:
+    """Lists of one value for all channels of an image, or of one for each."""
     return Kind(
-        lambda value: isinstance(value, (list, tuple)) and len(value) in (1, 3) and all(map(kind.fits, value)),
-        f'a list with {kind.words} for each colour',
+        lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(map(kind.fits, value)),
+        f'a list with {kind.words} for each channel',
     )
 
 

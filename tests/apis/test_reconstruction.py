@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from PIL import Image
 
+from convnext_backbone import ResumableRunner
 from convnext_backbone.apis.builders import build_autoencoder
 from convnext_backbone.apis.image_files import ImageFile
 from convnext_backbone.apis.reconstruction import ReconstructionTask
@@ -74,6 +75,31 @@ def test_an_evaluation_draws_its_first_images(tmp_path):
     assert picture.shape[0] == 3 * HEIGHT + 2 * GAP
     for i, image in enumerate(images[:3]):
         assert_shows(picture[i * (HEIGHT + GAP) :][:HEIGHT], image)
+
+
+def test_tensors_of_any_number_of_channels_are_trained_on(tmp_path):
+    """By a data set of one's own, which gives them and nothing else."""
+    torch.manual_seed(0)
+    data = [dict(inputs=torch.randint(0, 256, (5, HEIGHT, WIDTH), dtype=torch.uint8)) for _ in range(4)]
+    normalization = dict(mean=[0.5] * 5, std=[0.25] * 5)
+    loader = dict(dataset=data, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=stack)
+    runner = ResumableRunner(
+        model={**MODEL, 'backbone': {**MODEL['backbone'], 'in_channels': 5}, 'data_preprocessor': normalization},
+        work_dir=str(tmp_path),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        val_dataloader=loader,
+        val_evaluator=dict(type='ReconstructionMetric'),
+        val_cfg=dict(),
+        custom_hooks=[dict(type=name) for name in ('FiniteCheckHook', 'BrokenImagesHook', 'ReconstructionsHook')],
+        experiment_name='channels',
+    )
+    before = runner.model.pred.weight.clone()
+    runner.train()
+    assert runner.iter == 2 and not torch.equal(runner.model.pred.weight, before)
+    picture = np.asarray(Image.open(tmp_path / 'reconstructions.png'))
+    assert np.array_equal(picture[:HEIGHT, :WIDTH], data[0]['inputs'][:3].permute(1, 2, 0))
 
 
 def stack(samples: list[dict]) -> dict:

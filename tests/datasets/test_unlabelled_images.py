@@ -154,6 +154,34 @@ def test_what_cannot_be_read_is_named(arguments, named, photos):
         UnlabelledImages(str(photos), **arguments)
 
 
+@pytest.mark.parametrize(
+    ('mode', 'suffix'), [('RGBA', 'png'), ('RGBA', 'tif'), ('CMYK', 'tif'), ('LA', 'png'), ('L', 'png')]
+)
+def test_channels_are_read_as_they_are_stored(mode, suffix, tmp_path):
+    """Also where the last one, which an image viewer takes for transparency, is zero, and images are resized."""
+    values = np.random.default_rng(0).integers(0, 256, (24, 24, len(mode)), dtype=np.uint8)
+    values[:12, :, -1] = 0
+    for name, stored in (('a', values), ('b', np.concatenate([values[..., :-1], 255 - values[..., -1:]], axis=2))):
+        (tmp_path / name).mkdir()
+        Image.frombytes(mode, (24, 24), stored.tobytes()).save(tmp_path / name / f'0.{suffix}')
+    settings = dict(channels=len(mode), transform=dict(input_size=24, crop_pct=1.0))
+    sample = UnlabelledImages(str(tmp_path / 'a'), **settings)[0]
+    assert np.array_equal(sample['inputs'].permute(1, 2, 0), values)
+    augmented = []
+    for name in 'ab':
+        data = UnlabelledImages(str(tmp_path / name), transform=PLAIN, is_training=True, channels=len(mode))
+        seed_all(0)
+        augmented.append(data[0]['inputs'])
+    assert augmented[0].shape == (len(mode), 8, 8) and torch.equal(augmented[0][:-1], augmented[1][:-1])
+
+
+def test_another_number_of_channels_is_named(photos):
+    with pytest.raises(UserError, match=r'it has 3 channels \(RGB\) and not 4'):
+        UnlabelledImages(str(photos), transform=PLAIN, channels=4)[0]
+    with pytest.raises(ArgumentError, match='channels=5 .* from 1 to 4'):
+        UnlabelledImages(str(photos), channels=5)
+
+
 def test_shards_without_labels_yield_images_alone(photos, tmp_path):
     pytest.importorskip('webdataset')
     names = ['0.png', DEEP, 'b c/ü.png']

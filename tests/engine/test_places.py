@@ -217,7 +217,7 @@ ODD = 'Übung – 训练 ✨ [1] 100% {x} $HOME #2'
 @pytest.mark.parametrize('task', CONFIGS)
 @pytest.mark.parametrize('links', [False, True])
 def test_unusual_paths_and_links_work(task, links, shapes, tmp_path, call_tool, monkeypatch):
-    """For train.py, a resume, test.py and predict.py; with the data behind links, or not."""
+    """For train.py, a resume, test.py, which repeats its scores, and predict.py; with the data behind links, or not."""
     if task == 'classifier' and not links:
         monkeypatch.setattr(Config, 'pretty_text', PRETTY_TEXT)
     place, work_dir = tmp_path / ODD, Path(ODD) / 'out'
@@ -241,9 +241,12 @@ def test_unusual_paths_and_links_work(task, links, shapes, tmp_path, call_tool, 
     assert str(work_dir) in call('train.py', options=[*short, part])
     if task == 'classifier' and not links:
         assert Config.fromfile(tmp_path / work_dir / config.name).train_dataloader.dataset.data_root == f'{data}/'
-    assert 'resumed epoch' in call('train.py', '--resume', options=short)
+    said = call('train.py', '--resume', options=short)
+    assert 'resumed epoch' in said
     checkpoint = tmp_path / work_dir / LAST[task]
     call('test.py', checkpoint)
+    scores = json.loads((tmp_path / work_dir / 'scores.json').read_text())
+    assert scores and all(f' {name}: {score:.4f}  ' in said for name, score in scores.items() if score is not None)
     image = next(path for path in sorted(data.glob('**/*')) if path.suffix in ('.jpg', '.JPEG'))
     call('predict.py', checkpoint, image)
     left = {str(path.relative_to(tmp_path / work_dir)) for path in (tmp_path / work_dir).glob('**/*')}

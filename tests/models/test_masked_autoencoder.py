@@ -263,11 +263,15 @@ def test_values_of_visible_positions_alone_are_kept_for_backward(use_grn):
     assert count(lambda: model.encode(images, mask)) < 0.25 * count(lambda: model.backbone(images))
 
 
-def test_a_training_step_of_the_engine():
-    model = make().train()
+@pytest.mark.parametrize('channels', [3, 5])
+def test_a_training_step_of_the_engine(channels):
+    """On bytes of any number of channels, as a data set gives them."""
+    normalization = dict(mean=[0.5] * channels, std=[0.1 * (i + 1) for i in range(channels)])
+    backbone = dict(type='ConvNeXt', arch=SMALL, use_grn=True, in_channels=channels)
+    model = randomized(MaskedAutoencoder(backbone, decoder_dim=16, data_preprocessor=normalization)).train()
     before = [p.clone() for p in model.parameters()]
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, channels, 64, 96), dtype=torch.uint8)
     losses = model.train_step(dict(inputs=images, labels=torch.zeros(2, dtype=torch.long)), optimizer)
     assert losses['loss'] > 0 and all(
         not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)
@@ -296,6 +300,12 @@ def test_a_checkpoint_is_one_of_the_backbone_without_conversion(use_grn, tmp_pat
         assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
     again = make(use_grn=use_grn)
     again.load_state_dict(torch.load(path, weights_only=True)['state_dict'])
+
+
+def test_a_normalization_for_another_number_of_channels_is_named():
+    images = torch.zeros(1, 5, 64, 64, dtype=torch.uint8)
+    with pytest.raises(ArgumentError, match='The images have 5 channels, but mean of model.data_preprocessor has 3'):
+        make(in_channels=5).val_step(dict(inputs=images))
 
 
 def test_published_weights_in_the_sparse_form_give_the_same_features(tmp_path):

@@ -5,10 +5,12 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import own_sets_masks
 import pytest
 from conftest import REPOSITORY, refusal, run_tool
 from own_sets import DETECTION, NAMES, write_detection
+from PIL import Image
 
 from convnext_backbone import ConvNeXt, load_backbone, read_checkpoint
 
@@ -116,6 +118,30 @@ def test_images_without_labels(real_data, call_tool, tmp_path):
     assert len([*(tmp_path / 'out/predictions').glob('*.jpeg')]) == 2
     report = load_backbone(ConvNeXt('atto', use_grn=True, out_norm=False), tmp_path / 'out/epoch_2.pth')
     assert report.complete and not report.new
+
+
+def test_images_of_four_channels_without_labels(call_tool, tmp_path):
+    """Say, with near infrared: pre-trained on, and drawn; or what must be set is said in one sentence."""
+    (tmp_path / 'mine').mkdir()
+    for i, values in enumerate(np.random.default_rng(0).integers(0, 256, (12, 64, 64, 4), dtype=np.uint8)):
+        Image.fromarray(values).save(tmp_path / f'mine/{i}.tif')
+    config = REPOSITORY / 'configs/demo/fcmae_convnext_v2_atto_shapes.py'
+    more = ['model.backbone.in_channels=4', 'train_dataloader.dataset.transform.input_size=64']
+    sets = [f'{split}_dataloader.dataset.channels=4' for split in ('train', 'val', 'test')]
+    normalization = [f'model.data_preprocessor.{name}=[0.5,0.5,0.5,0.5]' for name in ('mean', 'std')]
+    command = ['train.py', config, '--data-root', 'mine', '--work-dir', 'out', '--iters', 1, '--batch-size', 2]
+    command += ['--val-split', 0.2, '--cfg-options', *more]
+    said = refusal(call_tool(*command, cwd=tmp_path))
+    assert '(2, 3, 128, 128)' in said and '(N, 4, H, W)' in said
+    assert 'The images have 4 channels, but mean' in refusal(call_tool(*command, *sets, cwd=tmp_path))
+    result = call_tool(*command, *sets, *normalization, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (weights,) = (tmp_path / 'out').glob('*.pth')
+    options = ['--work-dir', 'out', '--cfg-options', *more, *sets, *normalization]
+    result = call_tool('predict.py', config, weights, 'mine/0.tif', *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (drawn,) = (tmp_path / 'out/predictions').glob('0.*')
+    assert Image.open(drawn).size[0] > 3 * 64
 
 
 def test_what_a_pretrained_model_cannot_do_is_one_sentence(call_tool, shapes, tmp_path):
