@@ -43,6 +43,8 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+# Each evaluation's own loss: mmengine would log the mean of the last 50 evaluations, as it does in training.
+log_processor = dict(mean_pattern=r'^(?!.*reconstruction/).*(loss|time|grad_norm)')
 default_hooks = dict(checkpoint=dict(save_best=None))  # a lower loss need not be a better encoder
 custom_hooks = [
     dict(type='FiniteCheckHook'),
