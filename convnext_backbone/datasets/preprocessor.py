@@ -7,10 +7,18 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
 from ..utils.errors import ArgumentError, printable
-from ..utils.validation import NOT_NEGATIVE, NUMBER, PART, POSITIVE, per_channel
+from ..utils.validation import NOT_NEGATIVE, NUMBER, PART, POSITIVE, Kind
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _per_channel(kind: Kind) -> Kind:
+    """Lists of one value for all channels of an image, or of one for each."""
+    return Kind(
+        lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(map(kind.fits, value)),
+        f'a list with {kind.words} for each channel',
+    )
 
 
 @MODELS.register_module()
@@ -41,7 +49,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         super().__init__()
         self.num_classes = num_classes
         for name, values, kind in (('mean', mean, NUMBER), ('std', std, POSITIVE)):
-            per_channel(kind).check(name, values)
+            _per_channel(kind).check(name, values)
             scaled = torch.tensor(values).view(-1, 1, 1) * 255
             self.register_buffer(name, scaled, persistent=False)  # of the data, not of the weights
         PART.check('random_erasing', random_erasing)

@@ -43,14 +43,6 @@ def numbers(fits: Callable[[float], bool], words: str) -> Kind:
     return Kind(lambda value: is_number(value) and fits(value), f'a number {words}')
 
 
-def per_channel(kind: Kind) -> Kind:
-    """Lists of one value for all channels of an image, or of one for each."""
-    return Kind(
-        lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(map(kind.fits, value)),
-        f'a list with {kind.words} for each channel',
-    )
-
-
 FLAG = Kind(lambda value: isinstance(value, bool), 'True or False')
 COUNT = integers(1)
 SIZE = integers(1, 2**16)  # of layers or channels: more would end in the allocator, or not at all
