@@ -167,7 +167,7 @@ for cfg in (by_name, by_class):
 """
 
 
-@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('library', ['mmdet', pytest.param('mmseg', marks=pytest.mark.slow)])
 def test_the_registry_finds_the_backbone_from_any_directory(library, tmp_path):
     (tmp_path / 'by_name.py').write_text(
         "custom_imports = dict(imports=['convnext_backbone'], allow_failed_imports=False)\n"

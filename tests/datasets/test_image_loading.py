@@ -364,6 +364,7 @@ def test_batches_without_labelled_pixels_train_to_finite_weights(scenes, tmp_pat
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
+@pytest.mark.slow
 def test_boxes_without_area_do_not_change_the_training(coco, tmp_path, call_tool):
     """To the last bit, also where an image has no other boxes."""
     path = coco / 'annotations/instances_train2017.json'

@@ -408,6 +408,7 @@ def read_as_process(rank, folder, pattern):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_epoch(tmp_path):
     pattern = write_shards(tmp_path, [13, 2, 26])
     torch.multiprocessing.spawn(read_as_process, (str(tmp_path), pattern), nprocs=2)

@@ -89,7 +89,7 @@ def fill(disk: Path, leave: int = 0) -> None:
         file.write(bytes(shutil.disk_usage(disk).free - leave))
 
 
-@pytest.mark.parametrize('left', ['nothing', 'half a checkpoint'])
+@pytest.mark.parametrize('left', ['nothing', pytest.param('half a checkpoint', marks=pytest.mark.slow)])
 def test_a_full_disk_stops_a_run_that_resumes_once_there_is_space(left, train, tmp_path):
     assert train('whole').returncode == 0
     half = (tmp_path / 'whole' / LAST['classifier']).stat().st_size // 2
@@ -186,7 +186,7 @@ def test_a_clock_that_jumps_changes_nothing(train, tmp_path, monkeypatch):
     check_same(tmp_path / 'whole' / LAST['classifier'], out / LAST['classifier'])
 
 
-@pytest.mark.parametrize('place', ['read-only', 'a file'])
+@pytest.mark.parametrize('place', ['read-only', pytest.param('a file', marks=pytest.mark.slow)])
 def test_a_work_dir_that_cannot_be_written_is_named(place, train, shapes, tmp_path, call_tool):
     assert train('out').returncode == 0
     config, checkpoint = tmp_path / 'classifier.py', tmp_path / 'out' / LAST['classifier']
@@ -215,7 +215,7 @@ ODD = 'Übung – 训练 ✨ [1] 100% {x} $HOME #2'
 
 
 @pytest.mark.parametrize('task', CONFIGS)
-@pytest.mark.parametrize('links', [False, True])
+@pytest.mark.parametrize('links', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_unusual_paths_and_links_work(task, links, shapes, tmp_path, call_tool, monkeypatch):
     """For train.py, a resume, test.py, which repeats its scores, and predict.py; with the data behind links, or not."""
     if task == 'classifier' and not links:

@@ -100,6 +100,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_averages(run, checkpoint, 
         assert differing(checkpoint[weights], resumed[weights]) == []
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_resumes_to_the_same_weights(data, tmp_path, call_tool):
     """From within an epoch, with workers, mixup and averaged weights."""
     shards = tmp_path / 'shards'

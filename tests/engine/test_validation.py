@@ -291,6 +291,7 @@ def test_only_numbers_that_are_none_become_null(indent, tmp_path):
 # ---- the tools -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_of_two_sizes_in_a_batch_end_a_run_before_it_trains(shapes, tmp_path, call_tool):
     """mmsegmentation takes one size in a batch; training crops to one, validation does not."""
     data = shutil.copytree(shapes / 'ade', tmp_path / 'data')

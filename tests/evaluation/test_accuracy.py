@@ -66,7 +66,7 @@ def evaluate_as_process(rank: int, folder: str, samples: list[list[int]], sizes:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('kind', ['sampler', 'stream'])
+@pytest.mark.parametrize('kind', ['sampler', pytest.param('stream', marks=pytest.mark.slow)])
 def test_two_processes_count_every_sample_once(kind, tmp_path):
     if kind == 'sampler':  # dealt out in turn, the first sample repeated
         samples, sizes = [[*range(0, 39, 2)], [*range(1, 39, 2), 0]], [39, 39]

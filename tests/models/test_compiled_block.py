@@ -101,6 +101,7 @@ def test_the_operator_keeps_what_torch_expects_of_one(use_grn, kept, dtype):
     library.opcheck(fused_block, (x, mask, dtype, 1e-6, True, weights))
 
 
+@pytest.mark.slow
 def test_a_model_of_changing_sizes_is_compiled_once_more_only():
     """The second size makes sizes variables."""
     model = ConvNeXt(SMALL).eval()

@@ -51,7 +51,7 @@ def gradients(model: nn.Module, loss: Tensor, names: list[str]) -> list[Tensor]:
     return torch.autograd.grad(loss, [parameters[name] for name in names])
 
 
-@pytest.mark.parametrize('arch', ['small', 'base', pytest.param('large', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('arch', ['small', *(pytest.param(arch, marks=pytest.mark.slow) for arch in ('base', 'large'))])
 def test_outputs_and_gradients_equal_timm_with_and_without_layer_scale(arch):
     """Gradients of all parameters without layer scale; with it, of layer scale and of the stem."""
     with torch.device('meta'):

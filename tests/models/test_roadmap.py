@@ -61,7 +61,7 @@ def assert_close(maps: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         assert relative_error(one, other) < TOLERANCE
 
 
-@pytest.mark.parametrize('regime', ENDS)
+@pytest.mark.parametrize('regime', ['r50', pytest.param('r200', marks=pytest.mark.slow)])
 def test_the_first_step_is_torchvisions_resnet(regime):
     """Maps and the gradient of the stem, in training and evaluation mode of the batch norms."""
     theirs = randomized(ResNet(Bottleneck, ENDS[regime][0])).double()
@@ -83,7 +83,7 @@ def test_the_first_step_is_torchvisions_resnet(regime):
         assert relative_error(found, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize('regime', ENDS)
+@pytest.mark.parametrize('regime', ['r50', pytest.param('r200', marks=pytest.mark.slow)])
 def test_the_last_step_is_convnext_and_loads_its_checkpoints(regime, tmp_path):
     convnext = randomized(ConvNeXt(ENDS[regime][1]))
     torch.save(convnext.state_dict(), tmp_path / 'convnext.pth')

@@ -99,6 +99,7 @@ def test_images_are_decoded_and_resized_by_both(tmp_path, call_tool):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec('triton'), reason='triton is not installed')
 def test_kernels_fit_gpus_that_are_not_here(tmp_path, call_tool, monkeypatch):
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))

@@ -89,7 +89,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(error):
     assert raised.value is error
 
 
-@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize('unbuffered', ['', pytest.param('1', marks=pytest.mark.slow)])
 def test_an_output_that_nobody_reads_ends_without_a_word(unbuffered, tmp_path):
     tool = f'{sys.executable} {REPOSITORY}/tools/train.py --list'
     result = subprocess.run(
@@ -127,6 +127,7 @@ def test_ctrl_c_while_libraries_are_imported_is_one_word():
     assert (process.returncode, said) == (130, 'interrupted\n')
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_python_ignores_is_raised_again(monkeypatch):
     monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # importing it is for a tool alone
     handler = signal.getsignal(signal.SIGINT)

@@ -61,6 +61,7 @@ def test_train_shows_progress_scores_and_curves(run):
     assert (work_dir / 'curves.png').read_bytes()[:4] == b'\x89PNG'
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(run, shapes, tmp_path, call_tool):
     """Exact: after SIGKILL in the middle of an epoch and --resume, the weights are those of the uninterrupted run."""
     command = [sys.executable, REPOSITORY / 'tools/train.py', DEMO, '--data-root', shapes, '--work-dir', 'out']
@@ -131,6 +132,7 @@ def test_a_run_that_is_started_again_goes_on(restarts, arguments, run, shapes, t
     assert result.returncode == 0 and f'iter: {ITERATIONS}' in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_auto_resume_starts_where_there_is_nothing(shapes, tmp_path, call_tool):
     result = train(shapes, 'out', '--auto-resume', options=['train_cfg.max_epochs=1'], cwd=tmp_path, how=call_tool)
     assert result.returncode == 0 and (tmp_path / 'out/iter_2.pth').is_file()
@@ -153,6 +155,7 @@ def test_no_run_is_overwritten(run, shapes, call_tool):
     assert before == {path: path.stat().st_mtime_ns for path in run[0].glob('*.pth')}
 
 
+@pytest.mark.slow
 def test_the_test_tool_repeats_the_scores_of_the_run(run, shapes, tmp_path):
     result = run_tool(
         'test.py', DEMO, run[0] / 'iter_6.pth', '--data-root', shapes, '--work-dir', 'out', '--json', cwd=tmp_path
@@ -230,7 +233,7 @@ def copy_with_defect(shapes: Path, copy: Path, what: str) -> Path:
         ('not json', ['annotations/instances_train2017.json', 'not json', 'COCO']),
         ('not COCO', ['annotations/instances_train2017.json', 'images', 'categories']),
         pytest.param('broken image', ['train2017/0000000000', '.jpg', 'decoded'], marks=pytest.mark.slow),
-        ('missing image', ['train2017/0000000000', '.jpg', 'missing']),
+        pytest.param('missing image', ['train2017/0000000000', '.jpg', 'missing'], marks=pytest.mark.slow),
     ],
 )
 def test_bad_data_is_named(what, named, shapes, tmp_path, call_tool):

@@ -269,7 +269,7 @@ def test_a_dry_run_writes_nothing_and_prints_json(own, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['own.pth']
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('suffix', [pytest.param('.pth', marks=pytest.mark.slow), '.safetensors'])
 def test_a_full_disk_leaves_nothing_behind(own, tmp_path, suffix):
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
