@@ -190,7 +190,7 @@ def _let_warm_ups_end(cfg: Config, steps_an_epoch: int | None) -> None:
         begin = schedule.get('begin', 0)
         steps = schedule.get('end', math.inf) - begin
         if schedule.get('convert_to_iter_based'):
-            steps *= 2 if steps_an_epoch is None else steps_an_epoch
+            steps *= 2 if steps_an_epoch is None else steps_an_epoch  # of unknown length it has several
         if schedule['type'] == 'LinearLR' and steps < 2:
             schedule['end'] = begin + 2
 

@@ -48,7 +48,9 @@ def _train(run: Run, jobs: int) -> float:
     score = _final_score(run)
     if score is None:
         last = log.read_text(errors='replace').strip().rpartition('\n')[2].removeprefix('error: ')
-        raise UserError(f'The run {run.work_dir} failed ({last}): see {log}, then give the same command again.')
+        raise UserError(
+            f'The run {run.work_dir} failed, without {run.score} ({last}): see {log}, then give the same command again.'
+        )
     return score
 
 

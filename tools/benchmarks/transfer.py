@@ -5,7 +5,6 @@ import csv
 import random
 import re
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,12 +55,12 @@ def _plan_pretraining(args: argparse.Namespace) -> list[Run]:
 def _plan(name: str, start: str, seed: int, args: argparse.Namespace) -> Run:
     """Fine-tuning of a task; the seed draws the labelled images, the head's weights, and the order of the images."""
     task = TASKS[name]
-    iters = args.iters or task.iters
+    iters = task.iters if args.iters is None else args.iters
     folder = args.work_dir / re.sub(r'\W+', '_', f'{name} from {start} {seed}')
     flags = ['--data-root', args.data_root / task.data, '--iters', iters]
     if task.labels:
         flags += ['--batch-size', 16, '--batch-size-total', 16]
-        flags += ['--train-ann', _draw_labels(args, task.labels, seed), '--val-ann', _list(args, 'val')]
+        flags += ['--train-ann', _write_table(args, 'train', task.labels, seed), '--val-ann', _write_table(args, 'val')]
     options = [_V2, f'randomness.seed={seed}']
     options += [f'{place}={iters}' for place in ('train_cfg.val_interval', 'default_hooks.checkpoint.interval')]
     if start != RANDOM:
@@ -70,35 +69,26 @@ def _plan(name: str, start: str, seed: int, args: argparse.Namespace) -> Run:
     return Run(task.config, folder, (*flags, '--cfg-options', *options), task.score, iters)
 
 
-def _labelled(args: argparse.Namespace, split: str) -> Iterator[tuple[str, list[Path]]]:
-    for folder in sorted((args.data_root / 'imagenette' / split).iterdir()):
-        yield folder.name, sorted(folder.iterdir())
-
-
-def _draw_labels(args: argparse.Namespace, number: int, seed: int) -> Path:
-    """A table of so many training images of each class."""
-    rng = random.Random(seed)
-    rows = [(path, name) for name, paths in _labelled(args, 'train') for path in rng.sample(paths, number)]
-    return _write(args, f'train_{number}_{seed}', rows)
-
-
-def _list(args: argparse.Namespace, split: str) -> Path:
-    return _write(args, split, [(path, name) for name, paths in _labelled(args, split) for path in paths])
-
-
-def _write(args: argparse.Namespace, name: str, rows: list[tuple[Path, str]]) -> Path:
-    path = args.work_dir / f'{name}.csv'
+def _write_table(args: argparse.Namespace, split: str, number: int | None = None, seed: int = 0) -> Path:
+    """A table of all photographs of imagenette's split, or of so many that are drawn of each class."""
+    root, rng = args.data_root / 'imagenette', random.Random(seed)
+    path = args.work_dir / (f'{split}.csv' if number is None else f'{split}_{number}_{seed}.csv')
     with path.open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['image', 'label'])
-        writer.writerows((image.relative_to(args.data_root / 'imagenette'), label) for image, label in rows)
+        for folder in sorted((root / split).iterdir()):
+            images = sorted(folder.iterdir())
+            drawn = images if number is None else rng.sample(images, number)
+            writer.writerows((image.relative_to(root), folder.name) for image in drawn)
     return path
 
 
 def _measure(args: argparse.Namespace) -> dict:
     for data in sorted({task.data for task in TASKS.values()}):
         if not (args.data_root / data).is_dir():
-            raise UserError(f'--data-root {args.data_root} has no folder {data}: docs/recipes.md says what is read.')
+            raise UserError(
+                f'--data-root {args.data_root} has no folder {data}: docs/pretraining.md says what is read.'
+            )
     args.data_root, args.work_dir = args.data_root.resolve(), args.work_dir.resolve()
     args.work_dir.mkdir(parents=True, exist_ok=True)
     train_all(_plan_pretraining(args), args.jobs)
