@@ -32,7 +32,8 @@ MATRIX_SIZE = 2048
 Makers = dict[str, Callable[[], nn.Module]]
 
 
-def _autocast(dtype: str) -> torch.autocast:
+def autocast(dtype: str) -> torch.autocast:
+    """Context of a step in a data type, by name; in fp32 and pure types without autocast."""
     return torch.autocast(device().type, DTYPES.get(dtype), enabled=dtype in DTYPES and dtype != 'fp32')
 
 
@@ -49,7 +50,7 @@ def run_backbone(model: nn.Module, images: Tensor, mode: str, dtype: str) -> Non
     if dtype in PURE:
         model, images = model.to(PURE[dtype]), images.to(PURE[dtype])
     with switch_kernels(model):
-        with _autocast(dtype), torch.set_grad_enabled(mode == 'train'):
+        with autocast(dtype), torch.set_grad_enabled(mode == 'train'):
             maps = list(model(images))
         if mode == 'train':
             torch.autograd.backward(maps, [one.detach() for one in maps])
@@ -66,7 +67,7 @@ def make_batch(shape: Shape) -> dict:
 def run_detector(model: nn.Module, batch: dict, mode: str = 'train', dtype: str = 'fp32') -> None:
     """A training step without that of the optimizer."""
     with switch_kernels(model):
-        with _autocast(dtype):
+        with autocast(dtype):
             data = model.data_preprocessor(copy.deepcopy(batch), mode == 'train')
             loss, _ = model.parse_losses(model(**data, mode='loss'))
         loss.backward()

@@ -13,7 +13,7 @@ from convnext_backbone import ARCHS, ConvNeXtBlock, ImageClassifier, MaskedAutoe
 from convnext_backbone.models.masked_autoencoder import Grid, take
 
 from .measuring import conditions, device, in_own_process, parse_shape
-from .models import make_images, measure_peaks, time_models
+from .models import DTYPES, autocast, make_images, measure_peaks, time_models
 from .report import Benchmark
 
 OURS, DENSE, SUPERVISED = 'ours', 'dense masked', 'supervised'
@@ -53,10 +53,12 @@ def build(contender: str, arch: str) -> nn.Module:
     return kinds[contender](backbone).to(device(), memory_format=torch.channels_last).train()
 
 
-def run(model: nn.Module, images: Tensor) -> None:
+def run(model: nn.Module, images: Tensor, dtype: str = 'fp32') -> None:
     """A training step without that of the optimizer."""
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    model(images, labels=labels, mode='loss')['loss'].backward()
+    with autocast(dtype):
+        loss = model(images, labels=labels, mode='loss')['loss']
+    loss.backward()
 
 
 def _measure(args: argparse.Namespace) -> dict:
@@ -64,8 +66,9 @@ def _measure(args: argparse.Namespace) -> dict:
     results = []
     for arch in args.arch:
         makers: dict[str, Callable] = {name: partial(build, name, arch) for name in (OURS, DENSE, SUPERVISED)}
-        times = in_own_process(time_models, arch, makers, partial(make_images, shape), run, args.repeat)
-        peaks = measure_peaks(makers, make_images, run, shape)
+        step = partial(run, dtype=args.dtype)
+        times = in_own_process(time_models, arch, makers, partial(make_images, shape), step, args.repeat)
+        peaks = measure_peaks(makers, make_images, step, shape)
         rows = []
         for name in makers:
             # Ratios within a round: what else the machine does slows both.
@@ -73,7 +76,7 @@ def _measure(args: argparse.Namespace) -> dict:
             row = dict(contender=name, seconds=statistics.median(times[name]), fastest=min(times[name]))
             rows.append(row | dict(speedup=speedup, peak_mib=peaks[name], memory=peaks[OURS] / peaks[name]))
         results.append(dict(arch=arch, rows=rows))
-    return dict(images=args.shape, **conditions(args.repeat), results=results)
+    return dict(images=args.shape, dtype=args.dtype, **conditions(args.repeat), results=results)
 
 
 PRETRAINING = Benchmark(
@@ -81,6 +84,7 @@ PRETRAINING = Benchmark(
     {
         '--arch': dict(nargs='+', choices=ARCHS, default=['atto', 'tiny']),
         '--shape': dict(default='32x224x224', metavar='NxHxW'),
+        '--dtype': dict(choices=DTYPES, default='fp32', help='by autocast'),
     },
     _measure,
 )
