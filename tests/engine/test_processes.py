@@ -127,6 +127,7 @@ def test_a_sharded_classifier_starts_from_a_checkpoint_and_is_tested(data, of_on
     config.write_text(f"_base_ = {str(base)!r}\nmodel_wrapper_cfg = dict(type='fully_shard')\ncustom_hooks = []\n")
     first, options = of_one / 'classifier/epoch_3.pth', ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
     options += ['auto_scale_lr.base_batch_size=8', 'optim_wrapper.optimizer.lr=0.0', f'load_from={first}']
+    options += ['param_scheduler.0.end=2']  # its epochs have one step each, and a warm-up takes two
     flags = ['--data-root', data / 'imagenet', '--launcher', 'pytorch', '--work-dir']
     launch([REPOSITORY / 'tools/train.py', config, *flags, tmp_path / 'out', '--cfg-options', *options], 2)
     last = tmp_path / 'out/epoch_1.pth'
