@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .gpu_kernels import by_triton
 from .grn import GRN
 from .precision import map_dtype, working_dtype
 
@@ -16,8 +17,11 @@ SMALL = 200_000  # values of a map from which on training is faster, or saves 10
 LIGHT = 60_000_000  # bytes of a map times channels from which on inference is faster: the launches cost more before
 OFTEN = 0.25  # rate of stochastic depth from which on it is faster not to compute what is dropped
 
-# torch 2.6 does not tell the two apart: there a compiled block runs layer by layer.
-is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
+
+def is_exporting() -> bool:
+    """Whether a model is exported, and not compiled to run; torch 2.6 does not tell the two apart."""
+    # Private: torch.compiler.is_exporting is true in all that is compiled, in torch 2.11 at least.
+    return getattr(torch.compiler, '_is_exporting_flag', torch.compiler.is_compiling())
 
 
 def can_fuse(block: 'ConvNeXtBlock') -> bool:
@@ -40,10 +44,12 @@ def can_fuse(block: 'ConvNeXtBlock') -> bool:
 
 
 def is_worth_it(block: 'ConvNeXtBlock', x: Tensor) -> bool:
-    """Whether a fused block is worth it for a map: on a GPU always, on a CPU unless the map is small."""
+    """Whether a fused block is worth it for a map: on a GPU to train, on a CPU unless the map is small."""
     weight = block.pwconv1.weight
     dtype = map_dtype(weight)
-    if x.device.type != 'cpu' or working_dtype(dtype, x.device) != dtype:
+    if x.device.type != 'cpu':  # with no backward pass there is little memory to save, and more launches
+        return torch.is_grad_enabled() or by_triton(x)
+    if working_dtype(dtype, x.device) != dtype:
         return True
     if torch.is_grad_enabled():
         return x.numel() >= SMALL or (block.drop_path.drops and block.drop_path.rate >= OFTEN)

@@ -96,7 +96,7 @@ GPU = Benchmark(
     'numbers, time and memory on this GPU, and the settings that fit it',
     {
         '--shapes': dict(nargs='+', default=['2x800x1216', '16x512x512', '64x224x224'], metavar='NxHxW'),
-        '--dtype': dict(nargs='+', choices=['bf16', 'fp16'], default=['bf16', 'fp16'], help='by autocast'),
+        '--dtype': dict(nargs='+', choices=['bf16', 'fp16'], default=['bf16'], help='by autocast'),
         '--out': BACKBONE.flags['--out'],
     },
     _measure,
