@@ -19,7 +19,7 @@ class ReconstructionsHook(Hook):
     """Draws images of each evaluation, original, masked and reconstructed, to ``<work_dir>/reconstructions.png``.
 
     Args:
-        number: How many images are drawn, the first ones.
+        number: How many images are drawn, taken evenly from all: neighbours are often of one scene.
     """
 
     def __init__(self, number: int = 8) -> None:
@@ -30,14 +30,18 @@ class ReconstructionsHook(Hook):
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
     ) -> None:
-        """Draw images of a batch until there are enough."""
-        missing = self._number - len(self._rows)
-        if mode == 'train' or not is_main_process() or missing <= 0:
+        """Draw a batch's share of the images."""
+        if mode == 'train' or not is_main_process():
             return
+        batches = len(getattr(runner, f'{mode}_dataloader'))
+        share = self._number * (batch_idx + 1) // batches - self._number * batch_idx // batches
+        drawn = min(share, len(outputs))
         preprocessor = unwrap_model(runner).data_preprocessor
-        for image, found in zip(data_batch['inputs'][:missing], outputs, strict=False):
+        for i in (len(outputs) * k // drawn for k in range(drawn)):
+            found = outputs[i]
             reconstruction = to_pixels(found['reconstruction'], preprocessor.mean, preprocessor.std)
-            self._rows.append(draw_reconstruction(to_pixels(image), found['mask'].cpu().numpy(), reconstruction))
+            image = to_pixels(data_batch['inputs'][i])
+            self._rows.append(draw_reconstruction(image, found['mask'].cpu().numpy(), reconstruction))
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
         """Write the picture of an evaluation."""

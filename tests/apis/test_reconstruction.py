@@ -56,7 +56,7 @@ def test_predictions_show_what_is_visible_and_what_is_made_of_it(tmp_path):
     assert alone == [one['mask'] for one in predictions] and alone[0] != alone[1]
 
 
-def test_an_evaluation_draws_its_first_images(tmp_path):
+def test_an_evaluation_draws_images_taken_evenly_from_all(tmp_path):
     images = make_images(5)
     data = [dict(inputs=torch.from_numpy(image).permute(2, 0, 1)) for image in images]
     runner = Runner(
@@ -73,7 +73,7 @@ def test_an_evaluation_draws_its_first_images(tmp_path):
     runner.val()
     picture = np.asarray(Image.open(tmp_path / 'reconstructions.png'))
     assert picture.shape[0] == 3 * HEIGHT + 2 * GAP
-    for i, image in enumerate(images[:3]):
+    for i, image in enumerate(images[::2]):
         assert_shows(picture[i * (HEIGHT + GAP) :][:HEIGHT], image)
 
 
