@@ -44,7 +44,7 @@ faults: setup  ## fault tolerance (docs/fault_tolerance.md): a hundred kills, 15
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -m '' -n 2 --dist worksteal tests/config/test_fuzz.py tests/engine/test_places.py tests/engine/test_faults.py \
 	    tests/datasets/test_image_loading.py tests/weights/test_damage.py tests/engine/test_resume.py tests/engine/test_processes.py
 
-gpu: setup  ## a quarter of an hour on a GPU: numbers, time, memory, and the settings that fit it (work_dirs/gpu/)
+gpu: setup  ## on a GPU: numbers, time, memory, and the settings that fit it (work_dirs/gpu/)
 	@mkdir -p work_dirs/gpu
 	$(BIN)/python tools/benchmark.py gpu --out work_dirs/gpu/gpu.png --json > work_dirs/gpu/gpu.json
 	@grep recommended work_dirs/gpu/gpu.json

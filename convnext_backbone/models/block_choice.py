@@ -45,10 +45,10 @@ def can_fuse(block: 'ConvNeXtBlock') -> bool:
 
 def is_worth_it(block: 'ConvNeXtBlock', x: Tensor) -> bool:
     """Whether a fused block is worth it for a map: on a GPU to train, on a CPU unless the map is small."""
-    weight = block.pwconv1.weight
-    dtype = map_dtype(weight)
     if x.device.type != 'cpu':  # with no backward pass there is little memory to save, and more launches
         return torch.is_grad_enabled() or by_triton(x)
+    weight = block.pwconv1.weight
+    dtype = map_dtype(weight)
     if working_dtype(dtype, x.device) != dtype:
         return True
     if torch.is_grad_enabled():
