@@ -55,6 +55,7 @@ def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.Complete
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.syspath_prepend(REPOSITORY / 'tools')  # the folder of a script that runs
     monkeypatch.setattr(Config, 'pretty_text', '')  # which takes seconds to lay out
+    hook = sys.unraisablehook  # pytest's warns; a tool's would print what is no word of the tool
     for kind in managers():  # a name is good for one run a second
         monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
 
@@ -65,6 +66,7 @@ def call_tool(monkeypatch, capsys) -> Iterator[Callable[..., subprocess.Complete
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        sys.unraisablehook = hook
         return subprocess.CompletedProcess(sys.argv, module.main(), *capsys.readouterr())
 
     yield call
