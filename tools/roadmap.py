@@ -18,7 +18,7 @@ from pathlib import Path
 if __name__ == '__main__':  # before what takes seconds to import
     import interruptible  # noqa: F401
 
-from benchmarks.measuring import Shape, conditions, device, in_own_process, parse_shape
+from benchmarks.measuring import Shape, conditions, device, measure_alone, parse_shape
 from benchmarks.models import MODES, make_images, measure_peaks, run_backbone, time_models
 from benchmarks.report import Bars, check_picture, draw_bars, print_result
 from roadmaps.blocks import print_side_by_side
@@ -44,7 +44,7 @@ def measure_steps(regime: str, shape: Shape, repeat: int) -> dict[str, dict[str,
     makers = {step: partial(make_step, regime, step) for step in STEPS}
     runs = {mode: partial(run_backbone, mode=mode, dtype='fp32') for mode in MODES}
     inputs = partial(make_images, shape)
-    times = {mode: in_own_process(time_models, mode, makers, inputs, run, repeat) for mode, run in runs.items()}
+    times = {mode: measure_alone(time_models, mode, makers, inputs, run, repeat) for mode, run in runs.items()}
     peaks = measure_peaks(makers, make_images, runs['train'], shape)
     rates = {step: {mode: shape[0] / statistics.median(times[mode][step]) for mode in MODES} for step in makers}
     return {step: dict(**rates[step], mib=peaks[step] / shape[0]) for step in makers}

@@ -13,7 +13,7 @@ from convnext_backbone.datasets.coco_check import check_coco
 from convnext_backbone.datasets.faults import Faults
 from convnext_backbone.datasets.object_statistics import ObjectStatistics
 
-from .measuring import in_own_process, medians, memory_mib, time_and_peak
+from .measuring import measure_alone, medians, memory_mib, time_and_peak
 from .report import Benchmark
 
 _CLASSES = [f'class {i}' for i in range(80)]
@@ -73,7 +73,7 @@ def _measure(args: argparse.Namespace) -> dict:
         file_mib = path.stat().st_size / 2**20
         rows = []
         for name in _CONTENDERS:
-            row = medians([in_own_process(check, path, name) for _ in tqdm(range(args.repeat), desc='Rounds')])
+            row = medians([measure_alone(check, path, name) for _ in tqdm(range(args.repeat), desc='Rounds')])
             rows.append(dict(contender=name, **row, peak_mib_beside_file=row['peak_mib'] - file_mib))
     return dict(images=args.images, annotations=args.annotations, file_mib=file_mib, repeat=args.repeat, rows=rows)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from convnext_backbone import ARCHS, ConvNeXt, load_backbone
 
-from .measuring import in_own_process, medians, memory_mib, time_and_peak
+from .measuring import measure_alone, medians, memory_mib, time_and_peak
 from .report import Benchmark
 
 
@@ -48,7 +48,7 @@ def _measure(args: argparse.Namespace) -> dict:
             save_file(state, folder / f'{arch}.safetensors')
         model_mib = sum(tensor.nbytes for tensor in state.values()) / 2**20
         rounds = [
-            {contender: in_own_process(measure_load, contender, args.arch, folder) for contender in LOADERS}
+            {contender: measure_alone(measure_load, contender, args.arch, folder) for contender in LOADERS}
             for _ in tqdm(range(args.repeat), desc='Rounds')
         ]
         rows: list[dict] = []

@@ -47,10 +47,10 @@ def _name_device() -> str:
     return f'{names[0] if names else "CPU"} ({capability}), {torch.get_num_threads()} threads'
 
 
-def in_own_process(function: Callable, *arguments: object) -> Any:
+def measure_alone(function: Callable, *arguments: object) -> Any:
     """What a function returns in a fresh process: memory that others freed would make its own look smaller.
 
-    A GPU's memory is counted exactly: there it runs in this process, as imports take longer than most measurements.
+    A GPU's memory is counted exactly: there this process does, as imports take longer than most measurements.
     """
     if device().type == 'cuda':
         torch.compiler.reset()  # or it would be beyond the number of times that a function may be compiled

@@ -22,7 +22,7 @@ from convnext_backbone.models.precision import working_dtype
 from convnext_backbone.utils.errors import UserError
 
 from .contenders import OURS, Exported, build, choose_contenders, switch_kernels
-from .measuring import Shape, conditions, device, in_own_process, parse_shape, peak_of, process_peak_of, time_in_turns
+from .measuring import Shape, conditions, device, measure_alone, parse_shape, peak_of, process_peak_of, time_in_turns
 from .report import Bars, Benchmark, draw_bars
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
@@ -128,7 +128,7 @@ def measure_peak(
 
 def measure_peaks(makers: Makers, *arguments: Any) -> dict[str, float]:
     """:func:`measure_peak` of each model, in a process of its own."""
-    return {name: in_own_process(measure_peak, make, *arguments) for name, make in tqdm(makers.items(), desc='Memory')}
+    return {name: measure_alone(measure_peak, make, *arguments) for name, make in tqdm(makers.items(), desc='Memory')}
 
 
 def _multiply_adds(arch: str, shape: Shape, mode: str) -> int:
@@ -160,7 +160,7 @@ def _compare(
         samples, height, width = shape
         step, title = partial(run, mode=mode, dtype=dtype), f'{samples}x{height}x{width} {mode} {dtype}'
         settings = makers, partial(make_input, shape), step, args.repeat, dtype if arch else None
-        times = in_own_process(time_models, title, *settings)
+        times = measure_alone(time_models, title, *settings)
         matrix, peaks = times.pop('matrix', None), measure_peaks(makers, make_input, step, shape)
         as_it_is = device().type == 'cpu'
         processes = measure_peaks(makers, make_input, step, shape, process_peak_of) if as_it_is else None

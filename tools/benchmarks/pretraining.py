@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convnext_backbone import ARCHS, ConvNeXtBlock, ImageClassifier, MaskedAutoencoder
 from convnext_backbone.models.masked_autoencoder import Grid, take
 
-from .measuring import conditions, device, in_own_process, parse_shape
+from .measuring import conditions, device, measure_alone, parse_shape
 from .models import DTYPES, autocast, make_images, measure_peaks, time_models
 from .report import Benchmark
 
@@ -67,7 +67,7 @@ def _measure(args: argparse.Namespace) -> dict:
     for arch in args.arch:
         makers: dict[str, Callable] = {name: partial(build, name, arch) for name in (OURS, DENSE, SUPERVISED)}
         step = partial(run, dtype=args.dtype)
-        times = in_own_process(time_models, arch, makers, partial(make_images, shape), step, args.repeat)
+        times = measure_alone(time_models, arch, makers, partial(make_images, shape), step, args.repeat)
         peaks = measure_peaks(makers, make_images, step, shape)
         rows = []
         for name in makers:

@@ -19,7 +19,7 @@ from convnext_backbone.deploy.precision import quantize, store_half
 from convnext_backbone.models.precision import working_dtype
 
 from .contenders import OURS, has, start_onnxruntime, start_openvino
-from .measuring import Shape, conditions, in_own_process, memory_mib, parse_shape, time_and_peak
+from .measuring import Shape, conditions, measure_alone, memory_mib, parse_shape, time_and_peak
 from .report import Benchmark
 
 PHOTOS, SIDE = 8, 224  # that int8 is calibrated with: noise, as what is measured
@@ -107,7 +107,7 @@ def _rows(args: argparse.Namespace, folder: Path, shape: Shape) -> Iterator[dict
     rows = [one for one in ROWS if (one[0] == OURS or has(one[0], args.arch)) and (halves or not one[2])]
     for runtime, file, half in tqdm(rows, desc='x'.join(map(str, shape))):
         path = folder / f'{file}.onnx'
-        found = in_own_process(measure_runtime, runtime, path, half, args.arch, shape, args.repeat)
+        found = measure_alone(measure_runtime, runtime, path, half, args.arch, shape, args.repeat)
         precision = ', '.join([file] * bool(file) + ['bf16'] * half) or 'fp32'
         yield dict(runtime=runtime, precision=precision, **found) | (
             dict(file_mib=path.stat().st_size / 2**20) if file else {}
@@ -117,7 +117,7 @@ def _rows(args: argparse.Namespace, folder: Path, shape: Shape) -> Iterator[dict
 def _measure(args: argparse.Namespace) -> dict:
     check_packages()
     with tempfile.TemporaryDirectory() as folder:
-        in_own_process(write_files, args.arch, Path(folder))
+        measure_alone(write_files, args.arch, Path(folder))
         results = [dict(shape=shape, rows=[*_rows(args, Path(folder), parse_shape(shape))]) for shape in args.shapes]
     return dict(model=f'ConvNeXt {args.arch}', **conditions(args.repeat), results=results)
 
