@@ -131,9 +131,7 @@ class MaskedAutoencoder(BaseModel):
             return predicted
         removed = take(pixels, masked).flatten(2)
         removed = removed.to(torch.promote_types(removed.dtype, torch.float32))
-        variance, mean = torch.var_mean(removed, dim=2, keepdim=True)  # unbiased, as in the official code
-        deviation = (variance + VARIANCE_EPS).sqrt()
-        target = (removed - mean) / deviation
+        target, mean, deviation = _normalize(removed)
         if mode == 'loss':
             return dict(loss=F.mse_loss(predicted.to(target.dtype), target))
         losses = (predicted - target).square().mean(dim=(1, 2))
@@ -219,6 +217,18 @@ class MaskedAutoencoder(BaseModel):
 def take(x: Tensor, indices: Tensor) -> Tensor:
     """The patches of each image, (N, L, ...), that its row of (N, K) names: (N, K, ...)."""
     return x[_rows(indices), indices]
+
+
+def _normalize(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Subtract the mean of each patch, the last dimension, and divide by its deviation; also returns these two.
+
+    The variance is unbiased, as in the official code, while that of LayerNorm is not. On a CPU its kernel takes a
+    fraction of the time of ``torch.var_mean``.
+    """
+    number = patches.shape[-1]
+    share = (number - 1) / number
+    normed, mean, reciprocal = torch.native_layer_norm(patches, [number], None, None, VARIANCE_EPS * share)
+    return normed.mul_(share**0.5), mean, 1 / (reciprocal * share**0.5)
 
 
 def _rows(indices: Tensor) -> Tensor:
