@@ -25,6 +25,7 @@ class Run(NamedTuple):
     flags: tuple[object, ...]  # of tools/train.py
     score: str  # as validation logs it
     end: int  # the epoch or iteration of the last validation
+    processes: int = 1
 
 
 def _final_score(run: Run) -> float | None:
@@ -39,11 +40,15 @@ def _train(run: Run, jobs: int) -> float:
     if score is not None:
         return score
     run.work_dir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, ROOT / 'tools/train.py', ROOT / f'configs/{run.config}.py', '--work-dir', run.work_dir]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // jobs)))
+    command = [ROOT / 'tools/train.py', ROOT / f'configs/{run.config}.py', '--work-dir', run.work_dir]
+    if run.processes > 1:
+        torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', run.processes]
+        command = [*torchrun, *command, '--launcher', 'pytorch']
+    threads = max(1, (os.cpu_count() or 1) // (jobs * run.processes))
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     log = remove_link(run.work_dir / 'output.log')
     with log.open('a') as file:
-        arguments = [*map(str, [*command, '--auto-resume', *run.flags])]
+        arguments = [*map(str, [sys.executable, *command, '--auto-resume', *run.flags])]
         subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
     score = _final_score(run)
     if score is None:

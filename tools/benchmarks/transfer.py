@@ -19,7 +19,8 @@ _V2 = 'model.backbone.use_grn=True'
 _FOLDERS = {FCMAE: 'fcmae', SUPERVISED: 'supervised'}
 _CLASSIFIER, _AUTOENCODER = 'demo/pretrain_convnext_atto_imagenette', 'demo/fcmae_convnext_v2_atto_shapes'
 _SUPERVISED_EPOCHS = 36
-_FCMAE_FLAGS = ('--amp', '--batch-size', 64, '--lr', 1.5e-3)  # on two cores twice as many images a second as by 16
+# Of FCMAE, which a narrower decoder and a process for each core make 1.4 times as fast as the recipe is on two cores.
+_BATCH, _LR, _DECODER = 128, 2e-3, 256
 
 
 class Task(NamedTuple):
@@ -44,11 +45,13 @@ TASKS = {
 
 def _plan_pretraining(args: argparse.Namespace) -> list[Run]:
     """FCMAE sees the photographs of all three sets, the supervised run those of imagenette with all of their labels."""
-    fcmae = ('--data-root', args.data_root, '--epochs', args.epochs, *_FCMAE_FLAGS)
+    fcmae = ('--data-root', args.data_root, '--epochs', args.epochs, '--batch-size', _BATCH // args.jobs, '--lr', _LR)
+    fcmae += ('--cfg-options', f'model.decoder_dim={_DECODER}')
+    folder = args.work_dir / _FOLDERS[FCMAE]
     length = ('--epochs', _SUPERVISED_EPOCHS) if args.iters is None else ('--iters', args.iters)
     supervised = ('--data-root', args.data_root / 'imagenette', *length, '--cfg-options', _V2)
     return [
-        Run(_AUTOENCODER, args.work_dir / _FOLDERS[FCMAE], fcmae, 'reconstruction/loss', args.epochs),
+        Run(_AUTOENCODER, folder, fcmae, 'reconstruction/loss', args.epochs, processes=args.jobs),
         Run(_CLASSIFIER, args.work_dir / _FOLDERS[SUPERVISED], supervised, 'accuracy/top1', length[1]),
     ]
 
@@ -112,9 +115,9 @@ TRANSFER = Benchmark(
     {
         '--data-root': dict(type=Path, required=True, metavar='DIR', help='folder of imagenette/, camvid/ and coco/'),
         '--work-dir': dict(type=Path, default=Path('work_dirs/transfer'), metavar='DIR', help='of all runs'),
-        '--epochs': dict(type=int, default=220, help='of FCMAE'),
+        '--epochs': dict(type=int, default=360, help='of FCMAE'),
         '--iters': dict(type=int, help='of supervised training and of fine-tuning, in place of their own lengths'),
-        '--jobs': dict(type=int, default=2, help='runs at a time'),
+        '--jobs': dict(type=int, default=2, help='runs at a time, and processes of FCMAE'),
     },
     _measure,
 )
