@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from convnext_backbone.utils.errors import UserError
 
-from .measuring import conditions
+from .measuring import conditions, device
 from .report import Benchmark
 from .training_runs import Run, train_all
 
@@ -45,13 +45,14 @@ TASKS = {
 
 def _plan_pretraining(args: argparse.Namespace) -> list[Run]:
     """FCMAE sees the photographs of all three sets, the supervised run those of imagenette with all of their labels."""
-    fcmae = ('--data-root', args.data_root, '--epochs', args.epochs, '--batch-size', _BATCH // args.jobs, '--lr', _LR)
+    processes = args.jobs if device().type == 'cpu' else 1  # a GPU takes one
+    fcmae = ('--data-root', args.data_root, '--epochs', args.epochs, '--batch-size', _BATCH // processes, '--lr', _LR)
     fcmae += ('--cfg-options', f'model.decoder_dim={_DECODER}')
     folder = args.work_dir / _FOLDERS[FCMAE]
     length = ('--epochs', _SUPERVISED_EPOCHS) if args.iters is None else ('--iters', args.iters)
     supervised = ('--data-root', args.data_root / 'imagenette', *length, '--cfg-options', _V2)
     return [
-        Run(_AUTOENCODER, folder, fcmae, 'reconstruction/loss', args.epochs, processes=args.jobs),
+        Run(_AUTOENCODER, folder, fcmae, 'reconstruction/loss', args.epochs, processes=processes),
         Run(_CLASSIFIER, args.work_dir / _FOLDERS[SUPERVISED], supervised, 'accuracy/top1', length[1]),
     ]
 
@@ -117,7 +118,7 @@ TRANSFER = Benchmark(
         '--work-dir': dict(type=Path, default=Path('work_dirs/transfer'), metavar='DIR', help='of all runs'),
         '--epochs': dict(type=int, default=360, help='of FCMAE'),
         '--iters': dict(type=int, help='of supervised training and of fine-tuning, in place of their own lengths'),
-        '--jobs': dict(type=int, default=2, help='runs at a time, and processes of FCMAE'),
+        '--jobs': dict(type=int, default=2, help='runs at a time, and processes of FCMAE on a CPU'),
     },
     _measure,
 )
